@@ -1,0 +1,124 @@
+"""Rows side by side: the batches that training learns from and the questions that evaluation asks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinylm2.data.dice import DATA, EVALUATION, Dice
+from tinylm2.data.errors import BadInput
+from tinylm2.data.haystack import alone, hide
+from tinylm2.data.stories import examples
+
+TRIES = 1000                                             # stories told for one row before giving up that any fits
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of one number of segments S. A row is `[pad] story question answer end`, S*T + 1 tokens long.
+
+    ids (B, S*T) is the row without its last token, targets (B, S*T) without its first; weights (B, S*T) float32 are 1
+    where the target is the answer or the end, 0 elsewhere; pad (B,) counts the padding on the left. The last `tail`
+    columns hold every weight that is not 0. `tasks` names each row's task.
+    """
+
+    ids: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    pad: np.ndarray
+    tail: int
+    tasks: tuple[str, ...]
+
+    @property
+    def lm_weights(self):
+        """Weights of a language model's loss on the whole text: 1 on every token behind a token that is no padding."""
+        return (np.arange(self.ids.shape[1]) >= self.pad[:, None]).astype(np.float32)
+
+
+def make_batch(rows, end):
+    """The Batch of rows whose prompts leave room for just their answers; `end` is the end token."""
+    tokens = np.array([row.prompt + row.answer + [end] for row in rows], np.int64)
+    longest = max(len(row.answer) for row in rows)
+    weights = np.zeros(tokens[:, 1:].shape, np.float32)
+    for weight, row in zip(weights, rows, strict=True):
+        weight[-len(row.answer) - 1:] = 1
+    pad = np.array([row.pad for row in rows], np.int64)
+    return Batch(tokens[:, :-1], tokens[:, 1:], weights, pad, longest + 1, tuple(row.example.task for row in rows))
+
+
+def make_prompts(rows):
+    """ids (B, S*T - room) and pad (B,) of rows of one S and one room: what is asked, without the answers."""
+    return np.array([row.prompt for row in rows], np.int64), np.array([row.pad for row in rows], np.int64)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the rows of a stage look like. Lists are drawn from evenly: `facts` (None: as the real file does) a story,
+    `segments` of `width` tokens a batch. Without `filler` rows are padded on the left; `gap` is `hide`'s."""
+
+    facts: tuple[int | None, ...] = (None,)
+    segments: tuple[int, ...] = (1,)
+    width: int = 32
+    filler: bool = True
+    gap: float = 0.0
+
+
+class Stories:
+    """Endless batches of fresh stories, every one a function of (seed, step) alone.
+
+    `tasks` are Task values, `weights` how often each is told (default: evenly). The dice of a row are its own, named by
+    its task's number, its step, its place in the batch and the try: one more throw in one story moves no other.
+    """
+
+    def __init__(self, tasks, *, tokenizer, filler, seed, weights=None):
+        self.tasks, self.weights = tuple(tasks), tuple(weights or [1] * len(tasks))
+        self.tokenizer, self.filler, self.seed = tokenizer, filler, seed
+
+    def batch(self, shape, step, size):
+        """The Batch of `size` rows that belongs to this step."""
+        segments = Dice(self.seed, DATA, 0, step).pick(shape.segments)
+        return make_batch([self._row(shape, segments, step, i) for i in range(size)], self.tokenizer.end)
+
+    def _row(self, shape, segments, step, i):
+        """Row i of a step: of a task drawn by weight, the first story told that fits."""
+        task = self.tasks[0]
+        if len(self.tasks) > 1:
+            task = Dice(self.seed, DATA, 0, step, i).weighted(self.tasks, self.weights)
+        for attempt in range(TRIES):
+            dice = Dice(self.seed, DATA, task.number, step, i, attempt)
+            story = task.story(dice, questions=1, facts=dice.pick(shape.facts))
+            *_, example = examples(story, task.name)
+            if shape.filler:
+                row = hide(example, dice, tokenizer=self.tokenizer, filler=self.filler, segments=segments,
+                           width=shape.width, gap=shape.gap)
+            else:
+                row = alone(example, tokenizer=self.tokenizer, width=shape.width)
+            if row and row.segments == segments:
+                return row
+        raise BadInput(f"{task.name}: found no story among {TRIES} that fills {segments} segments of {shape.width} "
+                       f"tokens with {shape.facts} facts")
+
+
+def fresh_examples(task, count, *, seed):
+    """The first `count` questions of fresh stories of a task, told as the real file tells them."""
+    found, number = [], 0
+    while len(found) < count:
+        found.extend(examples(task.story(Dice(seed, EVALUATION, task.number, number)), task.name))
+        number += 1
+    return found[:count]
+
+
+def longest_answer(examples, tokenizer):
+    """A: the places that the longest answer needs."""
+    return max(len(tokenizer.encode(example.answer)) for example in examples)
+
+
+def evaluation_rows(examples, segments, *, tokenizer, filler, width, seed, room=None):
+    """The rows that ask these examples over `segments` segments of `width` tokens (0: without filler, in as many
+    segments as each needs), all with room for the longest answer, and how many examples do not fit and are left out."""
+    room = room or longest_answer(examples, tokenizer)
+    if segments == 0:
+        return [alone(example, tokenizer=tokenizer, width=width, room=room) for example in examples], 0
+    rows = [hide(example, Dice(seed, EVALUATION, 0, segments, i), tokenizer=tokenizer, filler=filler, segments=segments,
+                 width=width, room=room) for i, example in enumerate(examples)]
+    kept = [row for row in rows if row is not None]
+    return kept, len(rows) - len(kept)

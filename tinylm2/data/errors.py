@@ -1,0 +1,28 @@
+"""Bad input, said in one line: where it stands, what was found, what was expected."""
+
+
+class BadInput(ValueError):
+    """What a user gave cannot be used. The message is one line; the commands print it and leave with status 2."""
+
+    @classmethod
+    def at(cls, path, line, found, expected):
+        """The error of one line of a file: `stories.txt:7: found 'x', expected a line number`."""
+        return cls(f"{path}:{line}: found {found}, expected {expected}")
+
+
+def read_lines(path):
+    """The lines of a UTF-8 text file without their ends. Unreadable, empty or not UTF-8 is BadInput."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    if not raw.strip():
+        raise BadInput.at(path, 1, "an empty file", "text")
+    lines = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise BadInput.at(path, number, f"the byte 0x{line[error.start]:02x}", "text in UTF-8") from error
+    return lines

@@ -1,0 +1,54 @@
+"""Text that answers no question: what stories are hidden in. From a small grammar, or from a book."""
+
+import re
+from itertools import product
+
+from tinylm2.data.errors import BadInput, read_lines
+
+NOUNS = "river wind moon mountain forest cloud rain fire lamp clock bridge ship".split()
+QUALITIES = "old quiet bright ancient cold distant gentle heavy strange hollow".split()
+DOES_TO = "follows hides remembers awaits watches calls covers meets".split()
+DOES = "shines sings sleeps waits trembles glows".split()
+RELATIONS = "near beyond beneath behind".split()
+MANNERS = "often slowly softly always sometimes again".split()
+
+# Every word that the grammar can say: a word-level vocabulary needs them all.
+FILLER_WORDS = ("the", *NOUNS, *QUALITIES, *DOES_TO, *DOES, *RELATIONS, *MANNERS)
+
+
+class GrammarFiller:
+    """All 21,912 sentences, three to six words long, of a grammar of 47 words. No content word of any task is among
+    them: no person, place, thing, creature, colour, mood, size, direction, time or number."""
+
+    def __init__(self):
+        pairs = [(one, other) for one, other in product(NOUNS, NOUNS) if one != other]
+        self.sentences = (
+            *(f"The {noun} {does}." for noun, does in product(NOUNS, DOES)),
+            *(f"The {quality} {noun} {does}." for quality, noun, does in product(QUALITIES, NOUNS, DOES)),
+            *(f"The {one} {does} the {other}." for (one, other), does in product(pairs, DOES_TO)),
+            *(f"The {one} {does} {relation} the {other}."
+              for (one, other), does, relation in product(pairs, DOES, RELATIONS)),
+            *(f"{manner.capitalize()} the {one} {does} the {other}."
+              for (one, other), does, manner in product(pairs, DOES_TO, MANNERS)),
+            *(f"The {one} {does} the {quality} {other}."
+              for (one, other), does, quality in product(pairs, DOES_TO, QUALITIES)),
+        )
+
+
+class BookFiller:
+    """The sentences of a plain text file, each ending at `.`, `!` or `?` before white space or where an empty line ends
+    its paragraph. With a tokenizer every word is checked: BadInput names the line and its unknown words."""
+
+    def __init__(self, path, tokenizer=None):
+        lines = read_lines(path)
+        if tokenizer:
+            for number, line in enumerate(lines, 1):
+                unknown = tokenizer.unknown(line)
+                if unknown:
+                    raise BadInput.at(path, number, f"words outside the vocabulary: {', '.join(unknown)}",
+                                      "a book of known words, or a byte-level tokenizer")
+        paragraphs = re.split(r"\n\s*\n", "\n".join(lines))
+        pieces = (piece for paragraph in paragraphs for piece in re.split(r"(?<=[.!?])\s+", paragraph))
+        self.sentences = tuple(" ".join(piece.split()) for piece in pieces if re.search(r"\w", piece))
+        if not self.sentences:
+            raise BadInput.at(path, 1, "no sentence", "text")

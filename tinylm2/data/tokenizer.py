@@ -1,0 +1,126 @@
+"""Text to token ids and back: a closed vocabulary of words, or byte-level pairs. Both are a tokenizer.json."""
+
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Library
+
+from tinylm2.data.dice import DATA, Dice
+from tinylm2.data.errors import BadInput
+from tinylm2.data.filler import FILLER_WORDS, GrammarFiller
+from tinylm2.data.stories import Question
+from tinylm2.data.tasks import TASKS
+
+PAD, END = "[pad]", "[end]"
+
+# Every word of the twenty tasks, lower-cased. Written out, so that a change in one task moves no id of another's words.
+TASK_WORDS = """
+    a above afraid after afternoon afterwards and antoine apple are back bathroom bedroom before below bernhard bigger
+    bill blue bored box brian carrying cat cats chest chocolate chocolates cinema color container daniel did discarded
+    do does down dropped e east either emily evening fit fits following football fred frog from garden gave gertrude get
+    give go got grabbed gray green greg hallway handed he how hungry in inside is jason jeff jessica john journeyed
+    julie julius kitchen left lily lion longer many mary maybe mice milk morning mouse moved n no none north not nothing
+    objects of office one or pajamas park passed picked pink put received rectangle red rhino right s sandra school she
+    sheep south sphere square suitcase sumit swan than that the then there they thirsty this three tired to took
+    travelled triangle two up w was went west what where white who why will winona wolf wolves yann yellow yes yesterday
+    you
+""".split()
+
+
+class Tokenizer:
+    """A tokenizer of the `tokenizers` library as the rest of the data needs it: ids as lists, each text encoded once,
+    unknown words refused by name, and the two special tokens found by name."""
+
+    def __init__(self, library):
+        self._library = library
+        self._library.encode_special_tokens = True       # "[end]" in a user's text is text, not the end of an answer
+        self._seen = {}
+        self.size = library.get_vocab_size()
+        self.pad, self.end = library.token_to_id(PAD), library.token_to_id(END)
+        if self.pad is None or self.end is None:
+            raise BadInput(f"tokenizer: found no token {PAD} or no token {END}, expected both")
+
+    def encode(self, text):
+        """The ids of a text, remembered by the text: do not change the list. BadInput names every unknown word."""
+        if text not in self._seen:
+            unknown = self.unknown(text)
+            if unknown:
+                raise BadInput(f"words outside the vocabulary: {', '.join(unknown)}")
+            self._seen[text] = self._library.encode(text).ids
+        return self._seen[text]
+
+    def decode(self, ids):
+        """The text of ids, special tokens left out."""
+        return self._library.decode(list(ids)).strip()
+
+    def plain(self, text):
+        """A text as `decode` would print it: two answers are equal when their plain forms are."""
+        return self.decode(self.encode(text))
+
+    def unknown(self, text):
+        """The words of a text, each once and in order, that the vocabulary lacks. Byte-level knows every word."""
+        if not isinstance(self._library.model, models.WordLevel):
+            return []
+        normal = self._library.normalizer.normalize_str(text)
+        words = (word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(normal))
+        return [word for word in dict.fromkeys(words) if self._library.token_to_id(word) is None]
+
+    def save(self, path):
+        """Write tokenizer.json, the library's own format."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self.to_json())
+
+    def to_json(self):
+        return self._library.to_str()
+
+    @classmethod
+    def load(cls, path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_json(file.read())
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+        except (BadInput, UnicodeDecodeError) as error:
+            raise BadInput(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, text):
+        try:
+            library = Library.from_str(text)
+        except Exception as error:                       # the library raises no narrower class
+            raise BadInput(f"found no tokenizer of the tokenizers library, expected its JSON ({error})") from error
+        return cls(library)
+
+
+def word_tokenizer():
+    """One token a word: all words of the twenty tasks and of the built-in filler. Letter case and punctuation are
+    dropped, so a list such as "football,milk" is two words."""
+    words = [PAD, END, *sorted({*TASK_WORDS, *FILLER_WORDS})]
+    library = Library(models.WordLevel({word: i for i, word in enumerate(words)}))
+    library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
+    library.add_special_tokens([PAD, END])
+    return Tokenizer(library)
+
+
+def bpe_tokenizer(size):
+    """Byte-level pairs (as GPT-2's), merged up to `size` tokens over stories of every task and the built-in filler."""
+    least = len(pre_tokenizers.ByteLevel.alphabet()) + 2
+    if size < least:
+        raise BadInput(f"vocabulary: found {size} tokens, expected at least {least}, the bytes and {PAD} {END}")
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, END], show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    library.train_from_iterator(_reading(), trainer)
+    return Tokenizer(library)
+
+
+def _reading(stories=50):
+    """What the pairs are learned from, always the same: some stories of each task, with their answers, and filler."""
+    for task in TASKS.values():
+        for number in range(stories):
+            for line in task.story(Dice(0, DATA, task.number, number)):
+                yield line.text
+                if isinstance(line, Question):
+                    yield line.answer
+    yield from GrammarFiller().sentences[::10]
