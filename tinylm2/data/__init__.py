@@ -20,8 +20,8 @@ from tinylm2.data.tokenizer import Tokenizer, bpe_tokenizer, word_tokenizer
 
 __all__ = [
     "DATA", "EVALUATION", "INIT", "TASKS",
-    "BadInput", "Batch", "BookFiller", "Dice", "Example", "Fact", "GrammarFiller", "Question", "Row", "Shape", "Stories",
-    "Story", "Task", "Tokenizer",
+    "BadInput", "Batch", "BookFiller", "Dice", "Example", "Fact", "GrammarFiller", "Question", "Row", "Shape",
+    "Stories", "Story", "Task", "Tokenizer",
     "alone", "bpe_tokenizer", "evaluation_rows", "examples", "fresh_examples", "hide", "longest_answer", "make_batch",
     "make_prompts", "word_tokenizer",
 ]

@@ -5,12 +5,12 @@ from itertools import product
 
 from tinylm2.data.errors import BadInput, read_lines
 
-NOUNS = "river wind moon mountain forest cloud rain fire lamp clock bridge ship".split()
-QUALITIES = "old quiet bright ancient cold distant gentle heavy strange hollow".split()
-DOES_TO = "follows hides remembers awaits watches calls covers meets".split()
-DOES = "shines sings sleeps waits trembles glows".split()
-RELATIONS = "near beyond beneath behind".split()
-MANNERS = "often slowly softly always sometimes again".split()
+NOUNS = ("river", "wind", "moon", "mountain", "forest", "cloud", "rain", "fire", "lamp", "clock", "bridge", "ship")
+QUALITIES = ("old", "quiet", "bright", "ancient", "cold", "distant", "gentle", "heavy", "strange", "hollow")
+DOES_TO = ("follows", "hides", "remembers", "awaits", "watches", "calls", "covers", "meets")
+DOES = ("shines", "sings", "sleeps", "waits", "trembles", "glows")
+RELATIONS = ("near", "beyond", "beneath", "behind")
+MANNERS = ("often", "slowly", "softly", "always", "sometimes", "again")
 
 # Every word that the grammar can say: a word-level vocabulary needs them all.
 FILLER_WORDS = ("the", *NOUNS, *QUALITIES, *DOES_TO, *DOES, *RELATIONS, *MANNERS)

@@ -22,7 +22,7 @@ TASK_WORDS = """
     sheep south sphere square suitcase sumit swan than that the then there they thirsty this three tired to took
     travelled triangle two up w was went west what where white who why will winona wolf wolves yann yellow yes yesterday
     you
-""".split()
+"""
 
 
 class Tokenizer:
@@ -93,7 +93,7 @@ class Tokenizer:
 def word_tokenizer():
     """One token a word: all words of the twenty tasks and of the built-in filler. Letter case and punctuation are
     dropped, so a list such as "football,milk" is two words."""
-    words = [PAD, END, *sorted({*TASK_WORDS, *FILLER_WORDS})]
+    words = [PAD, END, *sorted({*TASK_WORDS.split(), *FILLER_WORDS})]
     library = Library(models.WordLevel({word: i for i, word in enumerate(words)}))
     library.normalizer = normalizers.Lowercase()
     library.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
