@@ -1,5 +1,7 @@
 """Everything between a story and an array of token ids. Imports nothing of the rest of tinylm2."""
 
+from tinylm2.data.babi import find_file, read_examples, read_stories, story_text, write_stories
+from tinylm2.data.babilong import read_babilong
 from tinylm2.data.batches import (
     Batch,
     Shape,
@@ -22,6 +24,7 @@ __all__ = [
     "DATA", "EVALUATION", "INIT", "TASKS",
     "BadInput", "Batch", "BookFiller", "Dice", "Example", "Fact", "GrammarFiller", "Question", "Row", "Shape",
     "Stories", "Story", "Task", "Tokenizer",
-    "alone", "bpe_tokenizer", "evaluation_rows", "examples", "fresh_examples", "hide", "longest_answer", "make_batch",
-    "make_prompts", "word_tokenizer",
+    "alone", "bpe_tokenizer", "evaluation_rows", "examples", "find_file", "fresh_examples", "hide", "longest_answer",
+    "make_batch", "make_prompts", "read_babilong", "read_examples", "read_stories", "story_text", "word_tokenizer",
+    "write_stories",
 ]

@@ -5,7 +5,7 @@ import numpy as np
 # The streams keep apart what must not move each other: `default_rng([seed, stream, ...])`.
 INIT, DATA, EVALUATION = 0, 1, 2
 
-_BUFFER = 64                                             # one call into NumPy for 64 throws: a throw alone costs 20x more
+_BUFFER = 64                                             # one call into NumPy for 64 throws: alone it costs 20x more
 
 
 class Dice:

@@ -11,7 +11,8 @@ class BadInput(ValueError):
 
 
 def read_lines(path):
-    """The lines of a UTF-8 text file without their ends. Unreadable, empty or not UTF-8 is BadInput."""
+    """The lines of a text file without their ends, blank lines at its end left out. BadInput where it cannot be read,
+    is empty or is not UTF-8."""
     try:
         with open(path, "rb") as file:
             raw = file.read()
@@ -20,7 +21,7 @@ def read_lines(path):
     if not raw.strip():
         raise BadInput.at(path, 1, "an empty file", "text")
     lines = []
-    for number, line in enumerate(raw.splitlines(), 1):
+    for number, line in enumerate(raw.rstrip().splitlines(), 1):
         try:
             lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:

@@ -36,19 +36,21 @@ class GrammarFiller:
 
 
 class BookFiller:
-    """The sentences of a plain text file, each ending at `.`, `!` or `?` before white space or where an empty line ends
-    its paragraph. With a tokenizer every word is checked: BadInput names the line and its unknown words."""
+    """The sentences of a plain text file. With a tokenizer every word is checked: BadInput names the first line with
+    words that its vocabulary lacks."""
 
     def __init__(self, path, tokenizer=None):
         lines = read_lines(path)
         if tokenizer:
             for number, line in enumerate(lines, 1):
-                unknown = tokenizer.unknown(line)
-                if unknown:
-                    raise BadInput.at(path, number, f"words outside the vocabulary: {', '.join(unknown)}",
-                                      "a book of known words, or a byte-level tokenizer")
-        paragraphs = re.split(r"\n\s*\n", "\n".join(lines))
-        pieces = (piece for paragraph in paragraphs for piece in re.split(r"(?<=[.!?])\s+", paragraph))
-        self.sentences = tuple(" ".join(piece.split()) for piece in pieces if re.search(r"\w", piece))
+                tokenizer.check(line, path, number)
+        self.sentences = tuple(sentences("\n".join(lines)))
         if not self.sentences:
             raise BadInput.at(path, 1, "no sentence", "text")
+
+
+def sentences(text):
+    """The sentences of a text, on one line each: they end at `.`, `!` or `?` before white space, and at empty lines."""
+    for piece in re.split(r"(?<=[.!?])\s+|\n\s*\n", text):
+        if re.search(r"\w", piece):
+            yield " ".join(piece.split())

@@ -1,4 +1,4 @@
-"""What a story is: facts told line by line, questions asked midway. The one value that every part of data/ passes on."""
+"""What a story is: facts told line by line, questions asked midway. The value that all of data/ passes on."""
 
 from dataclasses import dataclass
 

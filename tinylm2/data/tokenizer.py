@@ -37,15 +37,19 @@ class Tokenizer:
         self.pad, self.end = library.token_to_id(PAD), library.token_to_id(END)
         if self.pad is None or self.end is None:
             raise BadInput(f"tokenizer: found no token {PAD} or no token {END}, expected both")
+        if sorted(library.get_vocab().values()) != list(range(self.size)):
+            raise BadInput(f"tokenizer: found ids with gaps, expected 0 to {self.size - 1}, each once")
+        self._words = isinstance(library.model, models.WordLevel)
+        if library.pre_tokenizer is None or self._words and library.normalizer is None:
+            raise BadInput("tokenizer: found no rules that cut text into words, expected them")
 
     def encode(self, text):
         """The ids of a text, remembered by the text: do not change the list. BadInput names every unknown word."""
-        if text not in self._seen:
-            unknown = self.unknown(text)
-            if unknown:
-                raise BadInput(f"words outside the vocabulary: {', '.join(unknown)}")
-            self._seen[text] = self._library.encode(text).ids
-        return self._seen[text]
+        ids = self._seen.get(text)
+        if ids is None:
+            self.check(text)
+            ids = self._seen[text] = self._library.encode(text).ids
+        return ids
 
     def decode(self, ids):
         """The text of ids, special tokens left out."""
@@ -57,11 +61,18 @@ class Tokenizer:
 
     def unknown(self, text):
         """The words of a text, each once and in order, that the vocabulary lacks. Byte-level knows every word."""
-        if not isinstance(self._library.model, models.WordLevel):
+        if not self._words:
             return []
         normal = self._library.normalizer.normalize_str(text)
         words = (word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(normal))
         return [word for word in dict.fromkeys(words) if self._library.token_to_id(word) is None]
+
+    def check(self, text, path=None, line=None):
+        """Raise BadInput, with the line of the file that it stands on, where a text has unknown words."""
+        unknown = self.unknown(text)
+        if unknown:
+            message = f"found {', '.join(unknown)}, expected words of the vocabulary"
+            raise BadInput(message if path is None else f"{path}:{line}: {message}")
 
     def save(self, path):
         """Write tokenizer.json, the library's own format."""

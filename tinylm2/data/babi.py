@@ -1,0 +1,88 @@
+"""The official bAbI file format (Weston et al. 2015), read and written.
+
+A line is `NUMBER TEXT`, a question's line `NUMBER TEXT<tab>ANSWER<tab>NUMBERS OF THE SUPPORTING LINES`; the number
+returns to 1 where a new story starts. Files without supporting facts end the line after the answer.
+"""
+
+import re
+from pathlib import Path
+
+from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.data.stories import Fact, Question, examples
+
+
+def read_stories(path, tokenizer=None):
+    """The stories of a file. BadInput names the line that breaks the format and, given a tokenizer, the words that its
+    vocabulary lacks."""
+    stories, story = [], []
+    for number, text in enumerate(read_lines(path), 1):
+        match = re.fullmatch(r"([0-9]+) (.+)", text)
+        if not match:
+            raise BadInput.at(path, number, repr(text[:40]), "a line number, a blank and text")
+        told = int(match[1])
+        if told == 1:
+            story = []
+            stories.append(story)
+        elif told != len(story) + 1 or not story:
+            following = f"{len(story) + 1} or 1" if story else "1"
+            raise BadInput.at(path, number, f"line number {told}", f"line number {following}")
+        fields = [field.strip() for field in match[2].split("\t")]
+        story.append(_read_line(fields, story, path, number))
+        if tokenizer:
+            tokenizer.check(" ".join(fields[:2]), path, number)
+    return [tuple(story) for story in stories]
+
+
+def _read_line(fields, story, path, number):
+    """The Fact or Question that these fields say, behind the lines of `story`."""
+    if len(fields) > 3 or not all(fields[:2]):
+        raise BadInput.at(path, number, repr("\t".join(fields)), "question, answer and supporting lines between tabs")
+    if len(fields) == 1:
+        return Fact(fields[0])
+    text, answer, *support = fields
+    lines = support[0].split() if support else []
+    facts = {str(told) for told, line in enumerate(story, 1) if isinstance(line, Fact)}
+    for line in lines:
+        if line not in facts:
+            raise BadInput.at(path, number, f"supporting line {line!r}", "the number of a fact of this story")
+    return Question(text, answer, tuple(map(int, lines)))
+
+
+def story_text(story):
+    """A story in the official format. A blank stands before the first tab, as in most of the official files."""
+    lines = []
+    for number, line in enumerate(story, 1):
+        asked = f" \t{line.answer}\t{' '.join(map(str, line.support))}" if isinstance(line, Question) else ""
+        lines.append(f"{number} {line.text}{asked}\n")
+    return "".join(lines)
+
+
+def write_stories(path, stories):
+    """Write a file in the official format, from any iterable of stories."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(map(story_text, stories))
+
+
+def read_examples(path, task=None, tokenizer=None):
+    """One Example a question of a file. The task's name is read from the file's (`qa1_...txt`) unless given."""
+    task = task or task_of(path)
+    found = [example for story in read_stories(path, tokenizer) for example in examples(story, task)]
+    if not found:
+        raise BadInput.at(path, 1, "a file without a question", "at least one line with a tab and an answer")
+    return found
+
+
+def task_of(path):
+    """The last qa1 .. qa20 that a path names: "qa1" of `en/qa1_single-supporting-fact_test.txt`."""
+    names = re.findall(r"(?<![a-zA-Z0-9])qa(?:[1-9]|1[0-9]|20)(?![0-9])", str(path))
+    if not names:
+        raise BadInput(f"{path}: found no task in the name, expected one of qa1 .. qa20")
+    return names[-1]
+
+
+def find_file(folder, task):
+    """The file of a task in a folder of official files: its test file where there is one, else its training file."""
+    for part in ("test", "train"):
+        for path in sorted(Path(folder).glob(f"{task}_*_{part}.txt")):
+            return path
+    raise BadInput(f"{folder}: found no file of {task}, expected {task}_*_test.txt or {task}_*_train.txt")

@@ -1,0 +1,34 @@
+"""BABILong's files (Kuratov et al. 2024): JSON lists of {"input", "question", "target"}, the story hidden already."""
+
+import json
+
+from tinylm2.data.babi import task_of
+from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.data.filler import sentences
+from tinylm2.data.stories import Example
+
+FIELDS = ("input", "question", "target")
+
+
+def read_babilong(path, task=None, tokenizer=None):
+    """One Example an entry; its facts are all sentences of the input, and which of them support the answer is not
+    known. The task's name is read from the path (`qa1/4k.json`) unless given."""
+    task = task or task_of(path)
+    try:
+        entries = json.loads("\n".join(read_lines(path)))
+    except json.JSONDecodeError as error:
+        raise BadInput.at(path, error.lineno, "broken JSON", f"a list of entries ({error.msg})") from error
+    if not isinstance(entries, list) or not entries:
+        raise BadInput.at(path, 1, f"a JSON {type(entries).__name__}", "a list with at least one entry")
+    return [_read_entry(entry, f"entry {number}", path, task, tokenizer) for number, entry in enumerate(entries, 1)]
+
+
+def _read_entry(entry, place, path, task, tokenizer):
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(field), str) for field in FIELDS):
+        raise BadInput.at(path, place, repr(entry)[:40], f"an object with the texts {', '.join(FIELDS)}")
+    text, question, target = (entry[field].strip() for field in FIELDS)
+    if not question or not target:
+        raise BadInput.at(path, place, "no question or no target", "both")
+    if tokenizer:
+        tokenizer.check(" ".join((text, question, target)), path, place)
+    return Example(task, tuple(sentences(text)), question, target)
