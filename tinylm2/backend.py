@@ -1,0 +1,117 @@
+"""The ground floor: which array module, which device, and the contract that checks shapes. Imports no other file."""
+
+import sys
+from functools import lru_cache
+
+import numpy as np
+
+_HOMES = {np.ndarray: (np, lambda x: x)}                 # array type -> (its module, how it comes to the host)
+
+
+def register(array_type, module, to_host):
+    """Make another array type known: CuPy's when a GPU is found, the tests' stand-in for one."""
+    _HOMES[array_type] = (module, to_host)
+
+
+def _home(x):
+    try:
+        return _HOMES[type(x)]
+    except KeyError:
+        known = ", ".join(f"{t.__module__}.{t.__name__}" for t in _HOMES)
+        raise TypeError(f"found a {type(x).__module__}.{type(x).__name__}, expected an array of {known}") from None
+
+
+def get_xp(*arrays):
+    """The module (numpy or cupy) whose arrays these are.  TypeError when they live on different devices."""
+    xp = _home(arrays[0])[0]
+    for x in arrays[1:]:
+        if _home(x)[0] is not xp:
+            raise TypeError(f"arrays of {xp.__name__} and of {_home(x)[0].__name__} in one operation")
+    return xp
+
+
+def to_device(x, xp):
+    """A host array as an array of `xp`; with numpy the array itself."""
+    return xp.asarray(x)
+
+
+def to_host(x):
+    """An array as a NumPy array: the one door back from a device, so that copies can be counted."""
+    return _home(x)[1](x)
+
+
+@lru_cache(maxsize=None)
+def gpu():
+    """(usable, why): asked once a process, and only when somebody wants to know.
+
+    Three things can be missing, in this order: the package, a device with its driver, and the CUDA libraries that
+    compile and run a kernel (the plain wheel has none). Only a kernel that ran proves the last.
+    """
+    try:
+        import cupy
+    except Exception as error:                           # a broken CUDA install raises more than ImportError
+        return False, f"cupy cannot be imported ({_first_line(error)})"
+    try:
+        if not cupy.cuda.is_available():
+            return False, "cupy finds no CUDA device"
+        x = cupy.arange(4, dtype=cupy.float32)
+        if float((x @ x).get()) != 14.0:
+            return False, "a smoke kernel gave a wrong number"
+    except Exception as error:
+        return False, f"a smoke kernel failed ({_first_line(error)})"
+    register(cupy.ndarray, cupy, cupy.asnumpy)
+    return True, cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+
+
+def _first_line(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+class NoGPU(RuntimeError):
+    """A GPU was asked for by name and cannot be used; the message says why."""
+
+
+def array_module(device="auto"):
+    """numpy or cupy for `--device auto | cpu | gpu`: auto falls back with one line on stderr, gpu raises NoGPU."""
+    if device not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"device: found {device!r}, expected auto, cpu or gpu")
+    if device == "cpu":
+        return np
+    usable, why = gpu()
+    if usable:
+        import cupy
+
+        return cupy
+    if device == "gpu":
+        raise NoGPU(f"no GPU can be used: {why}")
+    print(f"running on the CPU: {why}", file=sys.stderr)
+    return np
+
+
+@lru_cache(maxsize=None)
+def _parse(spec):
+    axes = tuple(spec.split())
+    return (axes[0] == "...", axes[1:]) if axes[:1] == ("...",) else (False, axes)
+
+
+def expect(op, **named):
+    """Check shapes where they enter: `expect("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
+
+    A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself. Reads
+    metadata only, so it never waits for a device.  ValueError names the operation, the argument, and what bound a letter.
+    """
+    bound = {}
+    for name, (x, spec) in named.items():
+        any_lead, axes = _parse(spec)
+        shape = x.shape
+        fits = len(shape) >= len(axes) if any_lead else len(shape) == len(axes)
+        if fits:
+            for axis, length in zip(axes, shape[len(shape) - len(axes):], strict=True):
+                if axis.isdigit():
+                    fits = fits and length == int(axis)
+                else:
+                    fits = fits and bound.setdefault(axis, (length, name))[0] == length
+        if not fits:
+            known = ", ".join(f"{a}={bound[a][0]} from {bound[a][1]}" for a in axes if a in bound and bound[a][1] != name)
+            raise ValueError(f"{op}: {name} has shape {shape}, expected ({', '.join(spec.split())})"
+                             + (f" with {known}" if known else ""))

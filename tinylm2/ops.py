@@ -1,0 +1,326 @@
+"""The primitives, each a pair: `y, cache = name_forward(*differentiable, *, constants)` and, below it, its backward.
+
+Backward takes the gradient at y and the cache and returns one gradient a positional argument, in order. `out=` writes
+only into an array that the same function made.
+"""
+
+from functools import lru_cache
+
+from tinylm2.backend import expect, get_xp
+
+# --------------------------------------------------------------------------------------------------------------- linear
+
+
+def linear_forward(x, W):
+    """Multiply every row by a matrix.
+
+    y = x W
+
+    x (..., D), W (D, E) -> y (..., E).  Raises ValueError when W has not as many rows as x has columns.
+    """
+    expect("linear", x=(x, "... D"), W=(W, "D E"))
+    y = x.reshape(_rows(x), W.shape[0]) @ W              # one product over all rows, not one a story
+    return y.reshape(*x.shape[:-1], W.shape[1]), (x, W)
+
+
+def linear_backward(dy, cache):
+    """Gradients at x and at W.
+
+    y_re = sum_d x_rd W_de: x_rd reaches row r of y through row d of W, so dx = dy W'. W_de met every row of x, so dW
+    sums x_rd dy_re over the rows: dW = x' dy.
+    """
+    x, W = cache
+    rows = dy.reshape(_rows(dy), W.shape[1])                             # (R, E)
+    dx = (rows @ W.T).reshape(x.shape)                                   # (..., D)
+    dW = x.reshape(_rows(x), W.shape[0]).T @ rows                        # (D, E)
+    return dx, dW
+
+
+def _rows(x):
+    return x.size // x.shape[-1]                         # -1 in reshape would not do: a part may have zero rows
+
+
+# ------------------------------------------------------------------------------------------------------------ embedding
+
+
+def embedding_forward(W, *, ids):
+    """Look up one row a token.
+
+    y = W[ids]
+
+    W (V, D), ids (...) whole numbers in 0..V-1 -> y (..., D). The range is the caller's to keep: a GPU would wrap an
+    index outside it without a word.
+    """
+    expect("embedding", W=(W, "V D"))
+    get_xp(W, ids)
+    return W[ids], (W, ids)
+
+
+def embedding_backward(dy, cache):
+    """Gradient at W: row v of it sums dy over the places where token v stood.
+
+    Sorted by token, those places lie side by side, and one segmented sum adds them: no atomics, so the same step gives
+    the same bits on every run. A row of zeros behind the last place keeps the start of an absent token in range.
+    """
+    W, ids = cache
+    xp = get_xp(W, ids)
+    order = xp.argsort(ids.reshape(-1), kind="stable")                   # (R,)
+    starts = xp.searchsorted(ids.reshape(-1)[order], xp.arange(W.shape[0] + 1))   # (V+1,)
+    places = xp.zeros((ids.size + 1, W.shape[1]), W.dtype)
+    places[:-1] = dy.reshape(ids.size, W.shape[1])[order]
+    dW = xp.add.reduceat(places, starts[:-1])                            # (V, D)
+    dW *= (starts[1:] > starts[:-1])[:, None]            # reduceat gives an empty run its first row instead of zero
+    return (dW,)
+
+
+# -------------------------------------------------------------------------------------------------------------- rmsnorm
+
+
+def rmsnorm_forward(x, g, *, eps=1e-5):
+    """Scale each row of x to root mean square one, then by the learned gain g (Zhang & Sennrich 2019, eq. 4).
+
+    y = g * n,   n = x * r,   r = 1 / sqrt(mean(x^2) + eps)          means run over the last axis, D
+
+    x (..., D), g (D,) -> y (..., D).  Raises ValueError when g is not as wide as x.
+    """
+    expect("rmsnorm", x=(x, "... D"), g=(g, "D"))
+    xp = get_xp(x, g)
+    r = 1 / xp.sqrt(_rowdot(xp, x, x) / g.size + eps)                    # (..., 1)
+    n = x * r                                                            # (..., D)
+    return g * n, (n, r, g)
+
+
+def rmsnorm_backward(dy, cache):
+    """Gradients at x and at g.
+
+    Through g:  dn = g * dy.   Through n:  x_j moves n_j by r, and every n_i of its row by -r n_i n_j / D, so
+    dx = r * (dn - n * mean(dn * n)).   g met every row, so dg sums dy * n over the rows.
+    """
+    n, r, g = cache
+    xp = get_xp(dy, n)
+    dg = xp.einsum("rd,rd->d", dy.reshape(_rows(n), g.size), n.reshape(_rows(n), g.size))
+    dx = dy * g                                                          # dn, (..., D)
+    dx -= n * (_rowdot(xp, dx, n) / g.size)
+    dx *= r
+    return dx, dg
+
+
+def _rowdot(xp, a, b):
+    """sum(a * b) over the last axis, kept as an axis of one: einsum needs neither the product nor a slow short sum."""
+    return xp.einsum("...d,...d->...", a, b)[..., None]
+
+
+# ----------------------------------------------------------------------------------------------------------------- rope
+
+
+def rope_forward(x, *, start=0, step=1, base=10_000.0):
+    """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
+
+    y_2i + j y_2i+1 = (x_2i + j x_2i+1) e^(j p w_i),   w_i = base^(-2i/K),   p = start + step * t for row t
+
+    x (B, T, H, K), K even -> y (B, T, H, K). With step=0 every row stands at `start`: so do the memory's slots.
+    A pair is one complex number, and a turn is one complex product.
+    """
+    expect("rope", x=(x, "B T H K"))
+    if x.shape[-1] % 2:
+        raise ValueError(f"rope: x has heads {x.shape[-1]} wide, expected an even width")
+    turn = _turns(get_xp(x), x.shape[1], x.shape[-1], start, step, base, x.dtype)
+    return (_pairs(x) * turn).view(x.dtype), turn
+
+
+def rope_backward(dy, cache):
+    """Gradient at x: a turn is orthogonal, so its transpose turns back by the same angle (the conjugate)."""
+    turn = cache
+    return ((_pairs(dy) * turn.conj()).view(dy.dtype),)
+
+
+def _pairs(x):
+    """x (..., K) seen as K/2 complex numbers."""
+    xp = get_xp(x)
+    if x.strides[-1] != x.itemsize:
+        x = xp.ascontiguousarray(x)
+    return x.view(_complex(xp, x.dtype))
+
+
+def _complex(xp, dtype):
+    return xp.result_type(dtype, xp.complex64)           # float32 -> complex64, float64 -> complex128
+
+
+@lru_cache(maxsize=256)
+def _turns(xp, T, K, start, step, base, dtype):
+    """e^(j p w_i), (T, 1, K/2): worked out in double precision, then cast, or float64 would spread from here."""
+    positions = start + step * xp.arange(T)
+    w = base ** (-2.0 * xp.arange(K // 2) / K)
+    return xp.exp(1j * positions[:, None, None] * w).astype(_complex(xp, dtype))
+
+
+# --------------------------------------------------------------------------------------------------------------- attend
+
+
+def attend_forward(q, k, v, *, causal=False, pad=None):
+    """Every query gathers the values of the keys it resembles (Vaswani et al. 2017, eq. 1; groups: Ainslie et al. 2023).
+
+    y = P v,   P = softmax(q k' / sqrt(K))                              query head h uses key head h // (H/G)
+
+    q (B, T, H, K), k and v (B, U, G, K), G divides H -> y (B, T, H, K). causal: the queries stand at the last T of the
+    U places, and see none after their own. pad (B,): story b's first pad[b] places are padding; nobody sees them but
+    a padded query, which (causal only) sees just itself.
+    """
+    expect("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"))
+    xp = get_xp(q, k, v)
+    B, T, H, K = q.shape
+    U, G = k.shape[1:3]
+    if H % G:
+        raise ValueError(f"attend: {G} key heads do not divide {H} query heads")
+    qs = _stack(q, G)                                                    # (B, G, RT, K), R = H/G
+    qs = qs / K**0.5
+    kT = xp.ascontiguousarray(k.transpose(0, 2, 3, 1))                   # (B, G, K, U): the product runs 2x faster
+    vs = v.transpose(0, 2, 1, 3)                                         # (B, G, U, K)
+    P = qs @ kT                                                          # (B, G, RT, U)
+    if causal or pad is not None:
+        by_head = P.reshape(B, G, H // G, T, U)
+        by_head += _hidden(xp, T, U, causal, pad, P.dtype)
+    P -= P.max(-1, keepdims=True)
+    xp.exp(P, out=P)
+    P /= xp.einsum("...u->...", P)[..., None]
+    return _unstack(P @ vs, H), (qs, kT, vs, P, H)
+
+
+def attend_backward(dy, cache):
+    """Gradients at q, k and v.
+
+    y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
+    dS = P * (dP - sum(dP * P)). S = q k' / sqrt(K): dq = dS k / sqrt(K), dk = dS' q / sqrt(K). Query heads that share
+    a key head stand under each other, so the products that give dk and dv sum over them by themselves.
+    """
+    qs, kT, vs, P, H = cache
+    xp = get_xp(dy, P)
+    G, K = kT.shape[1:3]
+    dys = _stack(dy, G)                                                  # (B, G, RT, K)
+    dv = P.transpose(0, 1, 3, 2) @ dys                                   # (B, G, U, K)
+    dS = dys @ xp.ascontiguousarray(vs.transpose(0, 1, 3, 2))            # dP, (B, G, RT, U)
+    dS -= _rowdot(xp, dS, P)
+    dS *= P
+    dq = dS @ kT.transpose(0, 1, 3, 2)                                   # (B, G, RT, K)
+    dq /= K**0.5
+    dk = dS.transpose(0, 1, 3, 2) @ qs                                   # (B, G, U, K): qs carries the 1/sqrt(K)
+    return _unstack(dq, H), dk.transpose(0, 2, 1, 3), dv.transpose(0, 2, 1, 3)
+
+
+def _stack(x, G):
+    """(B, T, H, K) -> (B, G, RT, K): the R = H/G heads of a group under each other."""
+    B, T, H, K = x.shape
+    return x.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
+
+
+def _unstack(x, H):
+    """The way back, (B, G, RT, K) -> (B, T, H, K)."""
+    B, G, RT, K = x.shape
+    return x.reshape(B, G, H // G, RT * G // H, K).transpose(0, 3, 1, 2, 4).reshape(B, RT * G // H, H, K)
+
+
+def _hidden(xp, T, U, causal, pad, dtype):
+    """0 where query t sees key u, -inf where not; broadcasts over (B, G, R, T, U)."""
+    if pad is None:
+        return _future(xp, T, U, dtype)
+    u, t = xp.arange(U), xp.arange(U - T, U)[:, None]    # the queries' own places
+    hidden = u < pad[:, None, None]                                      # (B, 1, U)
+    if causal:
+        hidden = (hidden & (u != t)) | (u > t)                           # (B, T, U)
+    return xp.where(hidden, -xp.inf, 0.0).astype(dtype)[:, None, None]
+
+
+@lru_cache(maxsize=64)
+def _future(xp, T, U, dtype):
+    return xp.where(xp.arange(U) > xp.arange(U - T, U)[:, None], -xp.inf, 0.0).astype(dtype)
+
+
+# ---------------------------------------------------------------------------------------------------- one number at a time
+
+
+def sigmoid_forward(x):
+    """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
+    xp = get_xp(x)
+    y = x * 0.5
+    xp.tanh(y, out=y)
+    y += 1
+    y *= 0.5
+    return y, y
+
+
+def sigmoid_backward(dy, cache):
+    """dx = dy * y (1 - y): steepest at y = 1/2, dead where the gate is wide open or shut."""
+    y = cache
+    dx = 1 - y
+    dx *= y
+    dx *= dy
+    return (dx,)
+
+
+def tanh_forward(x):
+    """y = tanh(x).   x (...) -> y (...)"""
+    y = get_xp(x).tanh(x)
+    return y, y
+
+
+def tanh_backward(dy, cache):
+    """dx = dy * (1 - y^2)."""
+    y = cache
+    dx = y * y
+    dx = 1 - dx
+    dx *= dy
+    return (dx,)
+
+
+def silu_forward(x):
+    """y = x * s,   s = sigmoid(x)                                      (Elfwing et al. 2017, eq. 3).   x (...) -> y (...)"""
+    s, _ = sigmoid_forward(x)
+    return x * s, (x, s)
+
+
+def silu_backward(dy, cache):
+    """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * s * (1 + x (1 - s))."""
+    x, s = cache
+    dx = 1 - s
+    dx *= x
+    dx += 1
+    dx *= s
+    dx *= dy
+    return (dx,)
+
+
+# -------------------------------------------------------------------------------------------------------- cross-entropy
+
+
+def cross_entropy_forward(logits, *, targets, weights):
+    """Weighted mean surprise at the targets.
+
+    loss = -sum_r w_r log p_r[target_r] / sum_r w_r,   p = softmax(logits) over the last axis, V
+
+    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0, not all zero -> loss (), left on the
+    device: reading it waits for the device, and that is for the caller to decide.
+    """
+    expect("cross_entropy", logits=(logits, "... V"))
+    if not logits.shape[:-1] == targets.shape == weights.shape:
+        raise ValueError(f"cross_entropy: targets {targets.shape} and weights {weights.shape}, "
+                         f"expected {logits.shape[:-1]} from logits")
+    xp = get_xp(logits, targets, weights)
+    V = logits.shape[-1]
+    w = (weights / weights.sum()).astype(logits.dtype).reshape(-1)       # (R,)
+    z = logits.reshape(_rows(logits), V)
+    z = z - z.max(-1, keepdims=True)                                     # (R, V)
+    p = xp.exp(z)
+    total = xp.einsum("rv->r", p)                                        # (R,)
+    p /= total[:, None]
+    place = (xp.arange(w.size), targets.reshape(-1))
+    loss = (w * (xp.log(total) - z[place])).sum()
+    return loss, (p, w, place, logits.shape)
+
+
+def cross_entropy_backward(dloss, cache):
+    """Gradient at the logits: what was predicted minus what came, dlogits_r = dloss * w_r (p_r - onehot_r)."""
+    p, w, place, shape = cache
+    w = dloss * w
+    dlogits = p * w[:, None]
+    dlogits[place] -= w                                  # one place a row: nothing is hit twice
+    return (dlogits.reshape(shape),)
