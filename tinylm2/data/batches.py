@@ -9,7 +9,7 @@ from tinylm2.data.errors import BadInput
 from tinylm2.data.haystack import alone, hide
 from tinylm2.data.stories import examples
 
-TRIES = 1000                                             # stories told for one row before giving up that any fits
+TRIES, PATIENCE = 1000, 20                               # stories told for one row at most, of one task in a row
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def make_prompts(rows):
 
 @dataclass(frozen=True)
 class Shape:
-    """What the rows of a stage look like. Lists are drawn from evenly: `facts` (None: as the real file does) a story,
-    `segments` of `width` tokens a batch. Without `filler` rows are padded on the left; `gap` is `hide`'s."""
+    """What the rows of a stage look like. `facts` a story and `segments` of `width` tokens a batch are drawn evenly
+    from those given; facts None: any question of a story as the real file tells it. Without `filler` rows are padded on
+    the left; `gap` is `hide`'s."""
 
     facts: tuple[int | None, ...] = (None,)
     segments: tuple[int, ...] = (1,)
@@ -66,7 +67,8 @@ class Stories:
     """Endless batches of fresh stories, every one a function of (seed, step) alone.
 
     `tasks` are Task values, `weights` how often each is told (default: evenly). The dice of a row are its own, named by
-    its task's number, its step, its place in the batch and the try: one more throw in one story moves no other.
+    its task's number, its step, its place in the batch and the try: one more throw in one story moves no other. A task
+    of which no story fits, try after try, makes room for another.
     """
 
     def __init__(self, tasks, *, tokenizer, filler, seed, weights=None):
@@ -79,23 +81,36 @@ class Stories:
         return make_batch([self._row(shape, segments, step, i) for i in range(size)], self.tokenizer.end)
 
     def _row(self, shape, segments, step, i):
-        """Row i of a step: of a task drawn by weight, the first story told that fits."""
-        task = self.tasks[0]
-        if len(self.tasks) > 1:
-            task = Dice(self.seed, DATA, 0, step, i).weighted(self.tasks, self.weights)
+        """Row i of a step: of a task drawn by weight, the first story that fits."""
         for attempt in range(TRIES):
+            if attempt % PATIENCE == 0:
+                task = self._task(step, i, attempt)
             dice = Dice(self.seed, DATA, task.number, step, i, attempt)
-            story = task.story(dice, questions=1, facts=dice.pick(shape.facts))
-            *_, example = examples(story, task.name)
-            if shape.filler:
-                row = hide(example, dice, tokenizer=self.tokenizer, filler=self.filler, segments=segments,
-                           width=shape.width, gap=shape.gap)
-            else:
-                row = alone(example, tokenizer=self.tokenizer, width=shape.width)
+            row = self._place(_tell(task, dice, shape), dice, shape, segments)
             if row and row.segments == segments:
                 return row
-        raise BadInput(f"{task.name}: found no story among {TRIES} that fills {segments} segments of {shape.width} "
-                       f"tokens with {shape.facts} facts")
+        raise BadInput(f"{task.name}: found no story among {TRIES} that fits {segments} segments of {shape.width} "
+                       f"tokens, expected other numbers of facts ({shape.facts}) or segments")
+
+    def _task(self, *key):
+        if len(self.tasks) == 1:
+            return self.tasks[0]
+        return Dice(self.seed, DATA, 0, *key).weighted(self.tasks, self.weights)
+
+    def _place(self, example, dice, shape, segments):
+        if shape.filler:
+            return hide(example, dice, tokenizer=self.tokenizer, filler=self.filler, segments=segments,
+                        width=shape.width, gap=shape.gap)
+        return alone(example, tokenizer=self.tokenizer, width=shape.width)
+
+
+def _tell(task, dice, shape):
+    """The example of one story: so many facts and a question, or any question of a story as the real file tells it."""
+    facts = dice.pick(shape.facts)
+    if facts is None:
+        return dice.pick(list(examples(task.story(dice), task.name)))
+    (example,) = examples(task.story(dice, questions=1, facts=facts), task.name)
+    return example
 
 
 def fresh_examples(task, count, *, seed):

@@ -1,0 +1,192 @@
+"""Batches: the layout of a row, chance that keeps rows apart, and the questions of an evaluation."""
+
+import numpy as np
+import pytest
+
+from tinylm2.data import (
+    TASKS,
+    BadInput,
+    Example,
+    GrammarFiller,
+    Shape,
+    Stories,
+    Task,
+    alone,
+    evaluation_rows,
+    fresh_examples,
+    longest_answer,
+    make_batch,
+    make_prompts,
+    word_tokenizer,
+)
+
+WORDS, FILLER = word_tokenizer(), GrammarFiller()
+QA1 = TASKS["qa1"]
+
+SHORT = Shape(facts=(2,), segments=(1,), width=16, filler=False)
+LONG = Shape(facts=(2, 4, 6, 8, 10), segments=(2, 3, 4), width=32, gap=0.7)
+
+
+def carry(tale, questions=1, facts=2):
+    """A task with answers of one and of two words."""
+    for _ in range(facts):
+        tale.tell("Mary got the milk.")
+    tale.ask("What is Mary carrying?", tale.dice.pick(("milk", "milk,football")), facts)
+
+
+CARRY = Task("qa8", "a stand-in for lists", carry)
+
+
+def stories(tasks=(QA1,), seed=0, **knobs):
+    return Stories(tasks, tokenizer=WORDS, filler=FILLER, seed=seed, **knobs)
+
+
+def row(task, *facts, question, answer, width=16):
+    return alone(Example(task, facts, question, answer), tokenizer=WORDS, width=width)
+
+
+def test_a_batch_is_laid_out_as_padding_story_question_answer_end():
+    rows = [row("qa8", "Mary got the milk.", question="What is Mary carrying?", answer="milk,football", width=12),
+            row("qa1", "Mary went back to the garden.", question="Where is Mary?", answer="garden", width=12)]
+    batch = make_batch(rows, WORDS.end)
+    whole = [WORDS.encode(text) for text in ("Mary got the milk. What is Mary carrying? milk,football",
+                                             "Mary went back to the garden. Where is Mary? garden")]
+    for ids, targets, tokens, pad in zip(batch.ids, batch.targets, whole, (2, 2), strict=True):
+        assert ids.tolist() == [WORDS.pad] * pad + tokens
+        assert targets.tolist() == [WORDS.pad] * (pad - 1) + tokens + [WORDS.end]
+    assert batch.pad.tolist() == [2, 2]
+    assert batch.weights.tolist() == [[0] * 9 + [1] * 3, [0] * 10 + [1] * 2]
+    assert batch.tail == 3
+    assert batch.tasks == ("qa8", "qa1")
+
+
+def test_the_dtypes_are_those_of_the_model():
+    batch = stories().batch(LONG, 0, 4)
+    assert [a.dtype for a in (batch.ids, batch.targets, batch.weights, batch.lm_weights, batch.pad)] == [
+        np.int64, np.int64, np.float32, np.float32, np.int64]
+
+
+@pytest.mark.parametrize("shape", [SHORT, LONG, Shape(facts=(None,), segments=(1, 2, 3), width=24, filler=False)])
+@pytest.mark.parametrize("tasks", [(QA1,), (QA1, CARRY)], ids=["one", "mixed"])
+def test_every_row_asks_for_the_right_weights(shape, tasks):
+    for step in range(5):
+        batch = stories(tasks).batch(shape, step, 16)
+        size, length = batch.ids.shape
+        assert size == 16
+        assert length in [segments * shape.width for segments in shape.segments]
+        assert np.array_equal(batch.ids[:, 1:], batch.targets[:, :-1])
+        assert (batch.targets[:, -1] == WORDS.end).all()
+        assert not batch.weights[:, : -batch.tail].any()
+        assert (batch.weights.sum(1).max(), batch.weights[:, -1].min()) == (batch.tail, 1)
+        assert (batch.pad < shape.width).all()
+        for ids, pad, task in zip(batch.ids, batch.pad, batch.tasks, strict=True):
+            assert (ids[:pad] == WORDS.pad).all()
+            assert (ids[pad:] != WORDS.pad).all()
+            assert ("carrying" in WORDS.decode(ids)) == (task == "qa8")
+
+
+def test_the_language_models_weights_are_one_behind_every_real_token():
+    batch = stories().batch(SHORT, 0, 32)
+    assert batch.pad.max() > 0
+    assert np.array_equal(batch.lm_weights == 1, batch.ids != WORDS.pad)
+    assert (batch.lm_weights >= batch.weights).all()
+
+
+def test_the_same_seed_and_step_give_the_same_batch_and_others_do_not():
+    one = stories().batch(LONG, 3, 8).ids
+    assert np.array_equal(one, stories().batch(LONG, 3, 8).ids)
+    assert not np.array_equal(one[:, -32:], stories().batch(LONG, 4, 8).ids[:, -32:])
+    assert not np.array_equal(one[:, -32:], stories(seed=1).batch(LONG, 3, 8).ids[:, -32:])
+
+
+def test_a_row_does_not_depend_on_the_size_of_its_batch():
+    assert np.array_equal(stories().batch(LONG, 3, 8).ids[:4], stories().batch(LONG, 3, 4).ids)
+
+
+def test_one_more_throw_in_one_task_moves_no_row_of_another():
+    def wordier(tale, **knobs):
+        tale.dice.below(2)
+        carry(tale, **knobs)
+
+    before = stories((QA1, CARRY)).batch(LONG, 0, 32)
+    after = stories((QA1, Task("qa8", "one throw more", wordier))).batch(LONG, 0, 32)
+    qa1 = np.array(before.tasks) == "qa1"
+    assert before.tasks == after.tasks
+    assert np.array_equal(before.ids[qa1], after.ids[qa1])
+    assert not np.array_equal(before.ids[~qa1], after.ids[~qa1])
+
+
+def test_tasks_are_told_by_their_weights():
+    source = stories((QA1, CARRY), weights=(1, 3))
+    told = [task for step in range(10) for task in source.batch(LONG, step, 64).tasks]
+    assert 0.7 < told.count("qa8") / len(told) < 0.8
+
+
+def test_segments_are_drawn_evenly_for_a_batch():
+    lengths = [stories().batch(LONG, step, 1).ids.shape[1] for step in range(300)]
+    assert all(70 < lengths.count(32 * segments) < 130 for segments in LONG.segments)
+
+
+def test_a_stage_that_no_story_fits_is_bad_input():
+    with pytest.raises(BadInput, match="qa1: found no story among 1000 that fits 3 segments of 16 tokens"):
+        stories().batch(Shape(facts=(2,), segments=(3,), width=16, filler=False), 0, 1)
+
+
+def test_a_task_that_never_fits_makes_room_for_another():
+    batch = stories((QA1, CARRY)).batch(Shape(facts=(6,), segments=(3,), width=16, filler=False), 0, 16)
+    assert set(batch.tasks) == {"qa1"}                   # six times "Mary got the milk." fill only two segments
+
+
+def test_stories_told_as_the_real_file_does_are_asked_midway_and_late():
+    batch = stories().batch(Shape(facts=(None,), segments=(4,)), 0, 100)
+    facts = {WORDS.decode(ids).count(" to the ") for ids in batch.ids}
+    assert facts == {2, 4, 6, 8, 10}
+
+
+def test_fresh_examples_are_the_first_of_an_endless_list():
+    many = fresh_examples(QA1, 50, seed=0)
+    assert len(many) == 50
+    assert many[:7] == fresh_examples(QA1, 7, seed=0)
+    assert many != fresh_examples(QA1, 50, seed=1)
+
+
+def test_evaluation_asks_none_of_the_training_stories():
+    """The streams differ: training's first rows and the first fresh stories share no story of four facts or more."""
+    asked = {example.facts[:4] for example in fresh_examples(QA1, 500, seed=0) if len(example.facts) >= 4}
+    source, told = stories(), []
+    for step in range(10):
+        told += [source._row(Shape(facts=(10,)), 4, step, i).example.facts[:4] for i in range(64)]
+    assert not asked & set(told)
+
+
+def ask(examples, segments, **knobs):
+    return evaluation_rows(examples, segments, tokenizer=WORDS, filler=FILLER, width=32, seed=0, **knobs)
+
+
+def test_questions_leave_room_for_the_longest_answer_of_all():
+    examples = fresh_examples(CARRY, 20, seed=0)
+    assert longest_answer(examples, WORDS) == 2
+    for segments in (0, 2):
+        rows, out = ask(examples, segments)
+        ids, pad = make_prompts(rows)
+        assert (len(rows), out) == (20, 0)
+        assert ids.shape == (20, (segments or 1) * 32 - 2)
+        assert (ids[:, -4:] == WORDS.encode("What is Mary carrying?")).all()
+        assert (pad > 0).all() == (segments == 0)
+    assert make_prompts(ask(examples, 2, room=3)[0])[0].shape == (20, 61)
+
+
+def test_questions_that_do_not_fit_are_left_out_and_counted():
+    examples = fresh_examples(QA1, 200, seed=0)
+    rows, out = ask(examples, 1)
+    assert 0 < out < 200
+    assert len(rows) + out == 200
+    told = [row.example for row in rows]
+    assert told == [example for example in examples if example in told]
+    assert max(len(example.facts) for example in told) < max(len(example.facts) for example in examples)
+    assert ask(examples, 0)[1] == 0
+
+
+def test_one_question_less_moves_no_other():
+    examples = fresh_examples(QA1, 30, seed=0)
+    assert [row.prompt for row in ask(examples, 4)[0][:20]] == [row.prompt for row in ask(examples[:20], 4)[0]]
