@@ -127,6 +127,14 @@ def test_segments_are_drawn_evenly_for_a_batch():
     assert all(70 < lengths.count(32 * segments) < 130 for segments in LONG.segments)
 
 
+def test_a_gap_is_what_the_shape_says():
+    def last_fact(gap):
+        texts = map(WORDS.decode, stories().batch(Shape(facts=(2,), segments=(4,), gap=gap), 0, 64).ids)
+        return sum(text.rfind(" to the ") / len(text) for text in texts) / 64
+
+    assert last_fact(0.0) > last_fact(0.7) + 0.1
+
+
 def test_a_stage_that_no_story_fits_is_bad_input():
     with pytest.raises(BadInput, match="qa1: found no story among 1000 that fits 3 segments of 16 tokens"):
         stories().batch(Shape(facts=(2,), segments=(3,), width=16, filler=False), 0, 1)

@@ -163,6 +163,7 @@ def test_depth_runs_from_the_head_of_the_text_to_the_question():
     last = Example("qa1", EXAMPLE.facts, EXAMPLE.question, "kitchen", (2,))
     assert alone(first, tokenizer=WORDS, width=32).depth == 0
     assert alone(last, tokenizer=WORDS, width=32).depth == 11 / 16
+    assert alone(all_spans(last), tokenizer=WORDS, width=32).depth == 0          # the farthest of them counts
     assert all(0 <= hidden(example, i).depth < 1 for i, example in enumerate(TOLD))
 
 
