@@ -1,7 +1,7 @@
 """The ground floor: which array module, which device, and the contract that checks shapes. Imports no other file."""
 
 import sys
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def to_host(x):
     return _home(x)[1](x)
 
 
-@lru_cache(maxsize=None)
+@cache
 def gpu():
     """(usable, why): asked once a process, and only when somebody wants to know.
 
@@ -88,7 +88,7 @@ def array_module(device="auto"):
     return np
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(spec):
     axes = tuple(spec.split())
     return (axes[0] == "...", axes[1:]) if axes[:1] == ("...",) else (False, axes)
@@ -98,7 +98,8 @@ def expect(op, **named):
     """Check shapes where they enter: `expect("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
     A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself. Reads
-    metadata only, so it never waits for a device.  ValueError names the operation, the argument, and what bound a letter.
+    metadata only, so it never waits for a device.  ValueError names the operation, the argument, and what bound a
+    letter.
     """
     bound = {}
     for name, (x, spec) in named.items():
@@ -112,6 +113,6 @@ def expect(op, **named):
                 else:
                     fits = fits and bound.setdefault(axis, (length, name))[0] == length
         if not fits:
-            known = ", ".join(f"{a}={bound[a][0]} from {bound[a][1]}" for a in axes if a in bound and bound[a][1] != name)
+            known = [f"{a}={bound[a][0]} from {bound[a][1]}" for a in axes if a in bound and bound[a][1] != name]
             raise ValueError(f"{op}: {name} has shape {shape}, expected ({', '.join(spec.split())})"
-                             + (f" with {known}" if known else ""))
+                             + (f" with {', '.join(known)}" if known else ""))

@@ -1,5 +1,7 @@
 """Named arrays that share one buffer: the optimizer, the norm and a checkpoint are then one array operation each."""
 
+from math import prod
+
 
 class Flat(dict):
     """A dict of views into one buffer, `self.buffer` (P,), every matrix before every vector.
@@ -9,25 +11,20 @@ class Flat(dict):
     refused: write `flat[key][...] = value`, or `flat[key] += value`.
     """
 
-    def __init__(self, shapes, xp, dtype):
-        order = sorted(shapes, key=lambda name: len(shapes[name]) < 2)     # stable: matrices, then vectors
-        sizes = {name: _size(shapes[name]) for name in shapes}
+    def __init__(self, shapes, xp, dtype, buffer=None):
         self.shapes = dict(shapes)
-        self.buffer = xp.zeros(sum(sizes.values()), dtype)
-        self.matrices = self.buffer[:sum(n for name, n in sizes.items() if len(shapes[name]) >= 2)]
+        self.buffer = xp.zeros(sum(map(prod, shapes.values())), dtype) if buffer is None else buffer
         views, end = {}, 0
-        for name in order:
-            start, end = end, end + sizes[name]
+        for name in sorted(shapes, key=lambda name: len(shapes[name]) < 2):          # stable: matrices, then vectors
+            start, end = end, end + prod(shapes[name])
             views[name] = self.buffer[start:end].reshape(shapes[name])
+        self.matrices = self.buffer[:sum(prod(shape) for shape in shapes.values() if len(shape) >= 2)]
         super().__init__((name, views[name]) for name in shapes)
+
+    def like(self, buffer):
+        """The same names and shapes over another buffer, such as one of the optimizer's moments."""
+        return Flat(self.shapes, None, None, buffer)
 
     def __setitem__(self, name, value):
         if self.get(name) is not value:
             raise KeyError(f"{name}: would be detached from the buffer; write flat[{name!r}][...] = value")
-
-
-def _size(shape):
-    n = 1
-    for length in shape:
-        n *= length
-    return n

@@ -74,8 +74,8 @@ def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     R = attend(rope(address Wq at position T), k, v) Wo,   address = first N rows of the identity, times sqrt(D)
 
     k, v (B, T, G, K) the segment's rotated keys and its values, Wqkv (D, (H+2G)K) and Wo (HK, D) the block's own
-    self-attention -> R (B, N, D), which takes the place of token rows in `gates`. `heads` is (H, G), N <= D. address Wq is just sqrt(D) times the first N rows
-    of Wq, the same for every story, so it is computed once for the batch.
+    self-attention -> R (B, N, D), which takes the place of token rows in `gates`. `heads` is (H, G), N <= D. address Wq
+    is just sqrt(D) times the first N rows of Wq, the same for every story, so it is computed once for the batch.
     """
     H, G = heads
     expect("gather", k=(k, "B T G K"), v=(v, "B T G K"), Wqkv=(Wqkv, "D E"), Wo=(Wo, "C D"))
@@ -107,7 +107,7 @@ def gather_backward(dR, cache):
 
 
 def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    """The write: what was gathered comes in through one gate, what was there stays through another.   LM2, equations 4-6
+    """The write: what was gathered comes in by one gate, what was there stays by another.        LM2, equations 4 to 6
 
     gin = sigmoid(R Win + Mn Uin + bin)
     gforget = sigmoid(R Wforget + Mn Uforget + bforget)
@@ -116,8 +116,8 @@ def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
     R gathered rows, M the bank, Mn its normed slots, all (B, N, D); W and U (D, D); b (D,) -> M' (B, N, D). The paper
     has no U and no b: without them a gate cannot see what it would overwrite.
     """
-    expect("gates", R=(R, "B N D"), M=(M, "B N D"), Mn=(Mn, "B N D"), Win=(Win, "D D"), Uin=(Uin, "D D"), bin=(bin, "D"),
-           Wforget=(Wforget, "D D"), Uforget=(Uforget, "D D"), bforget=(bforget, "D"))
+    expect("gates", R=(R, "B N D"), M=(M, "B N D"), Mn=(Mn, "B N D"), Win=(Win, "D D"), Uin=(Uin, "D D"),
+           bin=(bin, "D"), Wforget=(Wforget, "D D"), Uforget=(Uforget, "D D"), bforget=(bforget, "D"))
     cache = {"M": M}
     zin, cache["Win"] = ops.linear_forward(R, Win)
     z, cache["Uin"] = ops.linear_forward(Mn, Uin)
@@ -207,7 +207,7 @@ def printed_write_forward(n, Emem, k, v, M, Mn, p, *, heads, pad=None):
 
 
 def printed_write_backward(dM_next, cache):
-    """Gradients at n, Emem, k, v (None), M, Mn (None) and p: an average hands each of its tokens the same share, pool'."""
+    """Gradients at n, Emem, k, v (None), M, Mn (None) and p: an average hands each of its tokens the same share."""
     pool, written, dp = cache["pool"], cache["written"], {}
     poolT = pool.transpose(0, 2, 1)
     dzin, dzforget, dR, dM = update_backward(dM_next * written, cache["update"])

@@ -115,7 +115,7 @@ def first_banks(params, cfg, B):
 
 
 def block_forward(x, M, p, *, cfg, pad=None, rows=None, write=True, past=None):
-    """One decoder block: self-attention beside a read of the bank, then the feed-forward; the write makes the next bank.
+    """One decoder block: self-attention beside a read of the bank, then the feed-forward; the write makes a new bank.
 
     n = rmsnorm(x),   x' = x + attention(n) + gout * read(n, rmsnorm(M)),   y = x' + feed_forward(rmsnorm(x'))
 
@@ -134,7 +134,7 @@ def block_forward(x, M, p, *, cfg, pad=None, rows=None, write=True, past=None):
         x, M_next = x + a, None
     else:
         Mn, cache["mem.norm"] = ops.rmsnorm_forward(M, p["mem.g"])
-        asking = T if write and cfg.memory == "printed" else rows        # the printed write averages what all tokens read
+        asking = T if write and cfg.memory == "printed" else rows        # the printed write pools what all tokens read
         Emem, cache["read"] = memory.read_forward(
             n[:, T - asking:], Mn, p["mem.Wq"], p["mem.Wk"], p["mem.Wv"], heads=cfg.H)
         x, cache["merge"] = memory.merge_forward(x, a, Emem[:, asking - rows:], p["mem.Wout"], p["mem.bout"])
@@ -204,8 +204,8 @@ def segment_forward(params, banks, *, ids, cfg, pad=None, tail=None, write=True,
     x = embed.W[ids] sqrt(D), the blocks in turn, logits = rmsnorm(x) head.W            (embed.W' when tied)
 
     ids (B, T) with any T >= 1, banks a tuple with (B, N, D) or None a block, pad (B,) padding places on the left ->
-    logits (B, tail, V) of the last `tail` positions (None: all), and the banks that the next segment reads (the same ones
-    when write is False). past: one (k, v) a block, of tokens of this segment that were computed before.
+    logits (B, tail, V) of the last `tail` positions (None: all), and the banks that the next segment reads (the same
+    ones when write is False). past: one (k, v) a block, of tokens of this segment that were computed before.
     """
     T = ids.shape[1]
     tail = T if tail is None else tail
@@ -271,7 +271,7 @@ def story_forward(params, *, ids, cfg, pad=None, tail=None, truncate=None, repla
     if length < 1:
         raise ValueError("story_forward: ids has no tokens, expected at least one")
     if tail is not None and not 0 <= tail <= length - starts[-1]:
-        raise ValueError(f"story_forward: tail is {tail}, expected 0 to {length - starts[-1]}, the tokens of the last segment")
+        raise ValueError(f"story_forward: tail is {tail}, expected 0 to {length - starts[-1]}, the last segment")
     pad = _checked_pad(pad, B, min(cfg.T, length), get_xp(ids))
     banks = first_banks(params, cfg, B)
     cache = {"params": params, "cfg": cfg, "truncate": truncate, "banks": [], "calls": [], "segments": []}

@@ -158,7 +158,7 @@ def _turns(xp, T, K, start, step, base, dtype):
 
 
 def attend_forward(q, k, v, *, causal=False, pad=None):
-    """Every query gathers the values of the keys it resembles (Vaswani et al. 2017, eq. 1; groups: Ainslie et al. 2023).
+    """Every query gathers the values of the keys it resembles (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023).
 
     y = P v,   P = softmax(q k' / sqrt(K))                              query head h uses key head h // (H/G)
 
@@ -235,7 +235,7 @@ def _future(xp, T, U, dtype):
     return xp.where(xp.arange(U) > xp.arange(U - T, U)[:, None], -xp.inf, 0.0).astype(dtype)
 
 
-# ---------------------------------------------------------------------------------------------------- one number at a time
+# ------------------------------------------------------------------------------------------------- one number at a time
 
 
 def sigmoid_forward(x):
@@ -273,7 +273,7 @@ def tanh_backward(dy, cache):
 
 
 def silu_forward(x):
-    """y = x * s,   s = sigmoid(x)                                      (Elfwing et al. 2017, eq. 3).   x (...) -> y (...)"""
+    """y = x * s,   s = sigmoid(x)                                 (Elfwing et al. 2017, eq. 3)   x (...) -> y (...)"""
     s, _ = sigmoid_forward(x)
     return x * s, (x, s)
 

@@ -1,6 +1,8 @@
-"""The twenty bAbI tasks (Weston et al. 2015): `TASKS["qa1"].story(dice)`."""
+"""The twenty bAbI tasks (Weston et al. 2015) as small worlds: `TASKS["qa1"].story(dice)`. docs/DATA.md adds one."""
 
-from tinylm2.data.tasks import moving  # noqa: F401  (importing a module of tasks enters them in TASKS)
+from tinylm2.data.tasks import walking
 from tinylm2.data.tasks.task import TASKS, Task
 
-__all__ = ["TASKS", "Task"]
+WORLDS = (walking,)                                      # importing a module of worlds enters its tasks
+
+__all__ = ["TASKS", "WORLDS", "Task"]

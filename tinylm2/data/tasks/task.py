@@ -1,60 +1,49 @@
-"""What a task is: a function that tells one story, entered in the table of tasks under its name."""
+"""What a task is, and the table of all of them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tinylm2.data.dice import Dice
-from tinylm2.data.stories import Fact, Question, Story
-
-
-class Tale:
-    """A story while it is told. Its lines are numbered from 1, so that whoever tells knows what an answer rests on."""
-
-    def __init__(self, dice):
-        self.dice = dice
-        self.lines = []
-
-    def tell(self, text):
-        """Add a fact; its line number."""
-        self.lines.append(Fact(text))
-        return len(self.lines)
-
-    def ask(self, text, answer, *support):
-        """Add a question, its answer and the numbers of the lines that give it, in the official files' order."""
-        self.lines.append(Question(text, answer, support))
+from tinylm2.data.stories import Story
+from tinylm2.data.tasks.world import World
 
 
 @dataclass(frozen=True)
 class Task:
-    """One of the twenty. `tell(tale, questions=..., facts=...)` tells a story; its defaults are the real file's way."""
+    """One of the twenty: the kind of world that its stories tell of."""
 
     name: str
     title: str
-    tell: Callable
+    world: type[World]
 
     @property
     def number(self):
         return int(self.name[2:])
 
     def story(self, dice: Dice, *, questions: int | None = None, facts: int | None = None) -> Story:
-        """A story that asks `questions` questions and tells `facts` facts before each; None: as the real file does."""
-        knobs = {name: value for name, value in (("questions", questions), ("facts", facts)) if value is not None}
-        for name, value in knobs.items():
-            if value < 1:
+        """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
+
+        So many facts, or the nearest number that the task allows, stand before the first question; a later one waits
+        for more where nothing can be asked yet, and a world in which nothing more can happen tells no more.
+        """
+        for name, value in (("questions", questions), ("facts", facts)):
+            if value is not None and value < 1:
                 raise ValueError(f"{self.name}: found {name}={value}, expected at least 1")
-        tale = Tale(dice)
-        self.tell(tale, **knobs)
-        return tuple(tale.lines)
+        if facts is not None:
+            facts = min(max(facts, self.world.least), self.world.most)
+        while True:
+            world = self.world(dice)
+            if world.run(questions or self.world.questions, facts):
+                return tuple(world.lines)
 
 
 TASKS: dict[str, Task] = {}
 
 
 def task(name, title):
-    """Enter the decorated function in TASKS."""
+    """Enter the decorated kind of world in TASKS."""
 
-    def enter(tell):
-        TASKS[name] = Task(name, title, tell)
-        return tell
+    def enter(world):
+        TASKS[name] = Task(name, title, world)
+        return world
 
     return enter

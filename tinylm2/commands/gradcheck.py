@@ -1,0 +1,11 @@
+"""Check every gradient against central differences, entry by entry, and print the table."""
+
+from tinylm2 import cases, gradcheck
+
+
+def add_arguments(parser):
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def main(args):
+    return gradcheck.report(cases.CASES, seed=args.seed)

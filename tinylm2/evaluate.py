@@ -1,0 +1,69 @@
+"""How often a model is right: by length of the text, by distance and by depth of the facts that an answer needs."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from tinylm2.data import evaluation_rows, longest_answer, make_prompts
+from tinylm2.generate import answer
+
+BATCH = 64                                               # rows answered at once
+DEPTHS = 5                                               # bins of equal width over the text
+
+
+def ask_rows(params, rows, *, cfg, tokenizer, places, frozen=False, progress=None):
+    """The answer to each row, as text, in the rows' order. Rows of one number of segments are answered together."""
+    texts = [None] * len(rows)
+    groups = defaultdict(list)
+    for i, row in enumerate(rows):
+        groups[row.segments].append(i)
+    for members in groups.values():
+        for start in range(0, len(members), BATCH):
+            part = members[start:start + BATCH]
+            ids, pad = make_prompts([rows[i] for i in part])
+            tokens = answer(params, ids=ids, cfg=cfg, places=places, end=tokenizer.end, pad=pad, frozen=frozen)
+            for i, row_tokens in zip(part, tokens.tolist(), strict=True):
+                told = row_tokens[:row_tokens.index(tokenizer.end)] if tokenizer.end in row_tokens else row_tokens
+                texts[i] = tokenizer.decode(told)
+            if progress:
+                progress(len(part))
+    return texts
+
+
+def score(rows, texts, tokenizer):
+    """Exact match, split: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
+
+    Distance counts the borders between segments that the farthest supporting fact must cross; depth is where in the
+    text it starts, in fifths. Rows that do not know their support count in the accuracy only.
+    """
+    right = [text == tokenizer.plain(row.example.answer) for row, text in zip(rows, texts, strict=True)]
+    by_distance, by_depth = defaultdict(list), defaultdict(list)
+    for row, r in zip(rows, right, strict=True):
+        if row.distance is not None:
+            by_distance[row.distance].append(r)
+            by_depth[min(int(row.depth * DEPTHS), DEPTHS - 1)].append(r)
+    return {
+        "accuracy": _mean(right),
+        "questions": len(right),
+        "by_distance": {str(d): _mean(by_distance[d]) for d in sorted(by_distance)},
+        "by_depth": {f"{d / DEPTHS:.1f}": _mean(by_depth[d]) for d in sorted(by_depth)},
+    }
+
+
+def _mean(values):
+    return float(np.mean(values)) if values else None
+
+
+def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, frozen=False, progress=None):
+    """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
+
+    "left_out" counts the examples whose facts do not fit that length.
+    """
+    places = longest_answer(examples, tokenizer)
+    scores = {}
+    for count in segments:
+        rows, left_out = evaluation_rows(examples, count, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=seed,
+                                         room=places)
+        texts = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=places, frozen=frozen, progress=progress)
+        scores[str(count)] = score(rows, texts, tokenizer) | {"left_out": left_out}
+    return scores

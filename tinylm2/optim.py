@@ -1,0 +1,65 @@
+"""AdamW on one flat buffer, clipping by the global norm, and the learning rate's schedule."""
+
+import math
+
+from tinylm2.backend import get_xp
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), on a `Flat` dict of parameters.
+
+    m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+    w = (1 - lr decay) w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+
+    The moments m and v are one buffer each, like the parameters, so a step is a dozen array operations whatever the
+    number of tensors. Decay acts on matrices only (`Flat.matrices`): gains and biases have no reason to be small.
+    """
+
+    def __init__(self, params, *, betas=(0.9, 0.98), eps=1e-8, decay=0.01):
+        xp = get_xp(params.buffer)
+        self.betas, self.eps, self.decay = betas, eps, decay
+        self.m, self.v = xp.zeros_like(params.buffer), xp.zeros_like(params.buffer)
+        self._scratch = xp.empty_like(params.buffer)
+        self.t = 0
+
+    def step(self, params, grads, lr):
+        """Move the parameters one step against the gradients, in place."""
+        w, g, m, v, s = params.buffer, grads.buffer, self.m, self.v, self._scratch
+        xp = get_xp(w, g)
+        b1, b2 = self.betas
+        self.t += 1
+        m *= b1
+        m += xp.multiply(g, 1 - b1, out=s)
+        v *= b2
+        xp.multiply(g, g, out=s)
+        s *= 1 - b2
+        v += s
+        xp.sqrt(v, out=s)
+        s /= math.sqrt(1 - b2**self.t)
+        s += self.eps
+        xp.divide(m, s, out=s)
+        s *= lr / (1 - b1**self.t)
+        params.matrices *= 1 - lr * self.decay
+        w -= s
+
+
+def clip(grads, limit):
+    """Scale all gradients so that their global norm is at most `limit`; the norm before, left on the device.
+
+    norm = sqrt(sum g^2) over all tensors,   g *= min(1, limit / norm)                (Pascanu et al. 2013, algorithm 1)
+    """
+    g = grads.buffer
+    xp = get_xp(g)
+    norm = xp.sqrt(g @ g)
+    g *= xp.minimum(limit / (norm + 1e-12), 1.0)         # no branch: asking the norm would wait for the device
+    return norm
+
+
+def learning_rate(peak, step, *, warmup, decay_from=None, decay_steps=1, floor=0.05):
+    """The rate of a step: up in a line over `warmup` steps, then level; from `decay_from` on down a half cosine to
+    `floor` of the peak over `decay_steps` steps."""
+    rate = peak * min(1.0, (step + 1) / warmup)
+    if decay_from is not None:
+        done = min(1.0, (step - decay_from) / decay_steps)
+        rate *= floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+    return rate
