@@ -97,12 +97,14 @@ def _parse(spec):
 def expect(op, **named):
     """Check shapes where they enter: `expect("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
-    A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself. Reads
-    metadata only, so it never waits for a device.  ValueError names the operation, the argument, and what bound a
-    letter.
+    A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself; an
+    array that is None is left out. Reads metadata only, so it never waits for a device.  ValueError names the
+    operation, the argument, and what bound a letter.
     """
     bound = {}
     for name, (x, spec) in named.items():
+        if x is None:
+            continue
         any_lead, axes = _parse(spec)
         shape = x.shape
         fits = len(shape) >= len(axes) if any_lead else len(shape) == len(axes)

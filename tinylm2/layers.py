@@ -15,9 +15,9 @@ def self_attention_forward(n, Wqkv, Wo, *, heads, pad=None, rows=None, past=None
     past: the (k, v) of places that stand before n, constants: a key/value cache. k and v then come back with them.
     """
     H, G = heads
-    expect("self_attention", n=(n, "B T D"), Wqkv=(Wqkv, "D E"), Wo=(Wo, "C D"))
-    B, T, _ = n.shape
     K = Wo.shape[0] // H
+    expect("self_attention", n=(n, "B T D"), Wqkv=(Wqkv, f"D {(H + 2 * G) * K}"), Wo=(Wo, f"{H * K} D"))
+    B, T, _ = n.shape
     rows = T if rows is None else rows
     start = 0 if past is None else past[0].shape[1]
     cache = {"shape": (B, T, rows, H, G, K)}
@@ -26,6 +26,7 @@ def self_attention_forward(n, Wqkv, Wo, *, heads, pad=None, rows=None, past=None
     qk, cache["rope"] = ops.rope_forward(qkv[:, :, :H + G], start=start)
     q, k, v = qk[:, T - rows:, :H], qk[:, :, H:], qkv[:, :, H + G:]
     if past is not None:
+        expect("self_attention", k=(k, "B T G K"), past=(past[0], "B U G K"))
         xp = get_xp(n)
         k, v = xp.concatenate((past[0], k), 1), xp.concatenate((past[1], v), 1)
     y, cache["attend"] = ops.attend_forward(q, k, v, causal=True, pad=pad)
@@ -49,8 +50,8 @@ def self_attention_backward(da, dk, dv, cache):
     dqkv = xp.empty((B, T, H + 2 * G, K), da.dtype)
     dqkv[:, :, H + G:] = dv_tokens[:, -T:]
     if dk is not None:
-        dqk[:, :, H:] += dk
-        dqkv[:, :, H + G:] += dv
+        dqk[:, :, H:] += dk[:, -T:]
+        dqkv[:, :, H + G:] += dv[:, -T:]
     (dqkv[:, :, :H + G],) = ops.rope_backward(dqk, cache["rope"])
     dn, dWqkv = ops.linear_backward(dqkv.reshape(B, T, -1), cache["qkv"])
     return dn, dWqkv, dWo
@@ -63,8 +64,8 @@ def feed_forward_forward(h, Wgu, Wdown):
 
     h (..., D), Wgu (D, 2F) with the columns of Wgate and Wup side by side, Wdown (F, D) -> y (..., D)
     """
-    expect("feed_forward", h=(h, "... D"), Wgu=(Wgu, "D E"), Wdown=(Wdown, "F D"))
     F = Wdown.shape[0]
+    expect("feed_forward", h=(h, "... D"), Wgu=(Wgu, f"D {2 * F}"), Wdown=(Wdown, "F D"))
     cache = {}
     gu, cache["gu"] = ops.linear_forward(h, Wgu)
     gate, up = gu[..., :F], gu[..., F:]

@@ -78,8 +78,10 @@ def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     is just sqrt(D) times the first N rows of Wq, the same for every story, so it is computed once for the batch.
     """
     H, G = heads
-    expect("gather", k=(k, "B T G K"), v=(v, "B T G K"), Wqkv=(Wqkv, "D E"), Wo=(Wo, "C D"))
-    B, T, _, K = k.shape
+    K = k.shape[-1]
+    expect("gather", k=(k, f"B T {G} K"), v=(v, f"B T {G} K"), Wqkv=(Wqkv, f"D {(H + 2 * G) * K}"),
+           Wo=(Wo, f"{H * K} D"))
+    B, T = k.shape[:2]
     xp = get_xp(k, Wqkv)
     cache = {"D": Wqkv.shape[0], "Wqkv": Wqkv}
     asked = Wqkv[:slots, :H * K].reshape(1, slots, H, K) * Wqkv.shape[0] ** 0.5
@@ -194,7 +196,7 @@ def printed_write_forward(n, Emem, k, v, M, Mn, p, *, heads, pad=None):
     averages the real tokens among floor(r T / N) .. ceil((r+1) T / N) - 1; a row that has none keeps its slot as it
     was. k, v and Mn, which only the slots' write asks for, are left alone: their gradients are None.
     """
-    expect("printed_write", n=(n, "B T D"), Emem=(Emem, "B T D"), M=(M, "B N D"))
+    expect("printed_write", n=(n, "B T D"), Emem=(Emem, "B T D"), M=(M, "B N D"), pad=(pad, "B"))
     xp = get_xp(n, Emem, M)
     pool = _pool(xp, n.shape[1], M.shape[1], pad).astype(n.dtype)        # (1 or B, N, T)
     written = pool.any(-1, keepdims=True)                                # (1 or B, N, 1)

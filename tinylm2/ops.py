@@ -166,12 +166,14 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     U places, and see none after their own. pad (B,): story b's first pad[b] places are padding; nobody sees them but
     a padded query, which (causal only) sees just itself.
     """
-    expect("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"))
+    expect("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"), pad=(pad, "B"))
     xp = get_xp(q, k, v)
     B, T, H, K = q.shape
     U, G = k.shape[1:3]
     if H % G:
         raise ValueError(f"attend: {G} key heads do not divide {H} query heads")
+    if causal and T > U:
+        raise ValueError(f"attend: {T} causal queries, expected at most {U}, the places of k")
     qs = _stack(q, G)                                                    # (B, G, RT, K), R = H/G
     qs = qs / K**0.5
     kT = xp.ascontiguousarray(k.transpose(0, 2, 3, 1))                   # (B, G, K, U): the product runs 2x faster
