@@ -1,0 +1,192 @@
+"""Tasks about things that people take, carry, put down and hand over."""
+
+from tinylm2.data.tasks.task import task
+from tinylm2.data.tasks.walking import Walk
+
+THINGS = ("football", "milk", "apple")
+GOT = ("got", "took", "grabbed", "picked up")
+LEFT = ("left", "dropped", "discarded", "put down")
+GAVE = ("gave", "handed", "passed")
+NUMBERS = ("none", "one", "two", "three")
+
+
+class Carry(Walk):
+    """People and things at places. People and things stand somewhere before the first line; nobody knows where.
+
+    What was told is kept with its lines: `seen` of people (a place and the line of the move); `spot` of things, where
+    a thing is as far as the moves of its carrier tell; `trail`, every place of its last carrier since it was taken;
+    `moved`, the line of its last change of hands; `touched`, which things each person had, in order, by which lines.
+    A topic is (person, thing, receiver), with None for what an event lacks.
+    """
+
+    events = ("go", "get", "drop")                       # drawn evenly, and anew where one cannot happen
+    got_there = 1.0                                      # how often "there" ends the telling of a get
+
+    def __init__(self, dice):
+        super().__init__(dice)
+        self.cast = self.people
+        self.at = {person: dice.pick(self.places) for person in self.people}
+        self.lies = {thing: dice.pick(self.places) for thing in THINGS}
+        self.holds = {person: [] for person in self.people}
+        self.spot, self.trail, self.moved = {}, {}, {}
+        self.touched = {person: {} for person in self.people}
+
+    def happen(self):
+        while not getattr(self, self.dice.pick(self.events))(self.dice.pick(self.cast)):
+            pass
+
+    def go(self, person):
+        place = self.dice.pick(self.places)
+        if place == self.at[person]:
+            return False
+        self.at[person] = place
+        line = self.tell(f"{person} {self.went_to(place)}.", (person, None, None))
+        self.seen[person] = place, line
+        for thing in self.holds[person]:
+            self.spot[thing] = place, line
+            self.trail[thing].append((place, line))
+        return True
+
+    def get(self, person):
+        place = self.at[person]
+        here = [thing for thing, where in self.lies.items() if where == place]
+        if not here:
+            return False
+        thing = self.dice.pick(here)
+        del self.lies[thing]
+        self.holds[person].append(thing)
+        self.spot[thing], self.trail[thing] = None, []
+        self.handle(person, thing, f"{self.dice.pick(GOT)} the {thing}{self.there(self.got_there)}")
+        return True
+
+    def drop(self, person):
+        if not self.holds[person]:
+            return False
+        thing = self.let_go(person)
+        self.lies[thing] = self.at[person]
+        self.spot[thing] = self.seen.get(person)
+        self.handle(person, thing, f"{self.dice.pick(LEFT)} the {thing}{self.there(.2)}")
+        return True
+
+    def give(self, person):
+        near = [other for other in self.people if other != person and self.at[other] == self.at[person]]
+        if not self.holds[person] or not near:
+            return False
+        thing, receiver = self.let_go(person), self.dice.pick(near)
+        self.holds[receiver].append(thing)
+        self.handle(person, thing, f"{self.dice.pick(GAVE)} the {thing} to {receiver}", receiver)
+        return True
+
+    def let_go(self, person):
+        thing = self.dice.pick(self.holds[person])
+        self.holds[person].remove(thing)
+        return thing
+
+    def there(self, chance):
+        return " there" if self.dice.chance(chance) else ""
+
+    def handle(self, person, thing, did, receiver=None):
+        self.moved[thing] = line = self.tell(f"{person} {did}.", (person, thing, receiver))
+        for toucher in (person, receiver) if receiver else (person,):
+            self.touched[toucher].setdefault(thing, []).append(line)
+
+
+@task("qa2", "two supporting facts")
+class TwoSupportingFacts(Carry):
+    """A thing is where its carrier went after taking it, or where it was put down."""
+
+    least = 2
+
+    def run(self, questions, facts=None):
+        """A story of few facts is about few people: else hardly one in a hundred would leave anything to ask."""
+        if facts:
+            self.cast = self.dice.sample(self.people, min(max(2, facts // 2), len(self.people)))
+        return super().run(questions, facts)
+
+    def question(self, topic):
+        _, thing, _ = topic
+        if not thing or not self.spot[thing]:
+            return False
+        place, line = self.spot[thing]
+        return self.ask(f"Where is the {thing}?", place, self.moved[thing], line)
+
+
+@task("qa3", "three supporting facts")
+class ThreeSupportingFacts(TwoSupportingFacts):
+    """Of two places that a thing was carried to, one after the other: where was it before the second?"""
+
+    got_there = .2
+    least = 3
+
+    def question(self, topic):
+        """A place visited twice stands for its last visit: no other one is asked for."""
+        _, thing, _ = topic
+        if not thing or len(self.trail[thing]) < 2:
+            return False
+        trail = self.trail[thing]
+        places = [place for place, _ in trail]
+        then = self.dice.pick([i for i in range(1, len(trail)) if places[i] not in places[i + 1:]])
+        (before, came), (place, went_on) = trail[then - 1:then + 1]
+        return self.ask(f"Where was the {thing} before the {place}?", before, self.moved[thing], went_on, came)
+
+
+@task("qa5", "three argument relations")
+class ThreeArgumentRelations(Carry):
+    """Who gave what to whom: the last gift, in any of the ways to ask for one of the three."""
+
+    people = ("Mary", "Bill", "Fred", "Jeff")
+    events = ("go", "get", "drop", *4 * ("give",))
+    least = 2
+
+    def handle(self, person, thing, did, receiver=None):
+        super().handle(person, thing, did, receiver)
+        if receiver:
+            self.gift = person, thing, receiver
+            self.given = self.moved[thing]
+
+    def question(self, topic):
+        giver, thing, receiver = topic
+        if not receiver or topic != self.gift:
+            return False
+        text, answer = self.dice.pick(self.dice.pick((
+            ((f"What did {giver} give to {receiver}?", thing),),
+            ((f"Who received the {thing}?", receiver), (f"Who did {giver} give the {thing} to?", receiver)),
+            ((f"Who gave the {thing}?", giver), (f"Who gave the {thing} to {receiver}?", giver)))))
+        return self.ask(text, answer, self.given)
+
+
+@task("qa6", "yes/no questions")
+class YesNoQuestions(Carry):
+    def question(self, topic):
+        person, thing, _ = topic
+        if thing:
+            return False
+        place, line = self.seen[person]
+        if self.dice.chance(.5):
+            return self.ask(f"Is {person} in the {place}?", "yes", line)
+        return self.ask(f"Is {person} in the {self.elsewhere(person)}?", "no", line)
+
+
+@task("qa7", "counting")
+class Counting(Carry):
+    events = ("go", "get", "drop", *4 * ("give",))
+
+    def question(self, topic):
+        person, thing, _ = topic
+        if not thing:
+            return False
+        lines = sorted(line for lines in self.touched[person].values() for line in lines)
+        return self.ask(f"How many objects is {person} carrying?", NUMBERS[len(self.holds[person])], *lines)
+
+
+@task("qa8", "lists/sets")
+class ListsSets(Carry):
+    """What somebody carries, in the order in which she first took it in this story; so are the lines sorted."""
+
+    def question(self, topic):
+        person, thing, _ = topic
+        if not thing:
+            return False
+        carried = [thing for thing in self.touched[person] if thing in self.holds[person]]
+        lines = [line for lines in self.touched[person].values() for line in lines]
+        return self.ask(f"What is {person} carrying?", ",".join(carried) or "nothing", *lines)

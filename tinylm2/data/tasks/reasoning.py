@@ -1,0 +1,131 @@
+"""Tasks about what follows: from a kind to one of it, from one of a kind to another, from a wish to what is done."""
+
+from tinylm2.data.tasks.carrying import GOT
+from tinylm2.data.tasks.task import task
+from tinylm2.data.tasks.walking import Walk
+from tinylm2.data.tasks.world import World
+
+PLURAL = {"mouse": "mice", "sheep": "sheep", "wolf": "wolves", "cat": "cats"}
+KINDS = ("swan", "lion", "frog", "rhino")
+COLORS = ("gray", "white", "yellow", "green")
+MOODS = {"hungry": ("kitchen", "apple"), "thirsty": ("kitchen", "milk"),
+         "tired": ("bedroom", "pajamas"), "bored": ("garden", "football")}
+
+
+@task("qa15", "basic deduction")
+class BasicDeduction(World):
+    """Every kind fears another one; so does who is of that kind. A topic is (name, kind, line)."""
+
+    names = ("Gertrude", "Winona", "Jessica", "Emily")
+    questions = 4
+    pace = 8
+    pause = False
+    least, most = 2, 8
+
+    def __init__(self, dice):
+        super().__init__(dice)
+        self.waiting = dice.shuffled(self.names)
+        self.fear = {}                                   # kind -> (what it fears, line)
+
+    def happen(self):
+        """Of any kind, first what it fears is told, then who is one."""
+        open_kinds = list(PLURAL) if self.waiting else [kind for kind in PLURAL if kind not in self.fear]
+        if not open_kinds:
+            return False
+        kind = self.dice.pick(open_kinds)
+        if kind in self.fear:
+            name = self.waiting.pop()
+            self.tell(f"{name} is a {kind}.", (name, kind, len(self.lines) + 1))
+        else:
+            feared = self.dice.pick([other for other in PLURAL if other != kind])
+            self.fear[kind] = feared, self.tell(f"{PLURAL[kind].capitalize()} are afraid of {PLURAL[feared]}.")
+        return True
+
+    def question(self, topic):
+        name, kind, line = topic
+        return self.ask(f"What is {name.lower()} afraid of?", self.fear[kind][0], line, self.fear[kind][1])
+
+
+@task("qa16", "basic induction")
+class BasicInduction(World):
+    """Somebody's colour is that of the others of her kind: of the one last said to be of it, where they differ."""
+
+    names = ("Lily", "Bernhard", "Brian", "Julius", "Greg")
+    questions = 1
+    pace = 9
+    pause = False
+    least, most = 3, 9
+
+    def __init__(self, dice):
+        super().__init__(dice)
+        self.kind, self.color = {}, {}                   # name -> (what she is, line)
+        self.usual = {}                                  # kind -> the colour of those whose colour comes to be told
+
+    def happen(self):
+        """Of anybody, first the kind is told, then the colour. Each new one of a kind may change its usual colour."""
+        open_names = [name for name in self.names if name not in self.color]
+        if not open_names:
+            return False
+        name = self.dice.pick(open_names)
+        if name in self.kind:
+            color = self.usual[self.kind[name][0]]
+            self.color[name] = color, self.tell(f"{name} is {color}.")
+        else:
+            kind = self.dice.pick(KINDS)
+            self.usual[kind] = self.dice.pick(COLORS)
+            self.kind[name] = kind, self.tell(f"{name} is a {kind}.", name)
+        return True
+
+    def question(self, name):
+        if name in self.color:
+            return False
+        kind, line = self.kind[name]
+        peers = [peer for peer in self.kind if peer != name and self.kind[peer][0] == kind]
+        if len(peers) not in (1, 3, 4) or not all(peer in self.color for peer in peers):
+            return False                                 # in the official file there are never just two others
+        *_, peer = peers
+        color, seen = self.color[peer]
+        return self.ask(f"What color is {name}?", color, line, self.kind[peer][1], seen)
+
+
+@task("qa20", "agent's motivations")
+class AgentsMotivations(Walk):
+    """Who is hungry goes where there is something to eat, and takes it. A topic is (person, how far she has come)."""
+
+    people = ("Sumit", "Yann", "Jason", "Antoine")
+    questions = most = 12                                # fewer, where two people want the same thing
+    pace = recent = 1
+
+    def __init__(self, dice):
+        super().__init__(dice)
+        self.mood = {person: dice.pick(list(MOODS)) for person in self.people}
+        self.done = dict.fromkeys(self.people, 0)
+        self.line = {}                                   # person -> line that tells her mood
+        self.taken = set()
+
+    def happen(self):
+        busy = [person for person in self.people
+                if self.done[person] < 2 or self.done[person] == 2 and self.mood[person] not in self.taken]
+        if not busy:
+            return False
+        person = self.dice.pick(busy)
+        mood, done = self.mood[person], self.done[person]
+        place, thing = MOODS[mood]
+        self.done[person] += 1
+        if done == 0:
+            self.line[person] = self.tell(f"{person} is {mood}.", (person, done))
+        elif done == 1:
+            self.tell(f"{person} {self.went_to(place)}.", (person, done))
+        else:
+            self.taken.add(mood)
+            self.tell(f"{person} {self.dice.pick(GOT)} the {thing} there.", (person, done))
+        return True
+
+    def question(self, topic):
+        person, done = topic
+        mood, name = self.mood[person], person.lower()
+        place, thing = MOODS[mood]
+        text, answer = ((f"Where will {name} go?", place),
+                        (f"Why did {name} go to the {place}?", mood),
+                        (f"Why did {name} get the {thing}?", mood))[done]
+        return self.ask(text, answer, self.line[person])
