@@ -4,15 +4,19 @@ from collections import defaultdict
 
 import numpy as np
 
+from tinylm2 import generate
 from tinylm2.data import evaluation_rows, longest_answer, make_prompts
-from tinylm2.generate import answer
 
 BATCH = 64                                               # rows answered at once
 DEPTHS = 5                                               # bins of equal width over the text
 
 
-def ask_rows(params, rows, *, cfg, tokenizer, places, frozen=False, progress=None):
-    """The answer to each row, as text, in the rows' order. Rows of one number of segments are answered together."""
+def ask_rows(params, rows, *, cfg, tokenizer, places, frozen=False, progress=None, answer=None):
+    """The answer to each row, as text, in the rows' order. Rows of one number of segments are answered together.
+
+    `answer` tells tokens from prompts, as `generate.answer` (the default) does for LM2.
+    """
+    answer, options = answer or generate.answer, {"frozen": True} if frozen else {}
     texts = [None] * len(rows)
     groups = defaultdict(list)
     for i, row in enumerate(rows):
@@ -21,7 +25,7 @@ def ask_rows(params, rows, *, cfg, tokenizer, places, frozen=False, progress=Non
         for start in range(0, len(members), BATCH):
             part = members[start:start + BATCH]
             ids, pad = make_prompts([rows[i] for i in part])
-            tokens = answer(params, ids=ids, cfg=cfg, places=places, end=tokenizer.end, pad=pad, frozen=frozen)
+            tokens = answer(params, ids=ids, cfg=cfg, places=places, end=tokenizer.end, pad=pad, **options)
             for i, row_tokens in zip(part, tokens.tolist(), strict=True):
                 told = row_tokens[:row_tokens.index(tokenizer.end)] if tokenizer.end in row_tokens else row_tokens
                 texts[i] = tokenizer.decode(told)
@@ -54,16 +58,18 @@ def _mean(values):
     return float(np.mean(values)) if values else None
 
 
-def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, frozen=False, progress=None):
+def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, width=None, frozen=False, progress=None,
+             answer=None):
     """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
 
-    "left_out" counts the examples whose facts do not fit that length.
+    A segment is `width` tokens long, cfg.T if not given. "left_out" counts the examples whose facts do not fit.
     """
     places = longest_answer(examples, tokenizer)
     scores = {}
     for count in segments:
-        rows, left_out = evaluation_rows(examples, count, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=seed,
-                                         room=places)
-        texts = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=places, frozen=frozen, progress=progress)
+        rows, left_out = evaluation_rows(examples, count, tokenizer=tokenizer, filler=filler, width=width or cfg.T,
+                                         seed=seed, room=places)
+        texts = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=places, frozen=frozen, progress=progress,
+                         answer=answer)
         scores[str(count)] = score(rows, texts, tokenizer) | {"left_out": left_out}
     return scores
