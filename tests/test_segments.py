@@ -75,7 +75,7 @@ def test_a_first_segment_may_be_short_too(cfg):
 
 
 def test_tail_gives_the_last_rows(cfg):
-    """To rounding, for the last block's products have fewer rows. The banks are the same bits: all tokens write them."""
+    """To rounding, as the last block multiplies fewer rows. The banks are the same bits: all tokens write them."""
     params, ids = small.params(cfg), small.ids(cfg, 3 * cfg.T)
     logits, whole = story_forward(params, ids=ids, cfg=cfg, pad=np.minimum(PAD, cfg.T - 1))
     for tail in range(cfg.T + 1):

@@ -28,3 +28,8 @@ class Flat(dict):
     def __setitem__(self, name, value):
         if self.get(name) is not value:
             raise KeyError(f"{name}: would be detached from the buffer; write flat[{name!r}][...] = value")
+
+    def _refuse(self, *_, **__):
+        raise TypeError("the names of a Flat stand for parts of its buffer: none can be bound anew or taken away")
+
+    update = setdefault = pop = popitem = clear = __delitem__ = __ior__ = _refuse

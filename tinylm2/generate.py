@@ -5,8 +5,8 @@ What is kept while reading is the banks and one segment, so a story may be a mil
 
 import numpy as np
 
+from tinylm2 import model
 from tinylm2.backend import get_xp, to_device, to_host
-from tinylm2.model import first_banks, segment_forward
 
 
 def read(params, *, ids, cfg, pad=None, frozen=False):
@@ -16,16 +16,16 @@ def read(params, *, ids, cfg, pad=None, frozen=False):
     banks stay as they began (what a model can do without its memory).
     """
     xp = get_xp(params["embed.W"])
-    banks = first_banks(params, cfg, len(ids))
+    banks = model.first_banks(params, cfg, len(ids))
     last = (ids.shape[1] - 1) // cfg.T * cfg.T
     for start in range(0, 0 if frozen else last, cfg.T):
         part = to_device(ids[:, start:start + cfg.T], xp)
-        _, banks, _ = segment_forward(params, banks, ids=part, cfg=cfg, pad=_pad(pad, start, xp), tail=0)
+        _, banks, _ = model.segment_forward(params, banks, ids=part, cfg=cfg, pad=_pad(pad, start, xp), tail=0)
     return banks, last
 
 
 def answer(params, *, ids, cfg, places, end, pad=None, frozen=False):
-    """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, places) on the host, all `end` from the first on.
+    """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, places) there too, all `end` from the first on.
 
     The prompt leaves `places` columns of its last segment free, so an answer never crosses a border. Keys and values of
     that segment are computed once and kept; each new token asks them.  ValueError when there is no room.
@@ -38,7 +38,8 @@ def answer(params, *, ids, cfg, places, end, pad=None, frozen=False):
     pad = _pad(pad, last, xp)
     told, past, tokens = to_device(ids[:, last:], xp), None, []
     for place in range(places):
-        logits, _, cache = segment_forward(params, banks, ids=told, cfg=cfg, pad=pad, tail=1, write=False, past=past)
+        logits, _, cache = model.segment_forward(params, banks, ids=told, cfg=cfg, pad=pad, tail=1, write=False,
+                                                 past=past)
         token = to_host(logits[:, -1].argmax(-1))
         if place:
             token[tokens[-1] == end] = end
