@@ -14,7 +14,7 @@ refused, unless `Checker` is told to expect it. float32 is refused too: the subt
 import inspect
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -27,7 +27,7 @@ class Refused(ValueError):
 
 
 @dataclass(frozen=True)
-class Argument:
+class Finding:
     """What was found for one argument, or for one array of it where it is a dict or a tuple."""
 
     name: str
@@ -52,25 +52,25 @@ class GradCheck:
     """The verdict on one pair: a finding for each argument."""
 
     op: str
-    arguments: tuple[Argument, ...]
+    findings: tuple[Finding, ...]
 
     @property
     def passed(self):
-        return all(a.passed for a in self.arguments)
+        return all(f.passed for f in self.findings)
+
+    @property
+    def failures(self):
+        return tuple(f for f in self.findings if not f.passed)
 
     @property
     def error(self):
         """The worst relative error of all arguments."""
-        return max((a.error for a in self.arguments), key=lambda error: math.inf if math.isnan(error) else error)
-
-    @property
-    def failures(self):
-        return tuple(a for a in self.arguments if not a.passed)
+        return max(f.error for f in self.findings)
 
     def __str__(self):
         if self.passed:
             return f"{self.op}: passed, worst relative error {self.error:.1e}"
-        return "\n".join(f"{self.op}: {a}" for a in self.failures)
+        return "\n".join(f"{self.op}: {f}" for f in self.failures)
 
 
 def check_grads(forward, backward, /, *inputs, **constants):
@@ -88,10 +88,11 @@ def check_grads(forward, backward, /, *inputs, **constants):
 class Checker:
     """How to check, and what to expect.
 
-    directions: None compares every entry; a number compares the slopes along so many random directions a tensor.
-    zero: names of arguments whose gradient is truly zero (and is then checked to be).
-    single: names of arguments that cannot but have an axis of length one.
-    op: what to call it; the forward's own name when empty.
+    directions: None compares every entry; a number compares slopes along so many random directions a tensor, and the
+                entries only of a tensor that fails there.
+    zero:       names of arguments whose gradient is truly zero (and is then checked to be).
+    single:     names of arguments that cannot but have an axis of length one.
+    op:         what to call the pair; the forward's own name when empty.
     """
 
     eps: float = 1e-5
@@ -104,99 +105,94 @@ class Checker:
 
     def check(self, forward, backward, /, *inputs, **constants):
         """As `check_grads`."""
-        op = self.op or forward.__name__.removesuffix("_forward")
-        names = _argument_names(forward, len(inputs))
-        leaves = list(_leaves(dict(zip(names, inputs, strict=True))))
-        self._refuse_blind(op, leaves)
-        xp = get_xp(*(x for _, x in leaves))
-        point = [np.array(to_host(x)) for _, x in leaves]                # moved in place: the caller's stay as they are
-
-        def run():
-            here = [to_device(x, xp) for x in point]
-            results = forward(*_rebuild(inputs, iter(here)), **constants)
-            if not isinstance(results, tuple) or len(results) < 2:
-                raise Refused(f"{op}: forward returned a {type(results).__name__}, expected (outputs..., cache)")
-            return here, results[:-1], results[-1]
-
+        point = _Point(self.op or forward.__name__.removesuffix("_forward"), forward, inputs, constants)
+        self._refuse_blind(point)
         rng = np.random.default_rng(self.seed)
-        here, outputs, cache = run()
-        ys = _on_host(outputs)
-        if any(y.dtype != np.float64 for y in ys):
-            raise Refused(f"{op}: forward made {', '.join(str(y.dtype) for y in ys)} out of float64")
+        ys = point.outputs()
         dys = [rng.standard_normal(y.shape) for y in ys]
-        upstreams = [to_device(dy.copy(), xp) for dy in dys]
-        try:
-            _same("forward", leaves, here)
-            gradients = backward(*_rebuild(outputs, iter(upstreams)), cache)
-            _same("backward", leaves, here)
-            _same("backward", [(f"upstream {i}", dy) for i, dy in enumerate(dys)], upstreams)
-            gradients = _matched(names, inputs, gradients)
-        except _Misfit as misfit:
-            return GradCheck(op, (Argument(misfit.name, False, cause=misfit.cause),))
-
         # what rounding makes of a slope that is zero: some units in the last place of every output, over eps
         noise = 10 * 2.0**-52 / self.eps * sum(float(abs(dy * y).sum()) for dy, y in zip(dys, ys, strict=True))
-        measured = []
-        for (name, _), x, gradient in zip(leaves, point, gradients, strict=True):
-            moves = None if self.directions is None else _unit_vectors(self.directions, x.shape, rng)
-            slopes = self._slopes(lambda: _on_host(run()[1]), x, moves, dys)
-            measured.append((name, x.shape, gradient, slopes, moves))
-        lengths = {n for x in point + ys for n in (*x.shape, x.size // max(x.shape[-1:], default=1)) if n > 1}
-        others = {name: slopes for name, _, _, slopes, _ in measured}
-        return GradCheck(op, tuple(self._judge(op, *m, noise, lengths, others) for m in measured))
+        try:
+            gradients = point.gradients(backward, dys)
+        except _Misfit as misfit:
+            return GradCheck(point.op, (Finding(misfit.name, False, cause=misfit.cause),))
 
-    def _refuse_blind(self, op, leaves):
-        for name, x in leaves:
+        findings, slopes = dict.fromkeys(point.arrays), {}
+        for name, x in point.arrays.items():
+            if self.directions is not None and not _misshapen(gradients[name], x):
+                moves = _directions(self.directions, x.shape, rng)
+                along = np.array([(gradients[name] * move).sum() for move in moves])
+                findings[name] = self._compare(point.op, name, along, self._slopes(point, x, moves, dys), noise)
+                if findings[name].passed:
+                    continue
+            slopes[name] = self._slopes(point, x, _entries(x.shape), dys).reshape(x.shape)
+        lengths = {n for y in (*point.arrays.values(), *ys) if y.ndim for n in (*y.shape, y[..., 0].size) if n > 1}
+        for name, n in slopes.items():
+            a = gradients[name]
+            if cause := _misshapen(a, n):
+                findings[name] = Finding(name, False, cause=cause + _guess_shape(a, n, self.tolerance))
+                continue
+            findings[name] = self._compare(point.op, name, a, n, noise)
+            if not findings[name].passed and not findings[name].cause:
+                others = {other: m for other, m in slopes.items() if other != name}
+                findings[name] = replace(findings[name], cause=_guess(a, n, self.tolerance, lengths, others))
+        return GradCheck(point.op, tuple(findings.values()))
+
+    def _refuse_blind(self, point):
+        for name in (*self.zero, *self.single):
+            if name not in point.arrays:
+                raise Refused(f"{point.op}: {name} is declared, but the arguments are {', '.join(point.arrays)}")
+        for name, x in point.arrays.items():
             if x.dtype != np.float64:
-                raise Refused(f"{op}: {name} is {x.dtype}, expected float64: the difference of two nearly equal "
+                raise Refused(f"{point.op}: {name} is {x.dtype}, expected float64: the difference of two nearly equal "
                               "numbers keeps only their last digits")
             if min(x.shape, default=2) < 2 and name not in self.single:
-                raise Refused(f"{op}: {name} has shape {x.shape}, expected every axis 2 or longer: a softmax or a sum "
-                              "over one place hides errors")
-        if not leaves:
-            raise Refused(f"{op}: there is no argument to differentiate")
+                raise Refused(f"{point.op}: {name} has shape {x.shape}, expected every axis 2 or longer: a softmax or "
+                              "a sum over a single place hides errors")
 
-    def _slopes(self, outputs, x, moves, dys):
-        """Central differences of sum(dy * outputs) along each move of x, or at each entry of x (moves None)."""
-        here = x.copy()
-        slopes = []
-        for move in _one_by_one(x.shape) if moves is None else moves:
+    def _slopes(self, point, x, moves, dys):
+        """Central differences of sum(dy * outputs) along each move of x, one of the point's arrays."""
+        here, slopes = x.copy(), []
+        for move in moves:
             x[...] = here + self.eps * move
-            above = outputs()
+            above = point.outputs()
             x[...] = here - self.eps * move
-            below = outputs()
-            rise = sum((dy * (a - b)).sum() for dy, a, b in zip(dys, above, below, strict=True))
-            slopes.append(rise / (2 * self.eps))
+            below = point.outputs()
+            slopes.append(sum((dy * (a - b)).sum() for dy, a, b in zip(dys, above, below, strict=True)))
         x[...] = here
-        return np.array(slopes).reshape(here.shape if moves is None else -1)
+        return np.array(slopes) / (2 * self.eps)
 
-    def _judge(self, op, name, shape, gradient, slopes, moves, noise, lengths, others):
-        biggest = abs(slopes).max()
-        if biggest <= noise and name not in self.zero:
-            raise Refused(f"{op}: {name} moves no output, every slope is zero within rounding: nothing can be compared "
-                          "(where that is right, declare it: Checker(zero=...))")
-        if biggest > noise and name in self.zero:
-            return Argument(name, False, cause=f"declared zero, but it moves the outputs: slopes up to {biggest:.3g}")
-        given = np.zeros(shape) if gradient is None else to_host(gradient)
-        if given.shape != shape:
-            return Argument(name, False, cause=f"has shape {given.shape}, expected {shape}"
-                            + (_guess_shape(given, slopes, self.tolerance) if moves is None else ""))
-        if given.dtype != np.float64:
-            return Argument(name, False, cause=f"is {given.dtype}, expected float64")
-        analytic = given if moves is None else np.array([(given * move).sum() for move in moves])
+    def _compare(self, op, name, analytic, slopes, noise):
+        """A finding without a guess.  Refused where no slope stands out of the noise and none was declared zero."""
+        scale = abs(slopes).max()
+        if name in self.zero:
+            if scale > noise:
+                return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
+            scale = noise / self.tolerance               # a zero passes when it is as small as the noise
+        elif scale <= noise:
+            raise Refused(f"{op}: {name} moves no output, its slopes are zero within rounding, and there is nothing to "
+                          "compare (where that is right, declare it: Checker(zero=...))")
         distance = abs(analytic - slopes)
-        index = tuple(int(i) for i in np.unravel_index(distance.argmax(), distance.shape))
-        error = float(distance.max() / max(biggest, noise))
-        passed = bool(distance.max() <= (noise if name in self.zero else self.tolerance * biggest))    # False for NaN
-        if name in self.zero and passed:
-            error = 0.0
-        cause = "" if passed else (
-            "it is None or left out, which says zero" if gradient is None else
-            _guess(analytic, slopes, self.tolerance, lengths, {n: s for n, s in others.items() if n != name}))
-        return Argument(name, passed, error, index, float(analytic[index]), float(slopes[index]), cause)
+        index = np.unravel_index(distance.argmax(), distance.shape)      # of a NaN, where there is one
+        error = float(distance[index] / scale)
+        return Finding(name, error <= self.tolerance, math.inf if math.isnan(error) else error,
+                       tuple(int(i) for i in index), float(analytic[index]), float(slopes[index]))
 
 
-# ------------------------------------------------------------------------------------ arguments, and arrays inside them
+def _entries(shape):
+    """Moves of one entry each, in order."""
+    for index in np.ndindex(shape):
+        move = np.zeros(shape)
+        move[index] = 1.0
+        yield move
+
+
+def _directions(n, shape, rng):
+    """n random moves of length one; every entry moves equally far up or down, so none hides behind a small weight."""
+    return (rng.integers(0, 2, (n, *shape)) * 2.0 - 1) / math.prod(shape) ** 0.5
+
+
+# -------------------------------------------------------------------------------- arguments, and the arrays inside them
 
 
 class _Misfit(Exception):
@@ -207,10 +203,55 @@ class _Misfit(Exception):
         self.name, self.cause = name, cause
 
 
+class _Point:
+    """A forward and the place where it is asked: `arrays`, by name, are copies on the host, to be moved in place."""
+
+    def __init__(self, op, forward, inputs, constants):
+        self.op, self.forward, self.inputs, self.constants = op, forward, inputs, constants
+        self.names = _argument_names(forward, len(inputs))
+        self.given = dict(_leaves(dict(zip(self.names, inputs, strict=True))))
+        if not self.given:
+            raise Refused(f"{op}: there is no argument to differentiate")
+        self.xp = get_xp(*self.given.values())
+        self.arrays = {name: np.array(to_host(x)) for name, x in self.given.items()}
+
+    def run(self):
+        """The arrays that went in, the outputs as the forward made them, and the cache."""
+        here = {name: to_device(x, self.xp) for name, x in self.arrays.items()}
+        results = self.forward(*_rebuild(self.inputs, iter(here.values())), **self.constants)
+        if not isinstance(results, tuple) or len(results) < 2:
+            raise Refused(f"{self.op}: forward returned a {type(results).__name__}, expected (outputs..., cache)")
+        return here, results[:-1], results[-1]
+
+    def outputs(self):
+        """Copies on the host, for an output may be an input itself. NumPy has scalars where an array () is meant."""
+        ys = [np.array(y if isinstance(y, np.generic) else to_host(y)) for _, y in _leaves(self.run()[1])]
+        if any(y.dtype != np.float64 for y in ys):
+            raise Refused(f"{self.op}: forward made {', '.join(str(y.dtype) for y in ys)} out of float64")
+        return ys
+
+    def gradients(self, backward, dys):
+        """Name -> gradient on the host, zeros where it is left out.  _Misfit says why nothing can be compared."""
+        here, outputs, cache = self.run()
+        _unchanged("forward", self.given, here)
+        upstreams = {f"dy{i}": to_device(dy.copy(), self.xp) for i, dy in enumerate(dys)}
+        gradients = backward(*_rebuild(outputs, iter(upstreams.values())), cache)
+        _unchanged("backward", self.given, here)
+        _unchanged("backward", dict(zip(upstreams, dys, strict=True)), upstreams)
+        if len(self.inputs) == 1 and not isinstance(gradients, tuple):
+            gradients = (gradients,)                     # a lone gradient needs no tuple around it
+        if not isinstance(gradients, tuple) or len(gradients) != len(self.inputs):
+            count = f"{len(gradients)} gradients" if isinstance(gradients, tuple) else f"a {type(gradients).__name__}"
+            raise _Misfit(", d".join(self.names), f"backward returned {count}, expected {len(self.inputs)} gradients")
+        matched = [g for each in zip(self.names, self.inputs, gradients, strict=True) for g in _matched(*each)]
+        return {name: np.zeros(x.shape) if g is None else to_host(g)
+                for (name, x), g in zip(self.arrays.items(), matched, strict=True)}
+
+
 def _argument_names(forward, n):
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in inspect.signature(forward).parameters.values() if p.kind in kinds][:n]
-    return names + [f"argument {i}" for i in range(len(names), n)]       # of *args
+    return names + [f"argument {i}" for i in range(len(names), n)]       # where it takes *args
 
 
 def _leaves(tree, name=""):
@@ -234,98 +275,75 @@ def _rebuild(tree, arrays):
     return None if tree is None else next(arrays)
 
 
-def _on_host(tree):
-    """Copies, for an output may be an input itself. NumPy hands out scalars where an array () is meant."""
-    return [np.array(x if isinstance(x, np.generic) else to_host(x)) for _, x in _leaves(tree)]
+def _matched(name, tree, gradient):
+    """The gradient of each array of the tree in order, None where it is left out."""
+    if isinstance(tree, dict):
+        if unknown := set(gradient or ()) - set(tree):
+            raise _Misfit(name, f"it names {', '.join(sorted(unknown))}, which {name} does not")
+        for key, part in tree.items():
+            yield from _matched(f"{name}.{key}", part, gradient and gradient.get(key))
+    elif isinstance(tree, (tuple, list)):
+        if gradient is not None and len(gradient) != len(tree):
+            raise _Misfit(name, f"it holds {len(gradient)} gradients, expected {len(tree)}")
+        for i, part in enumerate(tree):
+            yield from _matched(f"{name}.{i}", part, gradient and gradient[i])
+    elif tree is not None:
+        yield gradient
+    elif gradient is not None:
+        raise _Misfit(name, f"it is given, but {name} is None")
 
 
-def _same(who, leaves, arrays):
-    """Raise _Misfit when the arrays are no longer what the leaves are."""
-    for (name, x), array in zip(leaves, arrays, strict=True):
-        if not np.array_equal(to_host(x), to_host(array), equal_nan=True):
-            raise _Misfit(name, f"{who} changed its argument {name} in place; it must write into arrays of its own")
+def _unchanged(who, before, after):
+    for name, x in before.items():
+        if not np.array_equal(to_host(x), to_host(after[name]), equal_nan=True):
+            raise _Misfit(name, f"{who} changed {name} in place, where it must write into arrays of its own")
 
 
-def _matched(names, inputs, gradients):
-    """The gradient of every leaf of the inputs, None where it is left out.  _Misfit when their structures differ."""
-    if len(inputs) == 1 and not isinstance(gradients, tuple):
-        gradients = (gradients,)                         # a lone gradient needs no tuple around it
-    expected = f"expected {len(inputs)}, at {', '.join(names)}"
-    if not isinstance(gradients, tuple):
-        raise _Misfit("inputs", f"backward returned a {type(gradients).__name__}, {expected}")
-    if len(gradients) != len(inputs):
-        raise _Misfit("inputs", f"backward returned {len(gradients)} gradients, {expected}")
-
-    def match(name, tree, gradient):
-        if isinstance(tree, dict):
-            unknown = set(gradient or ()) - set(tree)
-            if unknown:
-                raise _Misfit(name, f"holds gradients of {', '.join(sorted(unknown))}, which are no inputs")
-            for key, part in tree.items():
-                yield from match(f"{name}.{key}", part, gradient and gradient.get(key))
-        elif isinstance(tree, (tuple, list)):
-            if gradient is not None and len(gradient) != len(tree):
-                raise _Misfit(name, f"holds {len(gradient)} gradients, expected {len(tree)}")
-            for i, part in enumerate(tree):
-                yield from match(f"{name}.{i}", part, gradient and gradient[i])
-        elif tree is not None:
-            yield gradient
-        elif gradient is not None:
-            raise _Misfit(name, f"is given, but {name} is None")
-
-    return [g for each in zip(names, inputs, gradients, strict=True) for g in match(*each)]
+def _misshapen(gradient, x):
+    """What makes a gradient no gradient of x, in words, or ""."""
+    if gradient.shape != x.shape:
+        return f"its shape is {gradient.shape}, expected {x.shape}"
+    return "" if gradient.dtype == x.dtype else f"it is {gradient.dtype}, expected {x.dtype}"
 
 
-def _one_by_one(shape):
-    """Moves of one entry each, in order."""
-    for index in np.ndindex(shape):
-        move = np.zeros(shape)
-        move[index] = 1.0
-        yield move
+# --------------------------------------------------------------------------------------------- what may have gone wrong
 
 
-def _unit_vectors(n, shape, rng):
-    """n random moves of length one, every entry by the same amount up or down: none can hide behind a small weight."""
-    signs = rng.integers(0, 2, (n, *shape)) * 2.0 - 1
-    return signs / math.prod(shape) ** 0.5
-
-
-# ------------------------------------------------------------------------------------------- what may have gone wrong
-
-
-def _guess_shape(given, slopes, tolerance):
-    """What would make a gradient of the wrong shape right, if it is one of the usual slips."""
+def _guess_shape(a, n, tolerance):
+    """The usual slip that would make a gradient of another shape right, or ""."""
     def right(x):
-        return x.shape == slopes.shape and abs(x - slopes).max() <= tolerance * abs(slopes).max()
+        return x.shape == n.shape and abs(x - n).max() <= tolerance * abs(n).max()
 
-    if given.ndim == 2 and right(given.T):
-        return ": it is transposed"
-    for axes in combinations(range(given.ndim), max(given.ndim - slopes.ndim, 0)):
-        if axes and right(given.sum(axes)):
-            return f": a sum over axis {', '.join(map(str, axes))} is missing"
-        if axes and right(given.mean(axes)):
-            return f": a mean over axis {', '.join(map(str, axes))} is missing"
+    if right(a.T):
+        return ": it is transposed" if a.ndim > 1 else ""
+    if a.size == n.size and right(a.reshape(n.shape)):
+        return ": the values are right, only the shape is not"
+    for axes in combinations(range(a.ndim), max(a.ndim - n.ndim, 0)):
+        for how in (np.sum, np.mean):
+            if axes and right(how(a, axes)):
+                return f": a {how.__name__} over axis {' and '.join(map(str, axes))} is missing"
     return ""
 
 
 def _guess(a, n, tolerance, lengths, others):
-    """A common slip that would turn the right values n into a, in words; "" when none fits."""
+    """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words."""
     size = abs(n).max()
 
     def equal(x, y):
         return bool(abs(x - y).max() <= tolerance * size)
 
+    if not np.isfinite(n).all():
+        return "the forward itself is not finite here"
     if not np.isfinite(a).all():
         return f"{np.count_nonzero(~np.isfinite(a))} of {a.size} entries are not finite"
     if not a.any():
-        return "it is zero everywhere: was it computed, and added?"
+        return "it is zero everywhere, or left out: was it computed, and added?"
     factor = float((a * n).sum() / (n * n).sum())
     if equal(a, factor * n):
-        return "the sign is flipped" if abs(factor + 1) <= tolerance else (
-            f"every entry is {factor:.7g} times what it should be{_guess_factor(factor, lengths)}")
+        return _guess_factor(factor, lengths, tolerance)
     for i, j in combinations(range(n.ndim), 2):
         if n.shape[i] == n.shape[j] and equal(a, n.swapaxes(i, j)):
-            return f"it is transposed (axes {i} and {j} are swapped)"
+            return f"it is transposed: axes {i} and {j} are swapped"
     for name, other in others.items():
         if other.shape == a.shape and equal(a, other):
             return f"it is the gradient of {name}: were two results swapped?"
@@ -333,61 +351,68 @@ def _guess(a, n, tolerance, lengths, others):
         if equal(a, a.mean(axis, keepdims=True)):
             return f"it does not change along axis {axis}, and it should: was it summed or averaged over that axis?"
     wrong = abs(a - n) > tolerance * size
-    if 2 * np.count_nonzero(wrong) <= wrong.size or not np.where(wrong, a, 0).any():
-        where = [f"axis {axis} at {', '.join(map(str, hit))}" for axis in range(n.ndim)
-                 for hit in [np.flatnonzero(wrong.any(tuple(i for i in range(n.ndim) if i != axis)))]
-                 if len(hit) < n.shape[axis]]
-        zero = ", where backward says zero" if not np.where(wrong, a, 0).any() else ""
-        return (f"only {np.count_nonzero(wrong)} of {wrong.size} entries are wrong{zero}"
-                + (f": {'; '.join(where)}" if where else ""))
-    cosine = float((a * n).sum() / np.sqrt((a * a).sum() * (n * n).sum()))
+    absent = not a[wrong].any()
+    if absent or 2 * wrong.sum() <= wrong.size:
+        return (f"{wrong.sum()} of {wrong.size} entries are wrong{_slice_of(wrong)}"
+                + (", and zero there: is a term dropped?" if absent else ", the others are right"))
+    cosine = float((a * n).sum() / ((a * a).sum() * (n * n).sum()) ** 0.5)
     if cosine > 0.3:
-        return f"the direction is nearly right (cosine {cosine:.2f}): is a term dropped, or one too many?"
-    return "it bears no simple relation to what it should be: is a factor transposed, or an index off?"
+        return f"it points roughly the right way (cosine {cosine:.2f}): is a term dropped, or one too many?"
+    return f"it points another way (cosine {cosine:.2f}): is a factor transposed, a sign flipped, an index off?"
 
 
-def _guess_factor(factor, lengths):
-    """Where a constant factor may come from, given the lengths of the axes (and numbers of rows) at hand."""
+def _guess_factor(factor, lengths, tolerance):
+    """In words, where a constant factor may come from, given the lengths of axes and the numbers of rows at hand."""
     def near(x):
-        return abs(factor - x) <= 1e-5 * abs(x)
+        return abs(factor - x) <= 10 * tolerance * abs(x)
 
+    if near(-1):
+        return "the sign is flipped"
+    text = f"every entry is {factor:.7g} times what it should be"
     for n in sorted(lengths):
         if near(1 / n):
-            return f" (1/{n}): is it a mean where a sum belongs?"
+            return f"{text} (1/{n}): is it a mean where a sum belongs, or a share dropped?"
         if near(n):
-            return f": is it a sum over {n} where a mean belongs, or counted {n} times?"
+            return f"{text}: is it a sum where a mean belongs, or added {n} times?"
         if near(n**0.5) or near(n**-0.5):
-            return f" ({'' if factor > 1 else '1/'}sqrt({n})): is a scale missing, or applied twice?"
-    return ""
+            return f"{text} ({'' if factor > 1 else '1/'}sqrt({n})): is a scale missing, or applied twice?"
+    return text
+
+
+def _slice_of(wrong):
+    """Where along which axes the wrong entries lie, unless they lie everywhere."""
+    places = []
+    for axis, length in enumerate(wrong.shape):
+        hit = np.flatnonzero(wrong.any(tuple(i for i in range(wrong.ndim) if i != axis)))
+        if len(hit) < length:
+            places.append(f"{', '.join(map(str, hit))} of axis {axis}")
+    return f", all at {' and '.join(places)}" if places else ""
 
 
 # --------------------------------------------------------------------------------------------------------------- report
 
 
 def report(cases, *, directions=None):
-    """Check every case, print a line each and what is wrong below it; 0 when all passed, 1 when one did not.
+    """Check every case, print a line each and what is wrong below it. -> 0 when all passed, else 1: the exit status.
 
-    A case has `part` and `name` to be called by, and `check(directions)` -> GradCheck. What a case raises is a failure.
+    A case has `part` and `name` to be called by, and `check(directions=)` -> GradCheck. What it raises is a failure.
     """
-    cases = list(cases)
+    cases, start = list(cases), time.perf_counter()
     width = max(len(case.name) for case in cases)
-    print(f"{'part':<8}{'case':<{width}}  {'arrays':>6}  {'worst error':>11}  {'seconds':>7}")
-    failed, worst, start = 0, 0.0, time.perf_counter()
+    print(f"{'part':<7} {'case':<{width}} {'arrays':>6} {'worst error':>12}")
+    failed, worst = 0, 0.0
     for case in cases:
-        began = time.perf_counter()
+        print(f"{case.part:<7} {case.name:<{width}} ", end="", flush=True)
         try:
             check = case.check(directions=directions)
-        except Exception as error:                       # a broken pair must not hide the others' verdicts
-            print(f"{case.part:<8}{case.name:<{width}}  FAIL  {type(error).__name__}: {error}", flush=True)
-            failed += 1
-            continue
-        seconds = time.perf_counter() - began
-        print(f"{case.part:<8}{case.name:<{width}}  {len(check.arguments):>6}  {check.error:>11.1e}  {seconds:>7.2f}  "
-              f"{'pass' if check.passed else 'FAIL'}", flush=True)
-        if not check.passed:
-            print(check, flush=True)
-            failed += 1
-        worst = max(worst, check.error)
-    print(f"{len(cases) - failed} of {len(cases)} passed, worst relative error {worst:.1e}, "
+            arrays, error, passed, why = len(check.findings), check.error, check.passed, check
+        except Exception as raised:                      # a broken pair must not hide the others' verdicts
+            arrays, error, passed, why = "", math.inf, False, f"{case.name}: {type(raised).__name__}: {raised}"
+        print(f"{arrays:>6} {error:>12.1e}  {'pass' if passed else 'FAIL'}", flush=True)
+        if not passed:
+            print(why)
+        failed += not passed
+        worst = max(worst, error)
+    print(f"{len(cases) - failed} of {len(cases)} pass, worst relative error {worst:.1e}, "
           f"{time.perf_counter() - start:.0f} s")
     return 1 if failed else 0
