@@ -22,6 +22,11 @@ import numpy as np
 from tinylm2.backend import get_xp, to_device, to_host
 
 
+# The checker's own random numbers. Where the caller drew x from default_rng(0), dy must not be the same numbers again:
+# x' dy would be symmetric, and a transposed gradient would pass.
+_STREAM = 1970
+
+
 class Refused(ValueError):
     """This check could not tell right from wrong; the message says why."""
 
@@ -107,7 +112,7 @@ class Checker:
         """As `check_grads`."""
         point = _Point(self.op or forward.__name__.removesuffix("_forward"), forward, inputs, constants)
         self._refuse_blind(point)
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng([self.seed, _STREAM])
         ys = point.outputs()
         dys = [rng.standard_normal(y.shape) for y in ys]
         # what rounding makes of a slope that is zero: some units in the last place of every output, over eps
@@ -165,18 +170,21 @@ class Checker:
     def _compare(self, op, name, analytic, slopes, noise):
         """A finding without a guess.  Refused where no slope stands out of the noise and none was declared zero."""
         scale = abs(slopes).max()
+        cause = ""
         if name in self.zero:
             if scale > noise:
                 return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
             scale = noise / self.tolerance               # a zero passes when it is as small as the noise
+            cause = f"it must be zero, for {name} moves no output"
         elif scale <= noise:
             raise Refused(f"{op}: {name} moves no output, its slopes are zero within rounding, and there is nothing to "
                           "compare (where that is right, declare it: Checker(zero=...))")
         distance = abs(analytic - slopes)
         index = np.unravel_index(distance.argmax(), distance.shape)      # of a NaN, where there is one
         error = float(distance[index] / scale)
-        return Finding(name, error <= self.tolerance, math.inf if math.isnan(error) else error,
-                       tuple(int(i) for i in index), float(analytic[index]), float(slopes[index]))
+        passed = error <= self.tolerance                                 # never of a NaN
+        return Finding(name, passed, math.inf if math.isnan(error) else error, tuple(int(i) for i in index),
+                       float(analytic[index]), float(slopes[index]), "" if passed else cause)
 
 
 def _entries(shape):
@@ -228,6 +236,8 @@ class _Point:
         ys = [np.array(y if isinstance(y, np.generic) else to_host(y)) for _, y in _leaves(self.run()[1])]
         if any(y.dtype != np.float64 for y in ys):
             raise Refused(f"{self.op}: forward made {', '.join(str(y.dtype) for y in ys)} out of float64")
+        if not all(np.isfinite(y).all() for y in ys):
+            raise Refused(f"{self.op}: forward made numbers that are not finite")
         return ys
 
     def gradients(self, backward, dys):
@@ -332,8 +342,6 @@ def _guess(a, n, tolerance, lengths, others):
     def equal(x, y):
         return bool(abs(x - y).max() <= tolerance * size)
 
-    if not np.isfinite(n).all():
-        return "the forward itself is not finite here"
     if not np.isfinite(a).all():
         return f"{np.count_nonzero(~np.isfinite(a))} of {a.size} entries are not finite"
     if not a.any():
