@@ -43,7 +43,7 @@ def save(path, params, moments, meta):
 def load(path, *, xp=np):
     """Read a checkpoint: (params, moments, meta).  BadInput, one line, for whatever is not a whole checkpoint."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays.pop("meta").tobytes().decode())
         found = meta.pop("format")

@@ -1,11 +1,13 @@
 """How often a model is right: by length of the text, by distance and by depth of the facts that an answer needs."""
 
+import re
 from collections import defaultdict
+from functools import cache
 
 import numpy as np
 
 from tinylm2 import generate
-from tinylm2.data import evaluation_rows, longest_answer, make_prompts
+from tinylm2.data import TASKS, evaluation_rows, fresh_examples, longest_answer, make_prompts
 
 BATCH = 64                                               # rows answered at once
 DEPTHS = 5                                               # bins of equal width over the text
@@ -34,13 +36,41 @@ def ask_rows(params, rows, *, cfg, tokenizer, places, frozen=False, progress=Non
     return texts
 
 
-def score(rows, texts, tokenizer):
-    """Exact match, split: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
+def exact(said, example, tokenizer):
+    """The answer, the whole answer and nothing else."""
+    return said == tokenizer.plain(example.answer)
+
+
+def babilong(said, example, tokenizer):
+    """BABILong's rule (Kuratov et al. 2024): of all labels of the task, only the target's are said, in any order.
+
+    Labels that the question names do not count: "John is in the garden" answers where John is.
+    """
+    labels, named = labels_of(example.task), _words(example.question)
+    target = _words(example.answer)
+    return _words(said) & (labels - named | target) == target
+
+
+@cache
+def labels_of(task):
+    """The closed set of words that answer a task, read off many of its stories."""
+    return frozenset().union(*(_words(e.answer) for e in fresh_examples(TASKS[task], 2000, seed=0)))
+
+
+def _words(text):
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+METRICS = {"exact": exact, "babilong": babilong}
+
+
+def score(rows, texts, tokenizer, metric=exact):
+    """How often the metric holds: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
 
     Distance counts the borders between segments that the farthest supporting fact must cross; depth is where in the
     text it starts, in fifths. Rows that do not know their support count in the accuracy only.
     """
-    right = [text == tokenizer.plain(row.example.answer) for row, text in zip(rows, texts, strict=True)]
+    right = [metric(text, row.example, tokenizer) for row, text in zip(rows, texts, strict=True)]
     by_distance, by_depth = defaultdict(list), defaultdict(list)
     for row, r in zip(rows, right, strict=True):
         if row.distance is not None:
@@ -59,7 +89,7 @@ def _mean(values):
 
 
 def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, width=None, frozen=False, progress=None,
-             answer=None):
+             answer=None, metric=exact):
     """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
 
     A segment is `width` tokens long, cfg.T if not given. "left_out" counts the examples whose facts do not fit.
@@ -71,5 +101,5 @@ def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, width=
                                          seed=seed, room=places)
         texts = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=places, frozen=frozen, progress=progress,
                          answer=answer)
-        scores[str(count)] = score(rows, texts, tokenizer) | {"left_out": left_out}
+        scores[str(count)] = score(rows, texts, tokenizer, metric) | {"left_out": left_out}
     return scores

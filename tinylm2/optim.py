@@ -60,6 +60,6 @@ def learning_rate(peak, step, *, warmup, decay_from=None, decay_steps=1, floor=0
     `floor` of the peak over `decay_steps` steps."""
     rate = peak * min(1.0, (step + 1) / warmup)
     if decay_from is not None:
-        done = min(1.0, (step - decay_from) / decay_steps)
+        done = min(1.0, max(0.0, (step - decay_from) / decay_steps))
         rate *= floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
     return rate

@@ -9,6 +9,7 @@
 
 import json
 import os
+import re
 import signal
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,8 +31,8 @@ class Settings:
     """Everything that makes a run what it is, in the words of the command line."""
 
     task: str = "qa1"
-    segments: int = 4
-    steps: int = 1000
+    segments: str = "4"
+    steps: str = "1000"
     seed: int = 0
     memory: str = "slots"
     width: int = 32
@@ -64,14 +65,39 @@ def count(cfg):
 
 def tasks_of(names):
     """The tasks that "qa1", "qa1,qa6", "qa1-qa10" or "all" name.  BadInput lists the known ones."""
-    found = []
+    return list(weighted_tasks(names))
+
+
+def weighted_tasks(names):
+    """Task -> how often it is told: "qa1:2,qa6" tells qa1 twice as often as qa6."""
+    found = {}
     for part in ("qa1-qa20" if names == "all" else names).split(","):
-        first, _, last = part.partition("-")
+        span, _, weight = part.partition(":")
+        first, _, last = span.partition("-")
         if first not in TASKS or (last or first) not in TASKS:
-            raise BadInput(f"task: found {part!r}, expected some of {', '.join(TASKS)}, as in qa1,qa6 or qa1-qa10 or all")
-        ends = TASKS[first].number, TASKS[last or first].number
-        found += [task for task in TASKS.values() if ends[0] <= task.number <= ends[1]]
-    return list(dict.fromkeys(found))
+            raise BadInput(f"task: found {span!r}, expected all, or some of {', '.join(TASKS)}")
+        if not re.fullmatch(r"|\d+(\.\d+)?", weight) or weight and not float(weight):
+            raise BadInput(f"task: found the weight {weight!r} of {span}, expected a number above 0")
+        low, high = TASKS[first].number, TASKS[last or first].number
+        found |= {task: float(weight or 1) for task in TASKS.values() if low <= task.number <= high}
+    return found
+
+
+def plan_of(settings):
+    """(segments, steps) of stage B's parts: "4,8" and "600,400" are two parts, and one number of steps serves all."""
+    segments, steps = whole_numbers("segments", settings.segments), whole_numbers("steps", settings.steps)
+    if len(steps) == 1:
+        steps = steps * len(segments)
+    if len(steps) != len(segments):
+        raise BadInput(f"steps: found {settings.steps!r}, expected one number or one for each of {settings.segments!r}")
+    return segments, steps
+
+
+def whole_numbers(name, text):
+    """The numbers of "4,8,16".  BadInput for anything else."""
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
+        raise BadInput(f"{name}: found {text!r}, expected whole numbers such as 4 or 4,8,16")
+    return [int(part) for part in text.split(",")]
 
 
 @dataclass
@@ -87,9 +113,11 @@ class Loaded:
     def training(self):
         """The Run that trains it."""
         s = self.settings
-        tasks = tasks_of(s.task)
-        stories = Stories(tasks, tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
-        stages = curriculum(width=s.segment, segments=s.segments, steps=s.steps)
+        weights = weighted_tasks(s.task)
+        stories = Stories(weights, weights=weights.values(), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
+        segments, steps = plan_of(s)
+        alone = list(weights) == [TASKS["qa1"]]
+        stages = curriculum(width=s.segment, segments=segments, steps=steps, mixed=not alone)
         return Run(self.params, cfg=self.cfg, stories=stories, stages=stages, peak=s.rate, lm=s.lm,
                    truncate=s.truncate or None, replay=s.replay)
 
@@ -97,9 +125,10 @@ class Loaded:
 def new(settings, *, xp=np):
     """A model that has learned nothing yet.  BadInput where the settings do not fit together."""
     tasks_of(settings.task)
-    for name, least in (("segments", 1), ("steps", 0), ("seed", 0), ("truncate", 0)):
-        if getattr(settings, name) < least:
-            raise BadInput(f"{name}: found {getattr(settings, name)}, expected at least {least}")
+    plan_of(settings)
+    for name in ("seed", "truncate"):
+        if getattr(settings, name) < 0:
+            raise BadInput(f"{name}: found {getattr(settings, name)}, expected at least 0")
     tokenizer = bpe_tokenizer(settings.vocab) if settings.tokenizer == "bpe" else word_tokenizer()
     filler = _filler(settings)
     try:
@@ -173,7 +202,7 @@ class Folder:
 
     @contextmanager
     def metrics(self, step):
-        """metrics.jsonl, open for the line of `step`: lines of later steps, which no checkpoint remembers, are cut off."""
+        """metrics.jsonl, open for the line of `step`: later lines, which no checkpoint remembers, are cut off."""
         path = self.path / "metrics.jsonl"
         kept = []
         if step and path.exists():

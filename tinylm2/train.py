@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from tinylm2 import model
 from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.data import Shape
-from tinylm2.model import story_backward, story_forward
 from tinylm2.ops import cross_entropy_backward, cross_entropy_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 
 WINDOW = 20                                              # the losses that a stage's bar looks at
+LENGTHS = tuple(sorted({2**k for k in range(1, 13)} | {3 * 2**k for k in range(12)}))        # segments: 2 3 4 6 8 ...
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,32 @@ class Stage:
     must: bool = False
 
 
-def curriculum(*, width, segments, steps, short=16):
+def curriculum(*, width, segments, steps, mixed=False, short=16):
     """The three stages that get answers learned. Told at full length from the start, names are never bound to places.
 
     A learns to bind a name to a place in two facts, A2 to find them in one full segment, B to keep them over segments.
+    segments and steps: B's longest story and its length, one after another where there are several ("4,8,16" teaches
+    to keep facts longer and longer); 0 segments are stories without filler. mixed: a mix of tasks, where some need more
+    than two facts and a bar of one loss says little; stories are then told short in A, and as the real files do in B.
     """
-    stages = [
-        Stage("A", Shape(facts=(2,), segments=(1,), width=short, filler=False), 128, 1000, bar=0.15, must=True),
-        Stage("A2", Shape(facts=(2, 4, 6), segments=(1,), width=width), 64, 300, bar=0.25),
-    ]
-    if segments > 1 and steps:
-        lengths = tuple(range(2, segments + 1))
-        stages.append(Stage("B", Shape(facts=(2, 4, 6, 8, 10), segments=lengths, width=width, gap=0.7), 64, steps))
+    if mixed:
+        facts = (None, None, 2, 4, 6, 8, 10)
+        stages = [Stage("A", Shape(facts=(1, 2), segments=(1,), width=width, filler=False), 128, 1000, bar=0.15),
+                  Stage("A2", Shape(facts=(None, 2, 4, 6), segments=(1,), width=width), 64, 300, bar=0.25)]
+    else:
+        facts = (2, 4, 6, 8, 10)
+        first = Shape(facts=(2,), segments=(1,), width=short, filler=False)
+        stages = [Stage("A", first, 128, 1000, bar=0.15, must=True),
+                  Stage("A2", Shape(facts=(2, 4, 6), segments=(1,), width=width), 64, 300, bar=0.25)]
+    for longest, count in zip(segments, steps, strict=True):
+        name = "B" if len(segments) == 1 else f"B{longest}"
+        if longest == 0:
+            shape = Shape(facts=(None,), segments=(None,), width=width, filler=False)
+        else:
+            lengths = tuple(n for n in LENGTHS if n <= longest) or (1,)
+            shape = Shape(facts=facts, segments=lengths, width=width, gap=0.7)
+        if count:
+            stages.append(Stage(name, shape, 64, count))
     return tuple(stages)
 
 
@@ -66,16 +81,18 @@ class NotFinite(ArithmeticError):
     """The loss or the gradient is no longer a number."""
 
 
-def train_step(params, optimizer, batch, *, cfg, rate, limit=1.0, lm=0.0, truncate=None, replay=False):
+def train_step(params, optimizer, batch, *, cfg, rate, limit=1.0, lm=0.0, truncate=None, replay=False, model=model):
     """Forward, loss, backward, clip, update, in place.  -> (loss, gradient norm, right (B,)), on the host.
 
     loss = cross-entropy at the answer + lm * cross-entropy at every token, both means. A row is right when every answer
-    token and the end are the likeliest. All three numbers come back in one copy, the only one of the step.
+    token and the end are the likeliest. All three numbers come back in one copy, the only one of the step. `model` is
+    whatever has the pair `story_forward`, `story_backward`: LM2, or a model to compare it with.
     """
     xp = get_xp(params.buffer)
     ids, targets, weights = (to_device(x, xp) for x in (batch.ids, batch.targets, batch.weights))
     tail = None if lm else batch.tail
-    logits, cache = story_forward(params, ids=ids, cfg=cfg, pad=batch.pad, tail=tail, truncate=truncate, replay=replay)
+    logits, cache = model.story_forward(params, ids=ids, cfg=cfg, pad=batch.pad, tail=tail, truncate=truncate,
+                                        replay=replay)
     targets, weights = targets[:, -logits.shape[1]:], weights[:, -logits.shape[1]:]
     loss, loss_cache = cross_entropy_forward(logits, targets=targets, weights=weights)
     (dlogits,) = cross_entropy_backward(1.0, loss_cache)
@@ -84,7 +101,7 @@ def train_step(params, optimizer, batch, *, cfg, rate, limit=1.0, lm=0.0, trunca
         loss = loss + lm * lm_loss
         dlogits += cross_entropy_backward(lm, lm_cache)[0]
     right = ((logits.argmax(-1) == targets) | (weights == 0)).all(-1)
-    grads = story_backward(dlogits, cache)
+    grads = model.story_backward(dlogits, cache)
     norm = clip(grads, limit)
     optimizer.step(params, grads, rate)
     numbers = to_host(xp.concatenate((xp.stack((loss, norm)), right.astype(loss.dtype))))
@@ -97,9 +114,11 @@ class Run:
     stories: a `tinylm2.data.Stories`. After each step `metrics` is a dict of plain numbers, one line of metrics.jsonl.
     """
 
-    def __init__(self, params, *, cfg, stories, stages, peak=6e-3, warmup=100, lm=0.0, truncate=None, replay=False):
+    def __init__(self, params, *, cfg, stories, stages, peak=6e-3, warmup=100, lm=0.0, truncate=None, replay=False,
+                 model=model):
         self.params, self.cfg, self.stories, self.stages = params, cfg, stories, stages
         self.peak, self.warmup, self.lm, self.truncate, self.replay = peak, warmup, lm, truncate, replay
+        self.model = model
         self.optimizer = AdamW(params)
         self.progress = Progress()
 
@@ -124,8 +143,9 @@ class Run:
     def steps(self):
         """Step until the last stage ends.  NotLearned where a bar must be reached and was not; NotFinite at once."""
         while not self.done:
-            yield self.step()
-            self._turn()
+            self._turn()                                 # here, for a checkpoint may follow on a stage's last step
+            if not self.done:
+                yield self.step()
 
     def step(self):
         """One training step; its metrics."""
@@ -135,7 +155,7 @@ class Run:
                              decay_steps=stage.steps)
         batch = self.stories.batch(stage.shape, p.step, stage.size)
         loss, norm, right = train_step(self.params, self.optimizer, batch, cfg=self.cfg, rate=rate, lm=self.lm,
-                                       truncate=self.truncate, replay=self.replay)
+                                       truncate=self.truncate, replay=self.replay, model=self.model)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NotFinite(f"step {p.step}: the loss is {loss}, the gradient's norm {norm}, expected finite numbers")
         metrics = {"step": p.step, "stage": stage.name, "loss": loss, "accuracy": float(right.mean()), "norm": norm,

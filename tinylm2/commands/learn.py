@@ -8,7 +8,7 @@ from tqdm import tqdm
 from tinylm2 import runs
 from tinylm2.backend import array_module
 from tinylm2.console import percent, sparkline, table
-from tinylm2.data import BadInput, find_file, fresh_examples, read_examples
+from tinylm2.data import find_file, fresh_examples, read_examples
 from tinylm2.evaluate import ask_rows, evaluation_rows, longest_answer
 from tinylm2.evaluate import evaluate as evaluate_lengths
 from tinylm2.model import MEMORIES
@@ -16,9 +16,9 @@ from tinylm2.runs import Settings
 
 QUESTIONS = 1000                                         # asked at each length
 HELP = {
-    "task": "qa1 to qa20, a list such as qa1,qa6, or all",
-    "segments": "stage B trains on 2 to this many segments",
-    "steps": "steps of stage B",
+    "task": "qa1 to qa20, a list such as qa1:2,qa6 (qa1 twice as often), a span such as qa1-qa10, or all",
+    "segments": "stage B trains on 2 to this many segments; 4,8,16 is three parts; 0: stories without filler",
+    "steps": "steps of stage B, one number or one a part",
     "memory": "the write that learns, the paper's to the letter, or none",
     "ff": "width of the feed-forward with slots; other memories get a wider one, for as many parameters",
     "rate": "peak learning rate",
@@ -41,7 +41,7 @@ def add_arguments(parser):
         else:
             parser.add_argument(name, type=type(f.default), choices=CHOICES.get(f.name), default=NOT_GIVEN,
                                 help=text)
-    parser.add_argument("--eval-segments", type=lengths, default="4,8,16", help="lengths to ask at, beside length 0")
+    parser.add_argument("--eval-segments", default="4,8,16", help="lengths to ask at, beside length 0")
     parser.add_argument("--stories", help="a folder of official bAbI files to ask questions from, too")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live")
     parser.add_argument("--out", default="runs/tiny", help="the run's folder")
@@ -50,20 +50,10 @@ def add_arguments(parser):
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
 
-def lengths(text):
-    """ "4,8,16" as numbers of segments."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part]
-    except ValueError:
-        numbers = [-1]
-    if any(n < 0 for n in numbers):
-        raise BadInput(f"--eval-segments: found {text!r}, expected whole numbers such as 4,8,16")
-    return numbers
-
-
 def start(folder, args):
     """(Loaded, Run): a new run in its folder, or the one that lies there."""
     xp = array_module(args.device)
+    runs.whole_numbers("eval-segments", args.eval_segments)
     if args.stories:
         official_examples(args.stories, args.task or Settings.task)     # a bad file is found before anything is trained
     if args.resume:
@@ -99,7 +89,7 @@ def train(folder, loaded, run, args):
 
 def evaluate(folder, loaded, args):
     """Ask fresh stories, and official ones where there are, at every length; print the table and one story."""
-    counts = [0, *(n for n in args.eval_segments if n)]
+    counts = list(dict.fromkeys([0, *runs.whole_numbers("eval-segments", args.eval_segments)]))
     sources = {"generated": [e for task in runs.tasks_of(loaded.settings.task)
                              for e in fresh_examples(task, QUESTIONS, seed=loaded.settings.seed)]}
     if args.stories:

@@ -53,11 +53,11 @@ def make_prompts(rows):
 @dataclass(frozen=True)
 class Shape:
     """What the rows of a stage look like. `facts` a story and `segments` of `width` tokens a batch are drawn evenly
-    from those given; facts None: any question of a story as the real file tells it. Without `filler` rows are padded on
-    the left; `gap` is `hide`'s."""
+    from those given. facts None: any question of a story as the real file tells it; segments None: as many as some
+    story needs. Without `filler` rows are padded on the left; `gap` is `hide`'s."""
 
     facts: tuple[int | None, ...] = (None,)
-    segments: tuple[int, ...] = (1,)
+    segments: tuple[int | None, ...] = (1,)
     width: int = 32
     filler: bool = True
     gap: float = 0.0
@@ -77,7 +77,11 @@ class Stories:
 
     def batch(self, shape, step, size):
         """The Batch of `size` rows that belongs to this step."""
-        segments = Dice(self.seed, DATA, 0, step).pick(shape.segments)
+        dice = Dice(self.seed, DATA, 0, step)
+        segments = dice.pick(shape.segments)
+        if segments is None:
+            example = _tell(dice.weighted(self.tasks, self.weights), dice, shape)
+            segments = alone(example, tokenizer=self.tokenizer, width=shape.width).segments
         return make_batch([self._row(shape, segments, step, i) for i in range(size)], self.tokenizer.end)
 
     def _row(self, shape, segments, step, i):

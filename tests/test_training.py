@@ -1,0 +1,185 @@
+"""A run learns, stops where it must, and continues from its checkpoint as if nothing had happened."""
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from tinylm2 import checkpoint, runs, train
+from tinylm2.data import BadInput
+from tinylm2.model import init_params
+from tinylm2.optim import AdamW, clip, learning_rate
+from tinylm2.runs import Folder, Settings
+from tinylm2.train import NotFinite, NotLearned
+
+SMALL = Settings(width=8, ff=12, slots=4, segments="2", steps="5")
+
+
+def small_run(settings=SMALL, stages=None):
+    loaded = runs.new(settings)
+    run = loaded.training()
+    run.stages = stages or tuple(
+        train.Stage(s.name, s.shape, 4, count) for s, count in zip(run.stages, (6, 5, 9), strict=True))
+    return loaded, run
+
+
+def test_steps_saved_and_more_steps_equal_one_undisturbed_run_bit_for_bit_across_changes_of_stage(tmp_path):
+    loaded, whole = small_run()
+    straight = list(whole.steps())
+    assert [m["stage"] for m in straight] == ["A"] * 6 + ["A2"] * 5 + ["B"] * 9
+
+    folder = Folder(tmp_path)
+    loaded, first = small_run()
+    before = list(islice(first.steps(), 11))             # 11: a checkpoint at the very end of stage A2
+    folder.save(loaded, first)
+    again, moments, progress = runs.load(tmp_path)
+    second = again.training()
+    second.stages = first.stages
+    second.restore(moments, progress)
+    after = list(second.steps())
+    assert before + after == straight
+    assert np.array_equal(second.params.buffer, whole.params.buffer)
+    assert all(np.array_equal(second.moments[k], whole.moments[k]) for k in ("m", "v"))
+
+
+def test_metrics_have_every_step_once_after_a_resume(tmp_path):
+    folder = Folder(tmp_path)
+    for number in (10, 20):                              # the first time, stop behind the last checkpoint
+        loaded, run = small_run()
+        if number == 20:
+            again, moments, progress = runs.load(tmp_path)
+            run.restore(moments, progress)
+
+        def show(metrics, stop=number):
+            if metrics["step"] == 11 and stop == 10:
+                raise KeyboardInterrupt
+
+        try:
+            runs.train(folder, loaded, run, save_every=5, show=show)
+        except KeyboardInterrupt:
+            assert number == 10
+    lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(20))
+
+
+def test_a_stage_that_must_reach_its_bar_ends_the_run():
+    _, run = small_run()
+    run.stages = (train.Stage("A", run.stages[0].shape, 4, 3, bar=0.15, must=True), *run.stages[1:])
+    with pytest.raises(NotLearned, match="binding was not learned: stage A stands at a loss of .* after 3 steps"):
+        list(run.steps())
+
+
+def test_a_stage_ends_when_the_mean_of_its_last_twenty_losses_is_below_its_bar():
+    _, run = small_run()
+    run.stages = (train.Stage("A", run.stages[0].shape, 4, 100, bar=1e9), train.Stage("B", run.stages[0].shape, 4, 2))
+    assert [m["stage"] for m in run.steps()] == ["A"] * train.WINDOW + ["B"] * 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_the_step():
+    _, run = small_run()
+    run.step()
+    run.params["blocks.0.ff.Wdown"][0, 0] = np.nan
+    with pytest.raises(NotFinite, match="step 1"):
+        run.step()
+
+
+def test_learning_lowers_the_loss():
+    _, run = small_run(stages=(train.Stage("A", small_run()[1].stages[0].shape, 32, 60),))
+    losses = [m["loss"] for m in run.steps()]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2])
+
+
+def test_the_language_model_loss_trains_the_rows_of_every_token():
+    loaded, run = small_run(Settings(width=8, ff=12, slots=4, segments="2", steps="5", lm=0.5))
+    before = run.params["head.W"].copy()
+    run.step()
+    moved = np.abs(run.optimizer.m).max() > 0 and not np.array_equal(before, run.params["head.W"])
+    filler = loaded.tokenizer.encode("moved")[0]         # a word that no answer ever is
+    grads = run.params.like(run.optimizer.m)
+    assert moved
+    assert grads["head.W"][:, filler].any()
+
+
+def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
+    params = runs.new(SMALL).params
+    grads = params.like(np.ones_like(params.buffer))
+    norm = clip(grads, 1.0)
+    assert norm == pytest.approx(np.sqrt(params.buffer.size))
+    assert np.linalg.norm(grads.buffer) == pytest.approx(1.0)
+    kept = grads.buffer * np.float32(0.5)
+    grads.buffer *= np.float32(0.5)
+    clip(grads, 1.0)
+    assert np.array_equal(grads.buffer, kept)
+
+
+def test_adamw_steps_as_its_equations_say():
+    cfg = SMALL.config(11)
+    params = init_params(cfg, 0, dtype="float64")
+    w, g = params.buffer.copy(), np.random.default_rng(0).standard_normal(params.buffer.shape)
+    decays = np.zeros(w.size)
+    for name, view in params.like(decays).items():
+        view[...] = params[name].ndim >= 2
+    m, v, optimizer = 0, 0, AdamW(params)
+    for t in (1, 2, 3):
+        optimizer.step(params, params.like(g.copy()), 0.01)
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        w = w - 0.01 * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.98**t)) + 1e-8) + 0.01 * decays * w)
+        np.testing.assert_allclose(params.buffer, w, rtol=1e-12, atol=1e-15)
+
+
+def test_the_rate_climbs_levels_and_falls_to_its_floor():
+    rates = [learning_rate(1.0, s, warmup=4, decay_from=10, decay_steps=10) for s in range(25)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert learning_rate(1.0, 50, warmup=4) == 1.0
+    assert all(a > b for a, b in zip(rates[10:], rates[11:21], strict=False))
+    assert rates[20:] == pytest.approx([0.05] * 5)
+
+
+def test_variants_have_as_many_parameters_within_one_percent():
+    counts = [runs.count(Settings(memory=memory).config(204)) for memory in ("slots", "printed", "none")]
+    assert max(counts) < 1.01 * min(counts)
+
+
+def test_a_new_run_never_touches_another(tmp_path):
+    folder = Folder(tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    folder.claim()
+    loaded, run = small_run()
+    folder.describe(loaded)
+    folder.save(loaded, run)
+    with pytest.raises(BadInput, match="found another run"):
+        folder.claim()
+    folder.claim(overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "shape", "empty", "text"])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
+    loaded, run = small_run()
+    Folder(tmp_path).save(loaded, run)
+    path = tmp_path / "model.npz"
+    raw = bytearray(path.read_bytes())
+    if damage == "cut":
+        raw = raw[:len(raw) // 2]
+    elif damage == "flip":
+        raw[len(raw) // 3] ^= 0xFF
+    elif damage == "empty":
+        raw = b""
+    elif damage == "text":
+        raw = b"not a checkpoint"
+    path.write_bytes(bytes(raw))
+    if damage == "shape":
+        params = init_params(Settings(width=16).config(204), 0)
+        checkpoint.save(path, params, {"m": params.buffer, "v": params.buffer}, {
+            "settings": {"width": 8}, "tokenizer": loaded.tokenizer.to_json(), "progress": {}})
+    with pytest.raises(BadInput) as error:
+        runs.load(tmp_path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_options_that_contradict_the_stored_run_are_refused():
+    with pytest.raises(BadInput, match="--seed: found 1, expected 0, with which the run was made"):
+        runs.given_settings({"seed": 1}, SMALL)
+    assert runs.given_settings({"seed": 0, "width": None}, SMALL) == SMALL
