@@ -21,7 +21,6 @@ import numpy as np
 
 from tinylm2.backend import get_xp, to_device, to_host
 
-
 # The checker's own random numbers. Where the caller drew x from default_rng(0), dy must not be the same numbers again:
 # x' dy would be symmetric, and a transposed gradient would pass.
 _STREAM = 1970
