@@ -11,11 +11,11 @@ NUMBERS = ("none", "one", "two", "three")
 
 
 class Carry(Walk):
-    """People and things at places. People and things stand somewhere before the first line; nobody knows where.
+    """People and things at places, all of them somewhere before the first line, though no line tells where.
 
-    What was told is kept with its lines: `seen` of people (a place and the line of the move); `spot` of things, where
-    a thing is as far as the moves of its carrier tell; `trail`, every place of its last carrier since it was taken;
-    `moved`, the line of its last change of hands; `touched`, which things each person had, in order, by which lines.
+    True: `at` of people, `lies` of things that nobody holds, `holds` of people. Told, with the lines: `seen` of people;
+    of things `spot`, (place, line) as the moves of the carrier tell it, `trail`, all such since it was taken last, and
+    `moved`, the line of its last change of hands; `touched`, by which lines each person had which things.
     A topic is (person, thing, receiver), with None for what an event lacks.
     """
 
@@ -31,9 +31,20 @@ class Carry(Walk):
         self.spot, self.trail, self.moved = {}, {}, {}
         self.touched = {person: {} for person in self.people}
 
+    def run(self, questions, facts=None):
+        """A short story is about few people who start side by side, things at hand: else hardly one in a hundred would
+        come to a point where there is something to ask."""
+        if facts and self.least > 1 and facts < 2 * len(self.people):
+            self.cast = self.dice.sample(self.people, max(2, facts // 2))
+            here = self.dice.pick(self.places)
+            self.at, self.lies = dict.fromkeys(self.people, here), dict.fromkeys(THINGS, here)
+        return super().run(questions, facts)
+
     def happen(self):
-        while not getattr(self, self.dice.pick(self.events))(self.dice.pick(self.cast)):
-            pass
+        happened = False
+        while not happened:
+            event = getattr(self, self.dice.pick(self.events))
+            happened = event(self.dice.pick(self.cast))
 
     def go(self, person):
         place = self.dice.pick(self.places)
@@ -96,12 +107,6 @@ class TwoSupportingFacts(Carry):
     """A thing is where its carrier went after taking it, or where it was put down."""
 
     least = 2
-
-    def run(self, questions, facts=None):
-        """A story of few facts is about few people: else hardly one in a hundred would leave anything to ask."""
-        if facts:
-            self.cast = self.dice.sample(self.people, min(max(2, facts // 2), len(self.people)))
-        return super().run(questions, facts)
 
     def question(self, topic):
         _, thing, _ = topic

@@ -112,12 +112,13 @@ class PathFinding(Map):
 
     def __init__(self, dice):
         super().__init__(dice)
-        self.rooms = start, middle, goal, *others = dice.shuffled(HOUSE)
+        start, middle, goal, *others = dice.shuffled(HOUSE)
+        self.stops = start, middle, goal
         self.at[start] = 0, 0
         self.way = [self.put_somewhere(middle, (start,)), self.put_somewhere(goal, (middle,))]
         steps = self.facts[:]
         for room in others:
-            self.put_somewhere(room, (start, middle, goal))
+            self.put_somewhere(room, self.stops)
         self.facts = dice.shuffled(self.facts)
         if dice.chance(self.step_last):
             last = dice.pick(steps)
@@ -132,7 +133,7 @@ class PathFinding(Map):
                 return direction
 
     def question(self, _):
-        start, middle, goal, *_ = self.rooms
+        start, middle, goal = self.stops
         if (start, middle) not in self.line or (middle, goal) not in self.line:
             return False
         way = ",".join(direction[0] for direction in self.way)
@@ -150,22 +151,19 @@ class SizeReasoning(World):
 
     def __init__(self, dice):
         super().__init__(dice)
-        self.sizes = *SWEETS, *dice.shuffled(BOXES)
-        self.facts = []
+        self.sizes = *SWEETS, *dice.shuffled(BOXES)      # from small to large
 
     def happen(self):
         small, large = sorted(self.dice.sample(range(len(self.sizes)), 2))
         small, large = self.sizes[small], self.sizes[large]
         text = self.dice.pick((f"The {small} fits inside the {large}.", f"The {large} is bigger than the {small}."))
-        fact = large, small, len(self.lines) + 1
-        self.facts.append(fact)
-        self.tell(text, fact)
+        self.topics.append((large, small, self.tell(text)))
 
     def question(self, fact):
-        """Together with the first fact that goes on from this one, at either end."""
-        for other in self.facts:
-            for (large, middle, upper), (between, small, lower) in ((fact, other), (other, fact)):
-                if middle == between:
+        """Ask what follows from this fact and the first one that goes on from it, at either end."""
+        for other in self.topics:
+            for (large, middle, upper), (same, small, lower) in ((fact, other), (other, fact)):
+                if middle == same:
                     return self.ask(*self.dice.pick((
                         (f"Is the {large} bigger than the {small}?", "yes", upper, lower),
                         (f"Is the {small} bigger than the {large}?", "no", lower, upper),

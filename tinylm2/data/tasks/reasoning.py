@@ -35,15 +35,16 @@ class BasicDeduction(World):
         kind = self.dice.pick(open_kinds)
         if kind in self.fear:
             name = self.waiting.pop()
-            self.tell(f"{name} is a {kind}.", (name, kind, len(self.lines) + 1))
+            self.topics.append((name, kind, self.tell(f"{name} is a {kind}.")))
         else:
-            feared = self.dice.pick([other for other in PLURAL if other != kind])
-            self.fear[kind] = feared, self.tell(f"{PLURAL[kind].capitalize()} are afraid of {PLURAL[feared]}.")
+            fear = self.dice.pick([other for other in PLURAL if other != kind])
+            self.fear[kind] = fear, self.tell(f"{PLURAL[kind].capitalize()} are afraid of {PLURAL[fear]}.")
         return True
 
     def question(self, topic):
         name, kind, line = topic
-        return self.ask(f"What is {name.lower()} afraid of?", self.fear[kind][0], line, self.fear[kind][1])
+        fear, told = self.fear[kind]
+        return self.ask(f"What is {name.lower()} afraid of?", fear, line, told)
 
 
 @task("qa16", "basic induction")

@@ -22,8 +22,9 @@ class Task:
     def story(self, dice: Dice, *, questions: int | None = None, facts: int | None = None) -> Story:
         """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
 
-        So many facts, or the nearest number that the task allows, stand before the first question; a later one waits
-        for more where nothing can be asked yet, and a world in which nothing more can happen tells no more.
+        So many facts, or the nearest number that the task allows, stand before the first question. A later one waits
+        for more where nothing can be asked yet, or for none where the task tells all before it asks; and when nothing
+        more can happen, the story ends.
         """
         for name, value in (("questions", questions), ("facts", facts)):
             if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""Tasks about where people are: they walk alone, in pairs, at times of the day, and not everything told is certain."""
+"""Tasks about where people are: they walk alone, in pairs, at times of the day, and not all that is told is certain."""
 
 from tinylm2.data.tasks.task import task
 from tinylm2.data.tasks.world import World
@@ -30,6 +30,13 @@ class Walk(World):
             pass
         return place
 
+    def move(self, *people):
+        """Bring people to one place, away from where each of them is. The place."""
+        place = self.elsewhere(*people)
+        for person in people:
+            self.at[person] = place
+        return place
+
     def went_to(self, place):
         return f"{self.dice.pick(WENT)} the {place}"
 
@@ -38,7 +45,7 @@ class Walk(World):
 class SingleSupportingFact(Walk):
     def happen(self):
         person = self.dice.pick(self.people)
-        self.at[person] = place = self.elsewhere(person)
+        place = self.move(person)
         self.seen[person] = place, self.tell(f"{person} {self.went_to(place)}.", person)
 
     def question(self, person):
@@ -54,48 +61,44 @@ class BasicCoreference(SingleSupportingFact):
 
     def happen(self):
         person = self.dice.pick(self.people)
-        self.at[person] = place = self.elsewhere(person)
-        first = self.tell(f"{person} {self.went_to(place)}.", person)
-        self.at[person] = place = self.elsewhere(person)
+        first = self.tell(f"{person} {self.went_to(self.move(person))}.", person)
+        place = self.move(person)
         then = self.tell(f"{self.dice.pick(THEN)} {PRONOUN[person]} {self.went_to(place)}.", person)
         self.seen[person] = place, first, then
 
 
 @task("qa12", "conjunction")
 class Conjunction(SingleSupportingFact):
+    """Two people walk together; each of them may be asked for."""
+
     def happen(self):
-        pair, place = self.go_together()
+        pair = self.dice.sample(self.people, 2)
+        place = self.move(*pair)
         line = self.tell(f"{' and '.join(pair)} {self.went_to(place)}.", *pair)
         for person in pair:
             self.seen[person] = place, line
 
-    def go_together(self):
-        """Two people move to one place: they and it."""
-        pair = self.dice.sample(self.people, 2)
-        return pair, self.go_on(pair)
-
-    def go_on(self, pair):
-        place = self.elsewhere(*pair)
-        for person in pair:
-            self.at[person] = place
-        return place
-
 
 @task("qa13", "compound coreference")
-class CompoundCoreference(Conjunction):
+class CompoundCoreference(SingleSupportingFact):
+    """Two people walk together, then they go on."""
+
     least = 2
 
     def happen(self):
-        pair, place = self.go_together()
-        first = self.tell(f"{' and '.join(pair)} {self.went_to(place)}.", *pair)
-        place = self.go_on(pair)
+        pair = self.dice.sample(self.people, 2)
+        first = self.tell(f"{' and '.join(pair)} {self.went_to(self.move(*pair))}.", *pair)
+        place = self.move(*pair)
         then = self.tell(f"{self.dice.pick(THEN)} they {self.went_to(place)}.", *pair)
         for person in pair:
             self.seen[person] = place, first, then
 
 
 class Doubt(Walk):
-    """People move, and half of the moves are told by what is so afterwards. `seen` holds (claim, places, line)."""
+    """People move; half of the moves are told by what is so afterwards, and half of these only vaguely.
+
+    `seen` holds (answer, places, line): the answer to "is she there?" for these places. For any other it is no.
+    """
 
     def __init__(self, dice):
         super().__init__(dice)
@@ -103,32 +106,31 @@ class Doubt(Walk):
 
     def happen(self):
         person = self.dice.pick(self.people)
-        left, self.at[person] = self.at[person], self.elsewhere(person)
-        place = self.at[person]
-        event = self.dice.below(4)
-        if event == 0:
-            text, claim, places = self.unclear(person, left)
-        elif event == 1:
-            text, claim, places = f"is in the {place}", "yes", (place,)
-        else:
-            text, claim, places = self.went_to(place), "yes", (place,)
-        self.seen[person] = claim, places, self.tell(f"{person} {text}.", person)
+        left, place = self.at[person], self.move(person)
+        text, answer, places = self.went_to(place), "yes", [place]
+        if self.dice.chance(.5):
+            text = f"is in the {place}"
+            if self.dice.chance(.5):
+                text, answer, places = self.vaguely(left, place)
+        self.seen[person] = answer, places, self.tell(f"{person} {text}.", person)
 
-    def unclear(self, person, left):
-        """What can be told less plainly of a move away from a place: text, what it makes of its places, the places."""
+    def vaguely(self, left, place):
+        """Tell less than the whole of a move: the text, the answer that it gives, the places that it gives it for."""
         raise NotImplementedError
 
     def question(self, person):
-        """Is she there? Half of the time about where she is, where anything but there is open to doubt."""
-        claim, places, line = self.seen[person]
-        place = places[0] if claim == "no" else self.at[person] if self.dice.chance(.5) else self.elsewhere(person)
-        return self.ask(f"Is {person} in the {place}?", claim if place in places else "no", line)
+        """Is she there? Half of the time there is where she is. What is only denied is asked as it was told."""
+        answer, places, line = self.seen[person]
+        place = self.at[person] if self.dice.chance(.5) else self.elsewhere(person)
+        if answer == "no":
+            (place,) = places
+        return self.ask(f"Is {person} in the {place}?", answer if place in places else "no", line)
 
 
 @task("qa9", "simple negation")
 class SimpleNegation(Doubt):
-    def unclear(self, person, left):
-        return f"is {self.dice.pick(('no longer', 'not'))} in the {left}", "no", (left,)
+    def vaguely(self, left, place):
+        return f"is {self.dice.pick(('no longer', 'not'))} in the {left}", "no", [left]
 
 
 @task("qa10", "indefinite knowledge")
@@ -136,15 +138,15 @@ class IndefiniteKnowledge(Doubt):
     people = ("Mary", "Bill", "Fred", "Julie")
     places = TOWN
 
-    def unclear(self, person, left):
-        """Either here or anywhere: sometimes that is the same place twice, as in the official file."""
-        places = self.dice.shuffled((self.at[person], self.dice.pick(self.places)))
-        return f"is either in the {places[0]} or the {places[1]}", "maybe", places
+    def vaguely(self, left, place):
+        """Here or anywhere, which may be the same: "either in the park or the park" stands in the official file."""
+        one, other = self.dice.shuffled((place, self.dice.pick(self.places)))
+        return f"is either in the {one} or the {other}", "maybe", [one, other]
 
 
 @task("qa14", "time reasoning")
 class TimeReasoning(Walk):
-    """Each person's day in order, told out of order: the facts of a round change places, and none keeps its own."""
+    """Each person's day in order, told in disorder: the facts of a round change places, and none keeps its own."""
 
     people = ("Mary", "Bill", "Fred", "Julie")
     places = TOWN
@@ -152,44 +154,46 @@ class TimeReasoning(Walk):
 
     def __init__(self, dice):
         super().__init__(dice)
-        self.day = {person: [] for person in self.people}  # person -> the place at each time so far
+        self.day = {person: [] for person in self.people}  # person -> her place at each time so far
         self.line = {}                                     # (person, time) -> line that tells of it
-        self.asked = 0                                     # lines up to the last question
+        self.asked = 0                                     # number of the last question's line
 
     def happen(self):
         awake = [person for person in self.people if len(self.day[person]) < len(TIMES)]
         if not awake:
             return False
         person = self.dice.pick(awake)
-        time = len(self.day[person])
-        self.at[person] = place = self.elsewhere(person)
+        time, place = len(self.day[person]), self.move(person)
         self.day[person].append(place)
         moved, when = f"{person} {self.went_to(place)}", TIMES[time]
-        text = f"{moved} {when}." if self.dice.chance(.5) else f"{when.capitalize()} {moved}."
+        text = self.dice.pick((f"{moved} {when}.", f"{when.capitalize()} {moved}."))
         self.line[person, time] = self.tell(text, (person, time))
         return True
 
     def inquire(self):
-        """Of a place visited twice, "before" means before the last visit: no other one is asked for."""
-        askable = [(person, time) for person, time in self.topics[-self.recent:]
-                   if time and self.day[person][time] not in self.day[person][time + 1:]]
-        if not askable:
+        if not any(self.askable(*topic) for topic in self.topics[-self.recent:]):
             return False
         self.disorder()
-        person, time = self.dice.pick(askable)
+        self.asked = len(self.lines) + 1
+        return super().inquire()
+
+    def question(self, topic):
+        if not self.askable(*topic):
+            return False
+        person, time = topic
         before, place = self.day[person][time - 1:time + 1]
         lines = self.line[person, time], self.line[person, time - 1]
-        self.ask(f"Where was {person} before the {place}?", before, *lines)
-        self.asked = len(self.lines)
-        return True
+        return self.ask(f"Where was {person} before the {place}?", before, *lines)
+
+    def askable(self, person, time):
+        """Before a place means before the last visit to it; before the first time of the day nothing is known."""
+        return time > 0 and self.day[person][time] not in self.day[person][time + 1:]
 
     def disorder(self):
         """Shuffle the facts told since the last question until none stands in its old place."""
         told = self.lines[self.asked:]
-        if len(told) < 2:
-            return
         order = range(len(told))                         # order[new place] = old place
-        while any(new == old for new, old in enumerate(order)):
+        while len(told) > 1 and any(new == old for new, old in enumerate(order)):
             order = self.dice.shuffled(order)
         self.lines[self.asked:] = [told[old] for old in order]
         for new, old in enumerate(order):

@@ -25,11 +25,11 @@ class World:
         self.topics = []
 
     def happen(self):
-        """Let something happen and tell it in one or more facts. False when nothing more can happen."""
+        """Let something happen and tell it in one or more facts. Return False when nothing more can happen."""
         raise NotImplementedError
 
     def question(self, topic):
-        """Ask about a topic; the result of `ask`, or None when there is nothing to ask about it."""
+        """Ask about a topic; the result of `ask`, or False when there is nothing to ask about it."""
         raise NotImplementedError
 
     def tell(self, text, *topics):

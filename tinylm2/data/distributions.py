@@ -1,0 +1,143 @@
+"""How far the told stories are from the official ones: python -m tinylm2.data.distributions FOLDER [--write DATA.md].
+
+For every task and every measure of a question it prints the total variation distance
+
+    TV(p, q) = 1/2 * sum over x of |p(x) - q(x)|
+
+between told and official stories, and beside it that between two random halves of the official file: what chance alone
+does to stories of one kind. A told story is close enough when it adds no more than ALLOWANCE to chance.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from tinylm2.data.babi import find_file, read_stories
+from tinylm2.data.dice import EVALUATION, Dice
+from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.data.stories import Question
+from tinylm2.data.tasks import TASKS
+
+ALLOWANCE = .05
+STORIES = 2000                                           # told of each task
+HALVINGS = 20                                            # of the official file; the mean distance counts
+
+
+class Asked(NamedTuple):
+    """What is measured of a question. The field's name, without its underscores, is the head of its column."""
+
+    answer: str
+    facts_before: int                                    # told in the story up to the question
+    since_the_last: int                                  # of them, after the question before
+    supporting: int
+    lines_to_the_nearest: int | None                     # of the supporting facts
+
+
+class Distance(NamedTuple):
+    """Of one measure: between told and official stories, and between two random halves of the official ones."""
+
+    told: float
+    chance: float
+
+    @property
+    def close(self):
+        return self.told <= self.chance + ALLOWANCE
+
+    def __str__(self):
+        text = f"{self.told:.3f} / {self.chance:.3f}"
+        return text if self.close else f"**{text}**"
+
+
+def asked(story):
+    """An Asked for every question of a story."""
+    facts = before = 0
+    for number, line in enumerate(story, 1):
+        if isinstance(line, Question):
+            nearest = number - max(line.support) if line.support else None
+            yield Asked(line.answer, facts, facts - before, len(line.support), nearest)
+            before = facts
+        else:
+            facts += 1
+
+
+def variations(one, other):
+    """The total variation distance of every measure between two lists of stories, each story a list of Asked."""
+    return [_variation(p, q) for p, q in zip(_counts(one), _counts(other), strict=True)]
+
+
+def _counts(stories):
+    """How often each value of each measure occurs."""
+    return map(Counter, zip(*(question for story in stories for question in story), strict=True))
+
+
+def _variation(p, q):
+    return sum(abs(p[x] / p.total() - q[x] / q.total()) for x in p | q) / 2
+
+
+def chance(stories, dice):
+    """What one source shows against itself: the mean over HALVINGS of the distances between two random halves."""
+    found = []
+    for _ in range(HALVINGS):
+        mixed = dice.shuffled(stories)
+        half = len(mixed) // 2
+        found.append(variations(mixed[:half], mixed[half:]))
+    return [sum(values) / HALVINGS for values in zip(*found, strict=True)]
+
+
+def compare(task, path, *, seed=0):
+    """The Distance of every measure between a task's stories and the official file at `path`, as in Asked's fields."""
+    official = [questions for story in read_stories(path) if (questions := list(asked(story)))]
+    if len(official) < 2:
+        raise BadInput(f"{path}: found {len(official)} stories with questions, expected at least 2 to compare")
+    told = [list(asked(task.story(Dice(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
+    by_chance = chance(official, Dice(seed, EVALUATION, task.number, STORIES))
+    return list(map(Distance, variations(told, official), by_chance))
+
+
+def row(*cells):
+    """A line of the Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def table(folder, *, seed=0):
+    """The Markdown table of all tasks, and how many of its distances are too large; these stand in bold."""
+    heads = [name.replace("_", " ") for name in Asked._fields]
+    rows, far = [row("task", *heads), row("---", *["---:"] * len(heads))], 0
+    for task in TASKS.values():
+        found = compare(task, find_file(folder, task.name), seed=seed)
+        rows.append(row(f"{task.name} {task.title}", *found))
+        far += sum(not distance.close for distance in found)
+    return "".join(rows), far
+
+
+def write(path, text):
+    """Put the table between the two comments of a document that keep its place."""
+    head, start, rest = ("\n".join(read_lines(path)) + "\n").partition("<!-- distributions: -->\n")
+    _, end, tail = rest.partition("<!-- :distributions -->\n")
+    if not end:
+        raise BadInput(f"{path}: found no place for the table, expected <!-- distributions: --> and its end")
+    Path(path).write_text(head + start + text + end + tail, encoding="utf-8", newline="\n")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tinylm2.data.distributions", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", help="the official files, qa1_..._train.txt to qa20_..._train.txt")
+    parser.add_argument("--write", metavar="FILE", help="put the table into this document, e.g. docs/DATA.md")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        text, far = table(options.folder, seed=options.seed)
+        if options.write:
+            write(options.write, text)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(text, end="")
+    print(f"{far} distances lie more than {ALLOWANCE} above chance")
+    return 1 if far else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
