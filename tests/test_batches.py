@@ -19,6 +19,7 @@ from tinylm2.data import (
     make_prompts,
     word_tokenizer,
 )
+from tinylm2.data.tasks.world import World
 
 WORDS, FILLER = word_tokenizer(), GrammarFiller()
 QA1 = TASKS["qa1"]
@@ -27,14 +28,19 @@ SHORT = Shape(facts=(2,), segments=(1,), width=16, filler=False)
 LONG = Shape(facts=(2, 4, 6, 8, 10), segments=(2, 3, 4), width=32, gap=0.7)
 
 
-def carry(tale, questions=1, facts=2):
+class Carry(World):
     """A task with answers of one and of two words."""
-    for _ in range(facts):
-        tale.tell("Mary got the milk.")
-    tale.ask("What is Mary carrying?", tale.dice.pick(("milk", "milk,football")), facts)
+
+    questions = 1
+
+    def happen(self):
+        self.tell("Mary got the milk.", len(self.lines) + 1)
+
+    def question(self, line):
+        return self.ask("What is Mary carrying?", self.dice.pick(("milk", "milk,football")), line)
 
 
-CARRY = Task("qa8", "a stand-in for lists", carry)
+CARRY = Task("qa8", "a stand-in for lists", Carry)
 
 
 def stories(tasks=(QA1,), seed=0, **knobs):
@@ -104,12 +110,13 @@ def test_a_row_does_not_depend_on_the_size_of_its_batch():
 
 
 def test_one_more_throw_in_one_task_moves_no_row_of_another():
-    def wordier(tale, **knobs):
-        tale.dice.below(2)
-        carry(tale, **knobs)
+    class Wordier(Carry):
+        def question(self, line):
+            self.dice.below(2)
+            return super().question(line)
 
     before = stories((QA1, CARRY)).batch(LONG, 0, 32)
-    after = stories((QA1, Task("qa8", "one throw more", wordier))).batch(LONG, 0, 32)
+    after = stories((QA1, Task("qa8", "one throw more", Wordier))).batch(LONG, 0, 32)
     qa1 = np.array(before.tasks) == "qa1"
     assert before.tasks == after.tasks
     assert np.array_equal(before.ids[qa1], after.ids[qa1])

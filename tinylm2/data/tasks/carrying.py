@@ -140,7 +140,7 @@ class ThreeArgumentRelations(Carry):
     """Who gave what to whom: the last gift, in any of the ways to ask for one of the three."""
 
     people = ("Mary", "Bill", "Fred", "Jeff")
-    events = ("go", "get", "drop", *4 * ("give",))
+    events = ("go", "get", "drop") + 4 * ("give",)
     least = 2
 
     def handle(self, person, thing, did, receiver=None):
@@ -174,7 +174,7 @@ class YesNoQuestions(Carry):
 
 @task("qa7", "counting")
 class Counting(Carry):
-    events = ("go", "get", "drop", *4 * ("give",))
+    events = ("go", "get", "drop") + 4 * ("give",)
 
     def question(self, topic):
         person, thing, _ = topic
