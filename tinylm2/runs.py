@@ -7,12 +7,14 @@
     evaluation.json    accuracy by length, distance and depth
 """
 
+import io
 import json
 import os
 import re
 import signal
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from math import prod
 from pathlib import Path
 
@@ -203,14 +205,12 @@ class Folder:
     @contextmanager
     def metrics(self, step):
         """metrics.jsonl, open for the line of `step`: later lines, which no checkpoint remembers, are cut off."""
-        path = self.path / "metrics.jsonl"
-        kept = []
-        if step and path.exists():
-            with open(path, encoding="utf-8") as file:
-                kept = [line for line, _ in zip(file, range(step), strict=False)]
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-            yield file
+        with open(self.path / "metrics.jsonl", "ab+") as file:
+            file.seek(0)
+            kept = sum(len(line) for line in islice(file, step))
+            file.truncate(kept)                          # in place: a crash here must not cost the lines that stay
+            with io.TextIOWrapper(file, encoding="utf-8", newline="\n") as lines:
+                yield lines
 
 
 class Stopped(Exception):
