@@ -23,7 +23,7 @@ LADDER = [
     ["model"],
     ["cases", "generate", "checkpoint"],
     ["train", "evaluate", "trace"],
-    ["runs"],
+    ["runs", "plots", "explore"],
     ["console", "__init__"],
     ["commands"],
     ["__main__"],
@@ -31,7 +31,8 @@ LADDER = [
 STEP = {"tinylm2." + name: step for step, names in enumerate(LADDER) for name in names}
 KNOWS_STORIES = STEP["tinylm2.generate"]
 CORE = ["ops", "layers", "memory", "model"]
-NEEDED = {"tinylm2.backend": {"numpy", "cupy"}, "tinylm2.data": {"numpy", "tokenizers"}}         # tqdm: who shows a run
+NEEDED = {"tinylm2.backend": {"numpy", "cupy"}, "tinylm2.data": {"numpy", "tokenizers"},
+          "tinylm2.plots": {"numpy", "matplotlib"}}      # tqdm: who shows a run
 
 
 def house(name):

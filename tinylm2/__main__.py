@@ -6,10 +6,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # see train_tiny.py
 
 import sys
 
-from tinylm2.commands import ask, count, evaluate, gradcheck, stories
+from tinylm2.commands import ask, count, evaluate, explore, gradcheck, plot, stories
 from tinylm2.console import Parser, command
 
-COMMANDS = {"gradcheck": gradcheck, "ask": ask, "evaluate": evaluate, "stories": stories, "count": count}
+COMMANDS = {"gradcheck": gradcheck, "ask": ask, "explore": explore, "plot": plot, "evaluate": evaluate,
+            "stories": stories, "count": count}
 
 
 @command
