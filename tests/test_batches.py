@@ -19,6 +19,7 @@ from tinylm2.data import (
     make_prompts,
     word_tokenizer,
 )
+from tinylm2.data.filler import FILLER_WORDS
 from tinylm2.data.tasks.world import World
 
 WORDS, FILLER = word_tokenizer(), GrammarFiller()
@@ -143,13 +144,24 @@ def test_a_gap_is_what_the_shape_says():
 
 
 def test_a_stage_that_no_story_fits_is_bad_input():
-    with pytest.raises(BadInput, match="qa1: found no story among 1000 that fits 3 segments of 16 tokens"):
-        stories().batch(Shape(facts=(2,), segments=(3,), width=16, filler=False), 0, 1)
+    with pytest.raises(BadInput, match="qa1: found no story among 1000 that fits 1 segments of 16 tokens"):
+        stories().batch(Shape(facts=(6,), segments=(1,), width=16, filler=False), 0, 1)
 
 
 def test_a_task_that_never_fits_makes_room_for_another():
-    batch = stories((QA1, CARRY)).batch(Shape(facts=(6,), segments=(3,), width=16, filler=False), 0, 16)
-    assert set(batch.tasks) == {"qa1"}                   # six times "Mary got the milk." fill only two segments
+    batch = stories((QA1, CARRY)).batch(Shape(facts=(6,), segments=(2,), width=16, filler=False), 0, 16)
+    assert set(batch.tasks) == {"qa8"}                   # six moves need three segments, six times "Mary got the milk." two
+
+
+def test_stories_without_filler_fill_up_only_what_their_batch_needs():
+    tokenizer, made = word_tokenizer(), stories()
+    filler = set(tokenizer.encode(" ".join(FILLER_WORDS))) - set(tokenizer.encode("the"))
+    for segments, filled in ((1, False), (3, True)):     # two facts and a question take 13 or more of 16 tokens
+        batch = made.batch(Shape(facts=(2,), segments=(segments,), width=16, filler=False), 0, 8)
+        assert [bool(filler & set(row)) for row in batch.ids.tolist()] == [filled] * 8
+    natural = made.batch(Shape(facts=(None,), segments=(None,), width=16, filler=False), 3, 64)
+    assert natural.ids.shape[1] % 16 == 0
+    assert natural.pad.any()
 
 
 def test_stories_told_as_the_real_file_does_are_asked_midway_and_late():

@@ -54,7 +54,8 @@ def make_prompts(rows):
 class Shape:
     """What the rows of a stage look like. `facts` a story and `segments` of `width` tokens a batch are drawn evenly
     from those given. facts None: any question of a story as the real file tells it; segments None: as many as some
-    story needs. Without `filler` rows are padded on the left; `gap` is `hide`'s."""
+    story needs. Without `filler` rows are padded on the left, and only those too short for the batch are filled up;
+    `gap` is `hide`'s."""
 
     facts: tuple[int | None, ...] = (None,)
     segments: tuple[int | None, ...] = (1,)
@@ -102,10 +103,11 @@ class Stories:
         return Dice(self.seed, DATA, 0, *key).weighted(self.tasks, self.weights)
 
     def _place(self, example, dice, shape, segments):
-        if shape.filler:
-            return hide(example, dice, tokenizer=self.tokenizer, filler=self.filler, segments=segments,
-                        width=shape.width, gap=shape.gap)
-        return alone(example, tokenizer=self.tokenizer, width=shape.width)
+        row = None if shape.filler else alone(example, tokenizer=self.tokenizer, width=shape.width)
+        if row is None or row.segments < segments:
+            row = hide(example, dice, tokenizer=self.tokenizer, filler=self.filler, segments=segments,
+                       width=shape.width, gap=shape.gap)
+        return row
 
 
 def _tell(task, dice, shape):
