@@ -150,7 +150,7 @@ def test_a_stage_that_no_story_fits_is_bad_input():
 
 def test_a_task_that_never_fits_makes_room_for_another():
     batch = stories((QA1, CARRY)).batch(Shape(facts=(6,), segments=(2,), width=16, filler=False), 0, 16)
-    assert set(batch.tasks) == {"qa8"}                   # six moves need three segments, six times "Mary got the milk." two
+    assert set(batch.tasks) == {"qa8"}   # six moves need three segments, six times "Mary got the milk." two
 
 
 def test_stories_without_filler_fill_up_only_what_their_batch_needs():
