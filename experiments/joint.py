@@ -1,0 +1,86 @@
+"""joint: one model for all twenty tasks, without filler: how many pass?
+
+A task is passed at 95 % (Weston et al. 2015). Trained on generated stories only; asked are generated stories of other
+seeds and, with --stories FOLDER, the official test files, which training never sees.
+"""
+
+import sys
+
+from experiments.contenders import contender
+from experiments.runner import HELD_OUT, Experiment, ask, fresh, language, learn, markdown, spread, stages
+from tinylm2.data import TASKS, find_file, read_examples
+from tinylm2.model import Config
+
+ASKS = "One model for all twenty tasks, stories without filler: how many tasks pass 95 %?"
+PASS = 0.95
+
+
+def measure(name, seed, budget, show):
+    """Train one contender on all tasks and ask it generated and, where there are, official questions."""
+    tokenizer, _ = language()
+    module, cfg = contender(name, Config(V=tokenizer.size, **budget["model"]))
+    params = module.init_params(cfg, seed)
+    learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module, peak=budget["rate"],
+                    stages=stages(segments=budget["segments"], steps=budget["steps"], width=budget["model"]["T"],
+                                  mixed=True, early=budget.get("early")))
+    sources = {"generated": fresh(budget["tasks"], budget["questions"], HELD_OUT)}
+    if budget["stories"]:
+        sources["official"] = {
+            task: read_examples(find_file(budget["stories"], task), task, tokenizer)[:budget["questions"]]
+            for task in budget["tasks"]}
+    found = {"parameters": int(params.buffer.size)}
+    for source, examples in sources.items():
+        show(f"asking {source} questions")
+        scores = ask(params, examples, [0], cfg=cfg, seed=HELD_OUT, width=budget["model"]["T"],
+                     answer=module.answer)["0"]
+        accuracy = {task: score["accuracy"] for task, score in scores.items()}
+        found[source] = {"accuracy": accuracy, "passed": sum(a >= PASS for a in accuracy.values())}
+    return {**learned, **found}
+
+
+def report(results):
+    sources = [source for source in ("generated", "official")
+               if any(results.values(name, source, "passed") for name in results.variants)]
+    names = [name for name in results.variants if results.of(name)]
+    rows = [[task, TASKS[task].title, *(spread(results.values(name, source, "accuracy", task))
+                                        for name in names for source in sources)] for task in results.budget["tasks"]]
+    rows.append(["passed", f"of {len(results.budget['tasks'])}",
+                 *(spread(results.values(name, source, "passed"), 1) for name in names for source in sources)])
+    rows.append(["", "parameters", *(spread(results.values(name, "parameters"), 0) for name in names for _ in sources)])
+    rows.append(["", "seconds", *(spread(results.values(name, "cpu_s"), 0) for name in names for _ in sources)])
+    return markdown(["task", "", *(f"{name}, {source}" for name in names for source in sources)], rows)
+
+
+def draw(results, plt):
+    """A bar a task."""
+    name, tasks = results.variants[0], results.budget["tasks"]
+    source = "official" if results.values(name, "official", "passed") else "generated"
+    figure, axes = plt.subplots(figsize=(8, 3))
+    for column, task in enumerate(tasks):
+        values = results.values(name, source, "accuracy", task)
+        if values:
+            mean = sum(values) / len(values)
+            axes.bar(column, mean, color="C2" if mean >= PASS else "C0", alpha=0.5)
+            axes.plot([column] * len(values), values, "k.", markersize=4)
+    axes.axhline(PASS, color="grey", linestyle=":")
+    axes.set_xticks(range(len(tasks)), tasks, rotation=90)
+    axes.set_ylabel(f"accuracy, {source}")
+    return figure
+
+
+_ALL = [f"qa{i}" for i in range(1, 21)]
+EXPERIMENT = Experiment(
+    name="joint", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["contenders"],
+    options={"stories": "a folder of official bAbI files to ask from, too"},
+    budgets={
+        "small": {"contenders": ["slots"], "tasks": _ALL, "rate": 3e-3, "segments": [0], "steps": [1500],
+                  "model": {"D": 64, "H": 4, "G": 4, "F": 160, "N": 16, "T": 64}, "questions": 200},
+        "large": {"contenders": ["slots", "full"], "tasks": _ALL, "rate": 2e-3, "segments": [0], "steps": [40000],
+                  "model": {"D": 128, "L": 4, "H": 4, "G": 4, "F": 320, "N": 32, "T": 64}, "questions": 1000},
+        "quick": {"contenders": ["slots"], "tasks": ["qa1", "qa20"], "rate": 3e-3, "segments": [0], "steps": [2],
+                  "early": 2, "model": {"T": 64}, "questions": 3},
+    })
+main = EXPERIMENT.main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""table: the paper's Table 1 at tiny size.
+
+One joint model of qa1 to qa10 for each contender and seed, trained on stories of at most 256 tokens, asked over texts
+of 0 to 8,192 tokens. All have as many parameters, the same stories, the same trainer.
+"""
+
+import sys
+
+from experiments.contenders import NAMES, contender
+from experiments.runner import (
+    HELD_OUT,
+    Experiment,
+    ask,
+    curve,
+    fresh,
+    language,
+    learn,
+    markdown,
+    spread,
+    stages,
+)
+from tinylm2.model import Config
+
+ASKS = ("What is a memory worth beside its rivals? Joint models of qa1 to qa10, as many parameters each, trained on "
+        "stories of at most 256 tokens: mean accuracy over the tasks by length of the text, in tokens.")
+PAPER = {"LM2": (0.925, 0.783, 0.658, 0.559, 0.399), "RMT": (0.764, 0.479, 0.514, 0.384, 0.355),
+         "Llama": (0.750, 0.506, 0.463, 0.422, 0.312)}   # at 0, 1k, 2k, 4k, 8k tokens and longer
+FROM = 512                                               # tokens: leads are averaged over lengths from here on
+
+
+def measure(name, seed, budget, show):
+    """Train one contender on all tasks and ask it at every length that it can be asked at."""
+    cfg = Config(V=language()[0].size, **budget["model"])
+    module, cfg = contender(name, cfg)
+    params = module.init_params(cfg, seed)
+    learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module,
+                    peak=budget["rates"][name],
+                    stages=stages(segments=budget["segments"], steps=budget["steps"], mixed=True,
+                                  early=budget.get("early")))
+    accuracy = {}
+    for segments, questions in budget["questions"].items():
+        if int(segments) > budget["reach"].get(name, int(segments)):
+            continue
+        show(f"asking at {segments} segments")
+        found = ask(params, fresh(budget["tasks"], questions, HELD_OUT), [int(segments)], cfg=cfg, seed=HELD_OUT,
+                    answer=module.answer)[segments]
+        accuracy[segments] = {task: scores["accuracy"] for task, scores in found.items()}
+    mean = {segments: sum(found.values()) / len(found) for segments, found in accuracy.items() if found}
+    return {**learned, "parameters": int(params.buffer.size), "accuracy": accuracy, "mean": mean}
+
+
+def _tokens(segments):
+    return 32 * int(segments)
+
+
+def report(results):
+    lengths = list(results.budget["questions"])
+    names = [name for name in results.variants if results.of(name)]
+    rows = [[name, len(results.of(name)), *(spread(results.values(name, "mean", n), 2) for n in lengths),
+             spread(results.values(name, "parameters"), 0), spread(results.values(name, "cpu_s"), 0)] for name in names]
+    text = [markdown(["contender", "seeds", *(f"{_tokens(n)}" for n in lengths), "parameters", "seconds"], rows), ""]
+    if "slots" in names:
+        text += [_lead(results, other, lengths) for other in names if other != "slots"]
+    text += ["", "By task, mean over seeds:", ""]
+    rows = [[name, task, *(_mean(results.values(name, "accuracy", n, task)) for n in lengths)]
+            for name in names for task in results.budget["tasks"]]
+    text += [markdown(["contender", "task", *(f"{_tokens(n)}" for n in lengths)], rows), "",
+             "The paper, at 0, 1k, 2k, 4k and 8k tokens or more, of a model 20,000 times as large: "
+             + "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in PAPER.items()) + "."]
+    return "\n".join(text)
+
+
+def _lead(results, other, lengths):
+    """LM2's lead over another, averaged over the long lengths that both were asked at."""
+    leads = []
+    for n in lengths:
+        ours, theirs = results.values("slots", "mean", n), results.values(other, "mean", n)
+        if _tokens(n) >= FROM and ours and theirs and sum(theirs):
+            leads.append(sum(ours) / len(ours) / (sum(theirs) / len(theirs)) - 1)
+    return f"- `slots` leads `{other}` by {100 * sum(leads) / len(leads):.1f} % over texts of {FROM} tokens and more." \
+        if leads else f"- `slots` and `{other}` were not both asked at {FROM} tokens."
+
+
+def _mean(values):
+    return f"{sum(values) / len(values):.2f}" if values else "-"
+
+
+def draw(results, plt):
+    """Mean accuracy over the tasks against the length of the text."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name in results.variants:
+        lengths = [n for n in results.budget["questions"] if results.values(name, "mean", n)]
+        if lengths:
+            curve(axes, [max(_tokens(n), 64) for n in lengths],
+                  [[cell["mean"][n] for n in lengths] for cell in results.of(name)], name, marker=".")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("tokens of the text (64 stands for stories without filler)")
+    axes.set_ylabel("accuracy, mean of the tasks")
+    axes.set_ylim(0, 1.02)
+    axes.legend()
+    return figure
+
+
+_TASKS = [f"qa{i}" for i in range(1, 11)]
+_RATES = {"slots": 6e-3, "printed": 6e-3, "none": 6e-3, "rmt": 6e-3, "full": 6e-3}
+EXPERIMENT = Experiment(
+    name="table", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: NAMES,
+    budgets={
+        "small": {
+            "model": {}, "tasks": _TASKS, "rates": _RATES, "segments": [4, 8], "steps": [400, 600],
+            "questions": {"0": 40, "4": 40, "8": 40, "16": 40, "32": 40, "64": 40, "128": 20, "256": 10},
+            "reach": {"full": 32}},
+        "large": {
+            "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": _TASKS,
+            "rates": dict.fromkeys(_RATES, 2e-3), "segments": [4, 8], "steps": [4000, 8000],
+            "questions": {"0": 200, "4": 200, "8": 200, "16": 200, "32": 200, "64": 100, "128": 100, "256": 50},
+            "reach": {}},
+        "quick": {
+            "model": {}, "tasks": ["qa1", "qa6"], "rates": _RATES, "segments": [2], "steps": [2], "early": 2,
+            "questions": {"0": 3, "4": 3}, "reach": {}},
+    })
+main = EXPERIMENT.main
+
+if __name__ == "__main__":
+    sys.exit(main())
