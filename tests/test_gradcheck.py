@@ -153,7 +153,7 @@ def test_swapped_results_are_named():
 
 def test_too_few_gradients_are_counted():
     (finding,) = failures(bias_forward, lambda dy, _: (dy,), normal(2, 3, 4), normal(4)).values()
-    assert finding.cause == "backward returned 1 gradients, expected 2 gradients"
+    assert finding.cause == "backward returned 1 gradients, expected a tuple of 2"
     assert finding.name == "x, db"
 
 
@@ -181,6 +181,31 @@ def test_an_upstream_changed_in_place_is_found():
         return (dy,)
 
     assert "changed dy0 in place" in failures(lambda x: (x * x, x), backward, normal(3, 4))["dy0"].cause
+
+
+def test_a_gradient_that_adds_up_over_calls_is_found():
+    total = np.zeros((3, 4))
+
+    def backward(dy, x):
+        total[...] += 2 * x * dy
+        return (total,)
+
+    assert list(failures(lambda x: (x * x, x), backward, normal(3, 4))) == ["x"]
+
+
+def test_an_answer_remembered_from_an_earlier_call_is_found():
+    answers = []
+
+    def backward(dy, x):
+        answers.append(2 * x * dy)
+        return (answers[0],)
+
+    assert list(failures(lambda x: (x * x, x), backward, normal(3, 4))) == ["x"]
+
+
+def test_a_gradient_that_is_no_array_is_found():
+    (finding,) = failures(bias_forward, lambda dy, _: (dy, 0.5), normal(2, 3, 4), normal(4)).values()
+    assert (finding.name, finding.cause) == ("b", "found a builtins.float, expected an array of numpy.ndarray")
 
 
 def test_a_failure_names_op_argument_index_and_both_values():

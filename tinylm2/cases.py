@@ -34,7 +34,7 @@ class Case:
 
     @property
     def part(self):
-        return PARTS[self.module]
+        return PARTS.get(self.module, self.module.__name__)
 
     @property
     def name(self):
@@ -187,7 +187,6 @@ MEMORY = (
 )
 
 # ---------------------------------------------------------------------------------------------------------------- model
-
 
 SMALL = replace(CFG, D=4, H=2)                           # every entry of a story is two stories more to compute
 GROUPED = {"D": CFG.D, "H": CFG.H}

@@ -15,6 +15,7 @@ import inspect
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -112,35 +113,21 @@ class Checker:
         point = _Point(self.op or forward.__name__.removesuffix("_forward"), forward, inputs, constants)
         self._refuse_blind(point)
         rng = np.random.default_rng([self.seed, _STREAM])
-        ys = point.outputs()
-        dys = [rng.standard_normal(y.shape) for y in ys]
-        # what rounding makes of a slope that is zero: some units in the last place of every output, over eps
-        noise = 10 * 2.0**-52 / self.eps * sum(float(abs(dy * y).sum()) for dy, y in zip(dys, ys, strict=True))
+        dys, others = point.upstreams(rng), point.upstreams(rng)
         try:
-            gradients = point.gradients(backward, dys)
+            point.ask(backward, others)                  # a backward that remembers is wrong the second time
+            gradients = point.by_name(point.ask(backward, dys))
         except _Misfit as misfit:
             return GradCheck(point.op, (Finding(misfit.name, False, cause=misfit.cause),))
 
-        findings, slopes = dict.fromkeys(point.arrays), {}
-        for name, x in point.arrays.items():
-            if self.directions is not None and not _misshapen(gradients[name], x):
-                moves = _directions(self.directions, x.shape, rng)
-                along = np.array([(gradients[name] * move).sum() for move in moves])
-                findings[name] = self._compare(point.op, name, along, self._slopes(point, x, moves, dys), noise)
-                if findings[name].passed:
-                    continue
-            slopes[name] = self._slopes(point, x, _entries(x.shape), dys).reshape(x.shape)
-        lengths = {n for y in (*point.arrays.values(), *ys) if y.ndim for n in (*y.shape, y[..., 0].size) if n > 1}
-        for name, n in slopes.items():
-            a = gradients[name]
-            if cause := _misshapen(a, n):
-                findings[name] = Finding(name, False, cause=cause + _guess_shape(a, n, self.tolerance))
-                continue
-            findings[name] = self._compare(point.op, name, a, n, noise)
-            if not findings[name].passed and not findings[name].cause:
-                others = {other: m for other, m in slopes.items() if other != name}
-                findings[name] = replace(findings[name], cause=_guess(a, n, self.tolerance, lengths, others))
-        return GradCheck(point.op, tuple(findings.values()))
+        findings = {}
+        if self.directions is not None:
+            findings = {name: self._look_along(point, name, a, dys, rng) for name, a in gradients.items()}
+        doubtful = [name for name in gradients if name not in findings or not findings[name].passed]
+        slopes = {name: self._slopes(point, name, _entries(point.arrays[name].shape), dys) for name in doubtful}
+        for name in doubtful:
+            findings[name] = self._look_at_entries(point, name, gradients[name], slopes, dys)
+        return GradCheck(point.op, tuple(findings[name] for name in gradients))
 
     def _refuse_blind(self, point):
         for name in (*self.zero, *self.single):
@@ -154,8 +141,30 @@ class Checker:
                 raise Refused(f"{point.op}: {name} has shape {x.shape}, expected every axis 2 or longer: a softmax or "
                               "a sum over a single place hides errors")
 
-    def _slopes(self, point, x, moves, dys):
-        """Central differences of sum(dy * outputs) along each move of x, one of the point's arrays."""
+    def _look_along(self, point, name, a, dys, rng):
+        """The quick look: a's slopes along random moves, each a mixture of all entries."""
+        x = point.arrays[name]
+        if cause := _misshapen(a, x):
+            return Finding(name, False, cause=cause)
+        moves = _directions(self.directions, x.shape, rng)
+        return self._compare(point, name, np.array([(a * u).sum() for u in moves]),
+                             self._slopes(point, name, moves, dys), dys)
+
+    def _look_at_entries(self, point, name, a, slopes, dys):
+        """The thorough look, and a guess at what is wrong; slopes are those of every doubtful argument."""
+        n = slopes[name].reshape(point.arrays[name].shape)
+        if cause := _misshapen(a, n):
+            return Finding(name, False, cause=cause + _guess_shape(a, n, self.tolerance))
+        finding = self._compare(point, name, a, n, dys)
+        if finding.passed or finding.cause:
+            return finding
+        others = {other: m.reshape(n.shape) for other, m in slopes.items() if other != name
+                  and point.arrays[other].shape == n.shape}
+        return replace(finding, cause=_guess(a, n, self.tolerance, point.lengths(), others))
+
+    def _slopes(self, point, name, moves, dys):
+        """Central differences of sum(dy * outputs) along each move of one array."""
+        x = point.arrays[name]
         here, slopes = x.copy(), []
         for move in moves:
             x[...] = here + self.eps * move
@@ -166,18 +175,19 @@ class Checker:
         x[...] = here
         return np.array(slopes) / (2 * self.eps)
 
-    def _compare(self, op, name, analytic, slopes, noise):
+    def _compare(self, point, name, analytic, slopes, dys):
         """A finding without a guess.  Refused where no slope stands out of the noise and none was declared zero."""
-        scale = abs(slopes).max()
-        cause = ""
+        # what rounding makes of a slope that is zero: some units in the last place of every output, over eps
+        noise = 10 * 2.0**-52 / self.eps * sum(float(abs(dy * y).sum()) for dy, y in zip(dys, point.ys, strict=True))
+        scale, cause = abs(slopes).max(), ""
         if name in self.zero:
             if scale > noise:
                 return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
             scale = noise / self.tolerance               # a zero passes when it is as small as the noise
             cause = f"it must be zero, for {name} moves no output"
         elif scale <= noise:
-            raise Refused(f"{op}: {name} moves no output, its slopes are zero within rounding, and there is nothing to "
-                          "compare (where that is right, declare it: Checker(zero=...))")
+            raise Refused(f"{point.op}: {name} moves no output, its slopes are zero within rounding, and there is "
+                          "nothing to compare (where that is right, declare it: Checker(zero=...))")
         distance = abs(analytic - slopes)
         index = np.unravel_index(distance.argmax(), distance.shape)      # of a NaN, where there is one
         error = float(distance[index] / scale)
@@ -222,6 +232,18 @@ class _Point:
         self.xp = get_xp(*self.given.values())
         self.arrays = {name: np.array(to_host(x)) for name, x in self.given.items()}
 
+    @cached_property
+    def ys(self):
+        """The outputs where nothing was moved yet."""
+        return self.outputs()
+
+    def upstreams(self, rng):
+        return [rng.standard_normal(y.shape) for y in self.ys]
+
+    def lengths(self):
+        """The lengths of all axes, and the numbers of rows: where a constant factor may come from."""
+        return {n for x in (*self.arrays.values(), *self.ys) if x.ndim for n in (*x.shape, x[..., 0].size) if n > 1}
+
     def run(self):
         """The arrays that went in, the outputs as the forward made them, and the cache."""
         here = {name: to_device(x, self.xp) for name, x in self.arrays.items()}
@@ -231,30 +253,39 @@ class _Point:
         return here, results[:-1], results[-1]
 
     def outputs(self):
-        """Copies on the host, for an output may be an input itself. NumPy has scalars where an array () is meant."""
-        ys = [np.array(y if isinstance(y, np.generic) else to_host(y)) for _, y in _leaves(self.run()[1])]
+        """Copies on the host: an output may be an input itself."""
+        ys = [np.array(_host(y)) for _, y in _leaves(self.run()[1])]
         if any(y.dtype != np.float64 for y in ys):
             raise Refused(f"{self.op}: forward made {', '.join(str(y.dtype) for y in ys)} out of float64")
         if not all(np.isfinite(y).all() for y in ys):
             raise Refused(f"{self.op}: forward made numbers that are not finite")
         return ys
 
-    def gradients(self, backward, dys):
-        """Name -> gradient on the host, zeros where it is left out.  _Misfit says why nothing can be compared."""
+    def ask(self, backward, dys):
+        """What backward returns for these upstreams.  _Misfit where it changed an argument, or the forward did."""
         here, outputs, cache = self.run()
         _unchanged("forward", self.given, here)
         upstreams = {f"dy{i}": to_device(dy.copy(), self.xp) for i, dy in enumerate(dys)}
         gradients = backward(*_rebuild(outputs, iter(upstreams.values())), cache)
         _unchanged("backward", self.given, here)
         _unchanged("backward", dict(zip(upstreams, dys, strict=True)), upstreams)
+        return gradients
+
+    def by_name(self, gradients):
+        """Name -> gradient on the host, zeros where it is left out.  _Misfit where they do not match the arguments."""
         if len(self.inputs) == 1 and not isinstance(gradients, tuple):
             gradients = (gradients,)                     # a lone gradient needs no tuple around it
         if not isinstance(gradients, tuple) or len(gradients) != len(self.inputs):
-            count = f"{len(gradients)} gradients" if isinstance(gradients, tuple) else f"a {type(gradients).__name__}"
-            raise _Misfit(", d".join(self.names), f"backward returned {count}, expected {len(self.inputs)} gradients")
+            found = f"{len(gradients)} gradients" if isinstance(gradients, tuple) else f"a {type(gradients).__name__}"
+            raise _Misfit(", d".join(self.names), f"backward returned {found}, expected a tuple of {len(self.inputs)}")
         matched = [g for each in zip(self.names, self.inputs, gradients, strict=True) for g in _matched(*each)]
-        return {name: np.zeros(x.shape) if g is None else to_host(g)
-                for (name, x), g in zip(self.arrays.items(), matched, strict=True)}
+        by_name = {}
+        for (name, x), g in zip(self.arrays.items(), matched, strict=True):
+            try:
+                by_name[name] = np.zeros(x.shape) if g is None else _host(g)
+            except TypeError as error:
+                raise _Misfit(name, str(error)) from None
+        return by_name
 
 
 def _argument_names(forward, n):
@@ -302,6 +333,11 @@ def _matched(name, tree, gradient):
         raise _Misfit(name, f"it is given, but {name} is None")
 
 
+def _host(x):
+    """An array on the host; NumPy has scalars where an array () is meant."""
+    return np.asarray(x) if isinstance(x, np.generic) else to_host(x)
+
+
 def _unchanged(who, before, after):
     for name, x in before.items():
         if not np.array_equal(to_host(x), to_host(after[name]), equal_nan=True):
@@ -335,7 +371,10 @@ def _guess_shape(a, n, tolerance):
 
 
 def _guess(a, n, tolerance, lengths, others):
-    """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words."""
+    """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words.
+
+    lengths are those of the axes at hand, others the slopes of arguments that have n's shape, by name.
+    """
     size = abs(n).max()
 
     def equal(x, y):
@@ -352,7 +391,7 @@ def _guess(a, n, tolerance, lengths, others):
         if n.shape[i] == n.shape[j] and equal(a, n.swapaxes(i, j)):
             return f"it is transposed: axes {i} and {j} are swapped"
     for name, other in others.items():
-        if other.shape == a.shape and equal(a, other):
+        if equal(a, other):
             return f"it is the gradient of {name}: were two results swapped?"
     for axis in range(n.ndim):
         if equal(a, a.mean(axis, keepdims=True)):
@@ -399,10 +438,10 @@ def _slice_of(wrong):
 # --------------------------------------------------------------------------------------------------------------- report
 
 
-def report(cases, *, directions=None):
+def report(cases, *, directions=None, seed=0):
     """Check every case, print a line each and what is wrong below it. -> 0 when all passed, else 1: the exit status.
 
-    A case has `part` and `name` to be called by, and `check(directions=)` -> GradCheck. What it raises is a failure.
+    A case has a `part` and a `name`, and `check(directions, seed)` -> GradCheck; what it raises is a failure.
     """
     cases, start = list(cases), time.perf_counter()
     width = max(len(case.name) for case in cases)
@@ -411,7 +450,7 @@ def report(cases, *, directions=None):
     for case in cases:
         print(f"{case.part:<7} {case.name:<{width}} ", end="", flush=True)
         try:
-            check = case.check(directions=directions)
+            check = case.check(directions, seed)
             arrays, error, passed, why = len(check.findings), check.error, check.passed, check
         except Exception as raised:                      # a broken pair must not hide the others' verdicts
             arrays, error, passed, why = "", math.inf, False, f"{case.name}: {type(raised).__name__}: {raised}"
