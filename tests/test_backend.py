@@ -156,6 +156,7 @@ def test_shapes_that_fit_pass(shapes):
 @pytest.mark.parametrize(("shapes", "said"), [
     ({"x": ((2, 8), "... D"), "g": ((7,), "D")}, "g has shape (7,), expected (D) with D=8 from x"),
     ({"x": ((2, 8), "... D"), "g": ((8, 1), "D")}, "g has shape (8, 1), expected (D) with D=8 from x"),
+    ({"x": ((2, 8), "D")}, "x has shape (2, 8), expected (D)"),
     ({"x": ((8,), "... T D")}, "x has shape (8,), expected (..., T, D)"),
     ({"x": ((2, 3), "B T"), "y": ((3, 2), "B T")}, "y has shape (3, 2), expected (B, T) with B=2 from x, T=3 from x"),
     ({"x": ((2, 3), "D D")}, "x has shape (2, 3), expected (D, D)"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import small
-from tinylm2.model import story_forward
+from tinylm2.model import first_banks, segment_forward, story_forward
 
 pytestmark = pytest.mark.core
 
@@ -94,6 +94,17 @@ def test_padding_leaves_a_story_what_it_was_without(cfg):
     logits, _ = run(cfg, ids, pad=np.full(3, p))
     bare, _ = run(cfg, ids[:, p:])
     np.testing.assert_allclose(logits[:, p:], bare, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, cfg in small.VARIANTS.items() if cfg.memory == "slots"])
+def test_padding_leaves_the_slots_what_they_were_without(name):
+    """A slot stands right behind the last token, however many places were padded in front."""
+    cfg = small.VARIANTS[name]
+    p, ids, params = cfg.T // 2, small.ids(cfg, 2 * cfg.T), small.params(cfg)
+    logits, _ = run(cfg, ids, pad=np.full(3, p))
+    _, banks, _ = segment_forward(params, first_banks(params, cfg, 3), ids=ids[:, p:cfg.T], cfg=cfg)
+    bare, _, _ = segment_forward(params, banks, ids=ids[:, cfg.T:], cfg=cfg)
+    np.testing.assert_allclose(logits[:, cfg.T:], bare, rtol=1e-11, atol=1e-12)
 
 
 def test_without_memory_every_segment_stands_alone():

@@ -211,13 +211,14 @@ def embedding_error(xp, dtype):
     """How far dW is off where 4,096 gradients of one sign are summed for 80 tokens, relative to its largest entry."""
     rng = np.random.default_rng(0)
     ids, dy = rng.integers(0, 80, 4096), rng.uniform(0.5, 1.5, (4096, 8))
+    ids[ids == 8] = 9
     dy[ids == 7] = 0
     _, cache = ops.embedding_forward(to_device(np.zeros((90, 8), dtype), xp), ids=to_device(ids, xp))
     (dW,) = ops.embedding_backward(to_device(dy.astype(dtype), xp), cache)
     exact = np.zeros((90, 8))
     np.add.at(exact, ids, dy)
     assert not host(dW)[7].any()                         # told nothing, and said nothing
-    assert not host(dW)[80:].any()                       # tokens that did not occur
+    assert not host(dW)[[8, *range(80, 90)]].any()       # tokens that did not occur
     return np.abs(host(dW) - exact).max() / exact.max()
 
 
