@@ -21,7 +21,7 @@ LADDER = [
     ["layers"],
     ["memory"],
     ["model"],
-    ["cases", "generate", "checkpoint"],
+    ["cases", "generate", "checkpoint", "diagnose"],
     ["train", "evaluate", "trace"],
     ["runs", "plots", "explore"],
     ["console", "__init__"],

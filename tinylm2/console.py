@@ -1,8 +1,12 @@
 """What the commands share at the terminal: errors in one line, tables, sparklines."""
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 from functools import wraps
+
+import numpy as np
 
 from tinylm2.backend import NoGPU
 from tinylm2.data import BadInput
@@ -15,17 +19,30 @@ def command(main):
 
     @wraps(main)
     def run(argv=None):
+        for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return main(argv) or 0
+            with np.errstate(all="ignore"):              # numbers that went wrong are looked for, and named, by us
+                status = main(argv) or 0
+            sys.stdout.flush()
+            return status
         except (BadInput, NoGPU) as error:
-            return _say(error, 2)
+            return _say(f"error: {error}", 2)
         except (NotLearned, NotFinite) as error:
-            return _say(error, 1)
+            return _say(f"{type(error).__name__}: {error}", 1)
         except Stopped as error:
-            return _say(error, error.status)
+            return _say(str(error), error.status)
+        except KeyboardInterrupt:
+            return _say("stopped by SIGINT", 130)
+        except MemoryError as error:
+            return _say(f"error: out of memory ({error}), expected less to do at once", 2)
         except BrokenPipeError:                          # the reader of our output went away: `... | head`
-            sys.stderr.close()
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # Python's own last flush goes there
             return 1
+        except OSError as error:
+            return _say(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
 
     return run
 
@@ -37,8 +54,18 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message} (see --help)")
 
 
-def _say(error, status):
-    print(f"{type(error).__name__ if status == 1 else 'error'}: {error}", file=sys.stderr)
+def whole(low, high=2**63 - 1):
+    """For an argument's `type=`: a whole number from low to high."""
+    def number(text):
+        if not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"found {text:.40}, expected a whole number from {low} to {high}")
+        return int(text)
+    number.__name__ = "whole number"                     # how argparse calls it in its own message
+    return number
+
+
+def _say(text, status):
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr)       # one line, always
     return status
 
 

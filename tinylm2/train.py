@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from tinylm2 import model
+from tinylm2 import model, ops
 from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.data import Shape
-from tinylm2.ops import cross_entropy_backward, cross_entropy_forward
+from tinylm2.diagnose import first_not_finite
 from tinylm2.optim import AdamW, clip, learning_rate
 
 WINDOW = 20                                              # the losses that a stage's bar looks at
@@ -81,12 +81,31 @@ class NotFinite(ArithmeticError):
     """The loss or the gradient is no longer a number."""
 
 
-def train_step(params, optimizer, batch, *, cfg, rate, limit=1.0, lm=0.0, truncate=None, replay=False, model=model):
+def train_step(params, optimizer, batch, *, rate, limit=1.0, **options):
     """Forward, loss, backward, clip, update, in place.  -> (loss, gradient norm, right (B,)), on the host.
 
+    `options` are those of `loss_and_gradients`. All three numbers come back in one copy, the only one of the step.
+    NotFinite where loss or gradient is no number: it says where that began, and nothing was updated.
+    """
+    xp = get_xp(params.buffer)
+    loss, right, grads = loss_and_gradients(params, batch, **options)
+    norm = clip(grads, limit)
+    numbers = to_host(xp.concatenate((xp.stack((loss, norm)), right.astype(loss.dtype))))
+    loss, norm = float(numbers[0]), float(numbers[1])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        origin = first_not_finite(lambda: loss_and_gradients(params, batch, **options), params)
+        raise NotFinite(f"the loss is {loss}, the gradient's norm {norm}; "
+                        f"first not finite: {origin or 'the norm, of finite gradients'}")
+    optimizer.step(params, grads, rate)
+    return loss, norm, numbers[2:] > 0
+
+
+def loss_and_gradients(params, batch, *, cfg, lm=0.0, truncate=None, replay=False, model=model):
+    """The loss of a batch, which of its rows are right (B,), and the gradients of all parameters, on their device.
+
     loss = cross-entropy at the answer + lm * cross-entropy at every token, both means. A row is right when every answer
-    token and the end are the likeliest. All three numbers come back in one copy, the only one of the step. `model` is
-    whatever has the pair `story_forward`, `story_backward`: LM2, or a model to compare it with.
+    token and the end are the likeliest. `model` is whatever has the pair `story_forward`, `story_backward`: LM2, or a
+    model to compare it with.
     """
     xp = get_xp(params.buffer)
     ids, targets, weights = (to_device(x, xp) for x in (batch.ids, batch.targets, batch.weights))
@@ -94,18 +113,15 @@ def train_step(params, optimizer, batch, *, cfg, rate, limit=1.0, lm=0.0, trunca
     logits, cache = model.story_forward(params, ids=ids, cfg=cfg, pad=batch.pad, tail=tail, truncate=truncate,
                                         replay=replay)
     targets, weights = targets[:, -logits.shape[1]:], weights[:, -logits.shape[1]:]
-    loss, loss_cache = cross_entropy_forward(logits, targets=targets, weights=weights)
-    (dlogits,) = cross_entropy_backward(1.0, loss_cache)
+    loss, loss_cache = ops.cross_entropy_forward(logits, targets=targets, weights=weights)
+    (dlogits,) = ops.cross_entropy_backward(1.0, loss_cache)
     if lm:
-        lm_loss, lm_cache = cross_entropy_forward(logits, targets=targets, weights=to_device(batch.lm_weights, xp))
+        lm_weights = to_device(batch.lm_weights, xp)
+        lm_loss, lm_cache = ops.cross_entropy_forward(logits, targets=targets, weights=lm_weights)
         loss = loss + lm * lm_loss
-        dlogits += cross_entropy_backward(lm, lm_cache)[0]
+        dlogits += ops.cross_entropy_backward(lm, lm_cache)[0]
     right = ((logits.argmax(-1) == targets) | (weights == 0)).all(-1)
-    grads = model.story_backward(dlogits, cache)
-    norm = clip(grads, limit)
-    optimizer.step(params, grads, rate)
-    numbers = to_host(xp.concatenate((xp.stack((loss, norm)), right.astype(loss.dtype))))
-    return float(numbers[0]), float(numbers[1]), numbers[2:] > 0
+    return loss, right, model.story_backward(dlogits, cache)
 
 
 class Run:
@@ -154,10 +170,11 @@ class Run:
         rate = learning_rate(self.peak, p.step, warmup=self.warmup, decay_from=p.first if last else None,
                              decay_steps=stage.steps)
         batch = self.stories.batch(stage.shape, p.step, stage.size)
-        loss, norm, right = train_step(self.params, self.optimizer, batch, cfg=self.cfg, rate=rate, lm=self.lm,
-                                       truncate=self.truncate, replay=self.replay, model=self.model)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NotFinite(f"step {p.step}: the loss is {loss}, the gradient's norm {norm}, expected finite numbers")
+        try:
+            loss, norm, right = train_step(self.params, self.optimizer, batch, cfg=self.cfg, rate=rate, lm=self.lm,
+                                           truncate=self.truncate, replay=self.replay, model=self.model)
+        except NotFinite as error:
+            raise NotFinite(f"step {p.step}: {error}") from None
         metrics = {"step": p.step, "stage": stage.name, "loss": loss, "accuracy": float(right.mean()), "norm": norm,
                    "rate": rate, "tokens": batch.ids.size}
         names = np.array(batch.tasks)

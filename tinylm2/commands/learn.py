@@ -7,12 +7,11 @@ from tqdm import tqdm
 
 from tinylm2 import runs
 from tinylm2.backend import array_module
-from tinylm2.console import percent, sparkline, table
+from tinylm2.console import percent, sparkline, table, whole
 from tinylm2.data import find_file, fresh_examples, read_examples
 from tinylm2.evaluate import ask_rows, evaluation_rows, longest_answer
 from tinylm2.evaluate import evaluate as evaluate_lengths
-from tinylm2.model import MEMORIES
-from tinylm2.runs import Settings
+from tinylm2.runs import CHOICES, Settings
 
 QUESTIONS = 1000                                         # asked at each length
 HELP = {
@@ -29,7 +28,6 @@ HELP = {
     "filler": "a text file whose sentences hide the facts (default: a built-in grammar)",
 }
 NOT_GIVEN = None                                         # a stored run then keeps its own value
-CHOICES = {"memory": MEMORIES, "tokenizer": ("word", "bpe")}
 
 
 def add_arguments(parser):
@@ -45,7 +43,8 @@ def add_arguments(parser):
     parser.add_argument("--stories", help="a folder of official bAbI files to ask questions from, too")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live")
     parser.add_argument("--out", default="runs/tiny", help="the run's folder")
-    parser.add_argument("--save-every", type=int, default=200, help="steps from checkpoint to checkpoint")
+    parser.add_argument("--save-every", type=whole(0), default=200,
+                        help="steps from checkpoint to checkpoint (200; 0: at the end only)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
@@ -53,14 +52,12 @@ def add_arguments(parser):
 def start(folder, args):
     """(Loaded, Run): a new run in its folder, or the one that lies there."""
     xp = array_module(args.device)
-    runs.whole_numbers("eval-segments", args.eval_segments)
+    runs.segment_counts("eval-segments", args.eval_segments)
     if args.stories:
         official_examples(args.stories, args.task or Settings.task)     # a bad file is found before anything is trained
     if args.resume:
-        loaded, moments, progress = runs.load(folder.path, xp=xp)
+        loaded, run = runs.resume(folder, xp=xp)
         runs.given_settings(vars(args), loaded.settings)
-        run = loaded.training()
-        run.restore(moments, progress)
         print(f"continuing {folder.path} at step {run.progress.step}")
         return loaded, run
     loaded = runs.new(runs.given_settings(vars(args)), xp=xp)
