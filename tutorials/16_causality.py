@@ -1,0 +1,302 @@
+# %% [markdown]
+# # 16. Causality: an audit
+#
+# A language model predicts what comes from what came. If anything of what comes can reach the prediction by another
+# way, the model will find that way: training does nothing but look for ways. Its loss will then be wonderful, its
+# evaluation too, and it will fail the first time somebody asks it a real question, because then there is no future to
+# peek into.
+#
+# The paper's equations of the memory leave open how the rows of a sequence become rows of a bank. One natural
+# reading, and the one in which the published code was written, lets the gates see an *average over the whole
+# sequence*. In this lesson you build the smallest model with such a gate, measure the leak, watch it being exploited,
+# and mend it. Then you audit tinylm2.
+
+# %%
+from dataclasses import replace
+
+import lesson
+import numpy as np
+
+from tinylm2 import model, ops
+from tinylm2.flat import Flat
+from tinylm2.gradcheck import check_grads
+from tinylm2.optim import AdamW
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## A gate that averages
+#
+#     e     = W[ids]                               (B, T, D)
+#     g     = sigmoid(mean_t(e) Wgate)             (B, 1, D)        one gate for all places: here is the trouble
+#     y     = (g * e) Whead                        (B, T, V)
+#
+# Each place's output depends on its own token, and on the mean. The mend is one that you would find, too: at place t,
+# average only what came up to t. Both averages as a pair. The mean hands each of its T places the same share of the
+# gradient; in the running mean place u is part of the averages at u, u + 1, ..., T - 1, so its gradient sums over
+# these: a running sum from the right.
+
+# %%
+def mean_forward(e):
+    return np.repeat(e.mean(1, keepdims=True), e.shape[1], axis=1), e.shape
+
+
+def mean_backward(dmean, cache):
+    B, T, D = cache
+    return (np.repeat(dmean.sum(1, keepdims=True) / T, T, axis=1),)
+
+
+def running_mean_forward(e):
+    places = np.arange(1, e.shape[1] + 1)[:, None]
+    return e.cumsum(1) / places, places
+
+
+def running_mean_backward(dmean, cache):
+    places = cache
+    return ((dmean / places)[:, ::-1].cumsum(1)[:, ::-1],)
+
+
+AVERAGES = {"over the whole sequence": (mean_forward, mean_backward),
+            "up to each place": (running_mean_forward, running_mean_backward)}
+for name, pair in AVERAGES.items():
+    verdict = check_grads(*pair, rng.standard_normal((2, 5, 3)))
+    print(f"{name}: {verdict}")
+    assert verdict.passed
+
+# %% [markdown]
+# The gradients of both are right. That is the first lesson of this lesson: **a gradient check knows nothing of
+# causality.** A leak is not a wrong derivative; it is the right derivative of the wrong function.
+
+# %%
+def gated_forward(params, *, ids, average):
+    e, embedded = ops.embedding_forward(params["W"], ids=ids)
+    mean, averaged = AVERAGES[average][0](e)
+    z, gate = ops.linear_forward(mean, params["Wgate"])
+    g, _ = ops.sigmoid_forward(z)
+    logits, head = ops.linear_forward(g * e, params["Whead"])
+    return logits, (embedded, e, averaged, average, gate, g, head)
+
+
+def gated_backward(dlogits, cache):
+    embedded, e, averaged, average, gate, g, head = cache
+    grads = {}
+    dge, grads["Whead"] = ops.linear_backward(dlogits, head)
+    (dz,) = ops.sigmoid_backward(dge * e, g)
+    dmean, grads["Wgate"] = ops.linear_backward(dz, gate)
+    (de,) = AVERAGES[average][1](dmean, averaged)
+    (grads["W"],) = ops.embedding_backward(dge * g + de, embedded)
+    return grads
+
+
+V, D, T = 12, 8, 16
+SHAPES = {"W": (V, D), "Wgate": (D, D), "Whead": (D, V)}
+
+
+def fresh_params(dtype="float64"):
+    params = Flat(SHAPES, np, dtype)
+    params.buffer[...] = np.random.default_rng(1).standard_normal(params.buffer.shape) / D**0.5
+    return params
+
+
+for average in AVERAGES:
+    verdict = check_grads(gated_forward, gated_backward, dict(fresh_params()), ids=rng.integers(0, V, (2, 4)),
+                          average=average)
+    assert verdict.passed
+
+# %% [markdown]
+# ## Two leak detectors
+#
+# **Change and compare.** Change the token at place u, run again, and look where the output moved. Row t, column u of
+# the picture: how much does what is said at t depend on what stands at u? Everything above the diagonal must be zero:
+# not small, *zero*, bit for bit. Where no path exists, no rounding exists either.
+#
+# **Ask backward.** Put an upstream gradient at place t alone, and look at the gradient at the embeddings of the
+# places after t. Also exactly zero, or there is a path.
+
+# %%
+def influence(say, ids, V):
+    """(T, T): how much say(ids) at place t moves when the token at place u is another one."""
+    here = say(ids)
+    moved = np.zeros((ids.shape[1],) * 2)
+    for u in range(ids.shape[1]):
+        changed = ids.copy()
+        changed[:, u] = (ids[:, u] + 1) % V
+        moved[:, u] = abs(say(changed) - here).max((0, 2))
+    return moved
+
+
+def leak(moved):
+    """The largest influence of a later place on an earlier one."""
+    return moved[np.triu_indices(len(moved), k=1)].max()
+
+
+ids = rng.integers(0, V, (1, T))
+params = fresh_params()
+maps = {}
+for average in AVERAGES:
+    maps[average] = influence(lambda ids, average=average: gated_forward(params, ids=ids, average=average)[0], ids, V)
+    print(f"average {average}: later places move earlier ones by up to {leak(maps[average]):.1e}")
+assert leak(maps["over the whole sequence"]) > 1e-3
+assert leak(maps["up to each place"]) == 0
+
+# %% [markdown]
+# And by backward, at place 0:
+
+# %%
+for average in AVERAGES:
+    distinct = np.arange(V)[None]                        # every token once, so its gradient is its place's
+    logits, cache = gated_forward(params, ids=distinct, average=average)
+    dlogits = np.zeros_like(logits)
+    dlogits[:, 0] = rng.standard_normal(V)
+    dW = gated_backward(dlogits, cache)["W"]
+    print(f"average {average}: gradient from place 0 at later places: {abs(dW[1:]).max():.1e}")
+    assert dW[1:].any() == (average == "over the whole sequence")
+
+# %% [markdown]
+# ## Is a small leak a harmless leak?
+#
+# Each later token has but a sixteenth of the mean. Let us see what training makes of it. The task is impossible for
+# an honest model: the text is random words, its *last* word is `yes` or `no`, and the *first* place must say which.
+# Nothing at place 0 knows it. An honest model can do no better than toss a coin: a loss of log 2 = 0.693 (lesson 5).
+
+# %%
+YES, NO = V - 2, V - 1
+
+
+def secrets(step, B=64):
+    """Random words, the secret at the end; place 0 has the same word in every text."""
+    dice = np.random.default_rng([7, step])
+    ids = dice.integers(1, V - 2, (B, T))
+    ids[:, 0] = 0
+    ids[:, -1] = dice.integers(YES, NO + 1, B)
+    return ids
+
+
+def train(average, steps=400):
+    """The loss at place 0, step by step."""
+    params = fresh_params("float32")
+    optimizer, losses = AdamW(params), []
+    for step in range(steps):
+        ids = secrets(step)
+        logits, cache = gated_forward(params, ids=ids, average=average)
+        loss, loss_cache = ops.cross_entropy_forward(
+            logits[:, 0], targets=ids[:, -1], weights=np.ones(len(ids), "float32"))
+        dlogits = np.zeros_like(logits)
+        (dlogits[:, 0],) = ops.cross_entropy_backward(1.0, loss_cache)
+        grads = Flat(SHAPES, np, "float32")
+        for name, gradient in gated_backward(dlogits, cache).items():
+            grads[name] += gradient
+        optimizer.step(params, grads, 0.03)
+        losses.append(float(loss))
+    return losses
+
+
+curves = {average: train(average) for average in AVERAGES}
+for average, losses in curves.items():
+    print(f"average {average}: loss at the end {np.mean(losses[-50:]):.4f}   (a coin: {np.log(2):.4f})")
+assert np.mean(curves["over the whole sequence"][-50:]) < 0.02
+assert 0.68 < np.mean(curves["up to each place"][-50:]) < 0.72
+
+# %% [markdown]
+# The first place reports a word that is spoken fifteen places later, without error. A sixteenth of a mean was plenty:
+# the model only had to turn it up. And note that *fresh* texts gave this loss: a validation set sees nothing, for it
+# leaks there just the same.
+#
+# ## A second leak: handing the bank on
+#
+# The printed equations leave room for another one. Suppose the bank that block 0 has just written, from all tokens of
+# this segment, is read by block 1 *in the same segment*. Then the first token hears, one block later, of the last.
+# With the library's own block, handed the wrong bank on purpose:
+
+# %%
+cfg = model.Config(V=V, D=16, L=2, H=2, G=2, F=12, N=4, T=8)
+params2 = model.init_params(cfg, seed=0, dtype="float64")
+
+
+def handed_on(ids):
+    """One segment in which block 1 reads the bank that block 0 wrote a moment ago."""
+    x = params2["embed.W"][ids] * cfg.D**0.5
+    (M, _) = model.first_banks(params2, cfg, len(ids))
+    for i in range(cfg.L):
+        x, M, _ = model.block_forward(x, M, model.block_params(params2, i), cfg=cfg)
+    return x @ params2["head.W"]
+
+
+ids8 = rng.integers(0, V, (1, cfg.T))
+maps["bank handed on"] = influence(handed_on, ids8, V)
+print(f"bank handed from block to block: later places move earlier ones by up to {leak(maps['bank handed on']):.1e}")
+assert leak(maps["bank handed on"]) > 1e-3
+
+# %% [markdown]
+# ## The audit of tinylm2
+#
+# Here every block owns its bank; all tokens of a segment read it as it stood when the segment *began*, and the write
+# makes the bank of the next one. So there is no path, by construction. But constructions have bugs; so we look. Three
+# segments, every variant, every pair of places:
+
+# %%
+VARIANTS = {"slots": cfg, "printed": replace(cfg, memory="printed"), "none": replace(cfg, memory="none"),
+            "grouped heads, tied": replace(cfg, G=1, tied=True), "T < N": replace(cfg, T=3, N=7)}
+for name, variant in VARIANTS.items():
+    weights = model.init_params(variant, seed=0, dtype="float64")
+    story = rng.integers(0, V, (1, 3 * variant.T))
+
+    def say(ids, weights=weights, variant=variant):
+        return model.story_forward(weights, ids=ids, cfg=variant)[0]
+
+    moved = influence(say, story, V)
+    across = moved[-variant.T:, :variant.T].max()        # from the first segment to the last
+    print(f"{name:<20} leak {leak(moved)}   first segment moves the last by {across:.1e}")
+    assert leak(moved) == 0
+    assert (across > 0) == (name != "none")
+    if name == "slots":
+        maps["tinylm2, three segments"] = moved
+
+# %%
+if lesson.plt:
+    figure, axes = lesson.plt.subplots(1, 5, figsize=(12.5, 2.7), width_ratios=[1, 1, 1, 1, 1.2])
+    for axis, (name, moved) in zip(axes, maps.items(), strict=False):
+        shown = np.log10(np.where(moved > 0, moved, np.nan))
+        axis.imshow(shown, cmap="viridis", vmin=-4, vmax=0)
+        axis.set(title=name, xlabel="changed place u", xticks=[], yticks=[])
+        axis.axline((-0.5, -0.5), slope=1, color="tab:red", linewidth=1)
+    axes[0].set_ylabel("place t that answers")
+    for average, losses in curves.items():
+        axes[4].plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=average)
+    axes[4].axhline(np.log(2), color="gray", linestyle=":", label="a coin")
+    axes[4].set(title="learning the impossible", xlabel="step", ylabel="loss")
+    axes[4].legend(fontsize=7)
+    lesson.show(figure, "16-who-hears-whom")
+
+# %% [markdown]
+# White is exactly zero. Above the red line lies the future. In the picture of tinylm2 you see the three segments:
+# within each the triangle of attention, below it the rectangles that only the bank can fill.
+#
+# ## Exercise
+#
+# Somebody wants to stabilise training, and brings every *column* of a segment to mean zero over its T tokens, `x -
+# x.mean(1)`, before the head. Does it leak? Measure it with `influence`. Then mend it.
+#
+# <details><summary>Answer</summary>
+#
+# It is the same average in other clothes: what is subtracted at place 0 holds a T-th of every later token. Subtract
+# the running mean instead; its place t knows nothing after t.
+#
+# ```python
+# def centred(ids, average):
+#     e = params["W"][ids]
+#     return (e - AVERAGES[average][0](e)[0]) @ params["Whead"]
+#
+#
+# for average in AVERAGES:
+#     moved = influence(lambda ids, average=average: centred(ids, average), ids, V)
+#     print(f"minus the mean {average}: leak {leak(moved):.1e}")
+#     assert (leak(moved) > 0) == (average == "over the whole sequence")
+# ```
+#
+# </details>
+#
+# ## What usually goes wrong
+#
+# A statistic over the time axis: a mean, a maximum, a norm, a length of the *whole* sequence. When a loss is better
+# than it can be, do not celebrate: change the last token, and see whether the first output moves.
