@@ -205,7 +205,8 @@ def test_an_answer_remembered_from_an_earlier_call_is_found():
 
 def test_a_gradient_that_is_no_array_is_found():
     (finding,) = failures(bias_forward, lambda dy, _: (dy, 0.5), normal(2, 3, 4), normal(4)).values()
-    assert (finding.name, finding.cause) == ("b", "found a builtins.float, expected an array of numpy.ndarray")
+    assert finding.name == "b"
+    assert finding.cause.startswith("found a builtins.float, expected an array of numpy.ndarray")
 
 
 def test_a_failure_names_op_argument_index_and_both_values():

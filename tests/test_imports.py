@@ -127,7 +127,7 @@ def test_a_pairs_arrays_are_positional_and_its_constants_are_named(name):
             assert not node.args.kwonlyargs, node.name
 
 
-@pytest.mark.parametrize("name", CORE + ["generate"])
+@pytest.mark.parametrize("name", CORE + ["generate", "train"])
 def test_pairs_are_called_through_their_module(name):
     """So that a student's own function can be put in the place of any of them."""
     for node in ast.walk(ast.parse(FILES["tinylm2." + name].read_text(encoding="utf-8"))):
