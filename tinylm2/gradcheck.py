@@ -117,7 +117,7 @@ class Checker:
         try:
             point.ask(backward, others)                  # a backward that remembers is wrong the second time
             gradients = point.by_name(point.ask(backward, dys))
-        except _Misfit as misfit:
+        except Misfit as misfit:
             return GradCheck(point.op, (Finding(misfit.name, False, cause=misfit.cause),))
 
         findings = {}
@@ -154,26 +154,17 @@ class Checker:
         """The thorough look, and a guess at what is wrong; slopes are those of every doubtful argument."""
         n = slopes[name].reshape(point.arrays[name].shape)
         if cause := _misshapen(a, n):
-            return Finding(name, False, cause=cause + _guess_shape(a, n, self.tolerance))
+            return Finding(name, False, cause=cause + guess_shape(a, n, self.tolerance))
         finding = self._compare(point, name, a, n, dys)
         if finding.passed or finding.cause:
             return finding
         others = {other: m.reshape(n.shape) for other, m in slopes.items() if other != name
                   and point.arrays[other].shape == n.shape}
-        return replace(finding, cause=_guess(a, n, self.tolerance, point.lengths(), others))
+        return replace(finding, cause=guess(a, n, self.tolerance, point.lengths(), others))
 
     def _slopes(self, point, name, moves, dys):
         """Central differences of sum(dy * outputs) along each move of one array."""
-        x = point.arrays[name]
-        here, slopes = x.copy(), []
-        for move in moves:
-            x[...] = here + self.eps * move
-            above = point.outputs()
-            x[...] = here - self.eps * move
-            below = point.outputs()
-            slopes.append(sum((dy * (a - b)).sum() for dy, a, b in zip(dys, above, below, strict=True)))
-        x[...] = here
-        return np.array(slopes) / (2 * self.eps)
+        return central_differences(lambda: point.weighed(dys), point.arrays[name], moves, eps=self.eps)
 
     def _compare(self, point, name, analytic, slopes, dys):
         """A finding without a guess.  Refused where no slope stands out of the noise and none was declared zero."""
@@ -188,12 +179,42 @@ class Checker:
         elif scale <= noise:
             raise Refused(f"{point.op}: {name} moves no output, its slopes are zero within rounding, and there is "
                           "nothing to compare (where that is right, declare it: Checker(zero=...))")
-        distance = abs(analytic - slopes)
-        index = np.unravel_index(distance.argmax(), distance.shape)      # of a NaN, where there is one
-        error = float(distance[index] / scale)
-        passed = error <= self.tolerance                                 # never of a NaN
-        return Finding(name, passed, math.inf if math.isnan(error) else error, tuple(int(i) for i in index),
-                       float(analytic[index]), float(slopes[index]), "" if passed else cause)
+        error, index = worst_entry(analytic, slopes, scale)
+        passed = error <= self.tolerance
+        return Finding(name, passed, error, index, float(analytic[index]), float(slopes[index]),
+                       "" if passed else cause)
+
+
+def central_differences(f, x, moves, *, eps=1e-5):
+    """How fast the sum of f() rises with x along each move.  -> one slope a move
+
+    slope = sum(f at x + eps move  -  f at x - eps move) / (2 eps)
+
+    f takes nothing and looks at x, which is moved in place and put back. Its entries are subtracted before they are
+    summed: two sums that are nearly equal would have lost more digits.
+    """
+    here, slopes = x.copy(), []
+    for move in moves:
+        x[...] = here + eps * move
+        above = f()
+        x[...] = here - eps * move
+        below = f()
+        slopes.append((above - below).sum() / (2 * eps))
+    x[...] = here
+    return np.array(slopes)
+
+
+def worst_entry(analytic, slopes, scale=None):
+    """How far the two are apart where they are farthest, relative to a scale, and where.  -> error, index
+
+    error = max |analytic - slopes| / scale             scale: the largest |slope|, unless another one is given
+
+    A NaN anywhere makes the error infinite: compared with a tolerance, it would be neither above nor below.
+    """
+    distance = abs(analytic - slopes)
+    index = np.unravel_index(distance.argmax(), distance.shape)          # of a NaN, where there is one
+    error = float(distance[index] / (abs(slopes).max() if scale is None else scale))
+    return math.inf if math.isnan(error) else error, tuple(int(i) for i in index)
 
 
 def _entries(shape):
@@ -212,7 +233,7 @@ def _directions(n, shape, rng):
 # -------------------------------------------------------------------------------- arguments, and the arrays inside them
 
 
-class _Misfit(Exception):
+class Misfit(Exception):
     """What came back cannot be compared at all."""
 
     def __init__(self, name, cause):
@@ -226,7 +247,7 @@ class _Point:
     def __init__(self, op, forward, inputs, constants):
         self.op, self.forward, self.inputs, self.constants = op, forward, inputs, constants
         self.names = _argument_names(forward, len(inputs))
-        self.given = dict(_leaves(dict(zip(self.names, inputs, strict=True))))
+        self.given = dict(leaves(dict(zip(self.names, inputs, strict=True))))
         if not self.given:
             raise Refused(f"{op}: there is no argument to differentiate")
         self.xp = get_xp(*self.given.values())
@@ -254,15 +275,19 @@ class _Point:
 
     def outputs(self):
         """Copies on the host: an output may be an input itself."""
-        ys = [np.array(_host(y)) for _, y in _leaves(self.run()[1])]
+        ys = [np.array(_host(y)) for _, y in leaves(self.run()[1])]
         if any(y.dtype != np.float64 for y in ys):
             raise Refused(f"{self.op}: forward made {', '.join(str(y.dtype) for y in ys)} out of float64")
         if not all(np.isfinite(y).all() for y in ys):
             raise Refused(f"{self.op}: forward made numbers that are not finite")
         return ys
 
+    def weighed(self, dys):
+        """All entries of the outputs, times dys, in one row."""
+        return np.concatenate([(dy * y).reshape(-1) for dy, y in zip(dys, self.outputs(), strict=True)])
+
     def ask(self, backward, dys):
-        """What backward returns for these upstreams.  _Misfit where it changed an argument, or the forward did."""
+        """What backward returns for these upstreams.  Misfit where it changed an argument, or the forward did."""
         here, outputs, cache = self.run()
         _unchanged("forward", self.given, here)
         upstreams = {f"dy{i}": to_device(dy.copy(), self.xp) for i, dy in enumerate(dys)}
@@ -272,19 +297,19 @@ class _Point:
         return gradients
 
     def by_name(self, gradients):
-        """Name -> gradient on the host, zeros where it is left out.  _Misfit where they do not match the arguments."""
+        """Name -> gradient on the host, zeros where it is left out.  Misfit where they do not match the arguments."""
         if len(self.inputs) == 1 and not isinstance(gradients, tuple):
             gradients = (gradients,)                     # a lone gradient needs no tuple around it
         if not isinstance(gradients, tuple) or len(gradients) != len(self.inputs):
             found = f"{len(gradients)} gradients" if isinstance(gradients, tuple) else f"a {type(gradients).__name__}"
-            raise _Misfit(", d".join(self.names), f"backward returned {found}, expected a tuple of {len(self.inputs)}")
-        matched = [g for each in zip(self.names, self.inputs, gradients, strict=True) for g in _matched(*each)]
+            raise Misfit(", d".join(self.names), f"backward returned {found}, expected a tuple of {len(self.inputs)}")
+        in_order = [g for each in zip(self.names, self.inputs, gradients, strict=True) for g in matched(*each)]
         by_name = {}
-        for (name, x), g in zip(self.arrays.items(), matched, strict=True):
+        for (name, x), g in zip(self.arrays.items(), in_order, strict=True):
             try:
                 by_name[name] = np.zeros(x.shape) if g is None else _host(g)
             except TypeError as error:
-                raise _Misfit(name, str(error)) from None
+                raise Misfit(name, str(error)) from None
         return by_name
 
 
@@ -294,14 +319,14 @@ def _argument_names(forward, n):
     return names + [f"argument {i}" for i in range(len(names), n)]       # where it takes *args
 
 
-def _leaves(tree, name=""):
+def leaves(tree, name=""):
     """(name, array) for every array in nested dicts and tuples; None holds none."""
     if isinstance(tree, dict):
         for key, part in tree.items():
-            yield from _leaves(part, f"{name}.{key}" if name else key)
+            yield from leaves(part, f"{name}.{key}" if name else key)
     elif isinstance(tree, (tuple, list)):
         for i, part in enumerate(tree):
-            yield from _leaves(part, f"{name}.{i}")
+            yield from leaves(part, f"{name}.{i}")
     elif tree is not None:
         yield name, tree
 
@@ -315,22 +340,22 @@ def _rebuild(tree, arrays):
     return None if tree is None else next(arrays)
 
 
-def _matched(name, tree, gradient):
+def matched(name, tree, gradient):
     """The gradient of each array of the tree in order, None where it is left out."""
     if isinstance(tree, dict):
         if unknown := set(gradient or ()) - set(tree):
-            raise _Misfit(name, f"it names {', '.join(sorted(unknown))}, which {name} does not")
+            raise Misfit(name, f"it names {', '.join(sorted(unknown))}, which {name} does not")
         for key, part in tree.items():
-            yield from _matched(f"{name}.{key}", part, gradient and gradient.get(key))
+            yield from matched(f"{name}.{key}", part, gradient and gradient.get(key))
     elif isinstance(tree, (tuple, list)):
         if gradient is not None and len(gradient) != len(tree):
-            raise _Misfit(name, f"it holds {len(gradient)} gradients, expected {len(tree)}")
+            raise Misfit(name, f"it holds {len(gradient)} gradients, expected {len(tree)}")
         for i, part in enumerate(tree):
-            yield from _matched(f"{name}.{i}", part, gradient and gradient[i])
+            yield from matched(f"{name}.{i}", part, gradient and gradient[i])
     elif tree is not None:
         yield gradient
     elif gradient is not None:
-        raise _Misfit(name, f"it is given, but {name} is None")
+        raise Misfit(name, f"it is given, but {name} is None")
 
 
 def _host(x):
@@ -341,7 +366,7 @@ def _host(x):
 def _unchanged(who, before, after):
     for name, x in before.items():
         if not np.array_equal(to_host(x), to_host(after[name]), equal_nan=True):
-            raise _Misfit(name, f"{who} changed {name} in place, where it must write into arrays of its own")
+            raise Misfit(name, f"{who} changed {name} in place, where it must write into arrays of its own")
 
 
 def _misshapen(gradient, x):
@@ -354,7 +379,7 @@ def _misshapen(gradient, x):
 # --------------------------------------------------------------------------------------------- what may have gone wrong
 
 
-def _guess_shape(a, n, tolerance):
+def guess_shape(a, n, tolerance):
     """The usual slip that would make a gradient of another shape right, or ""."""
     def right(x):
         return x.shape == n.shape and abs(x - n).max() <= tolerance * abs(n).max()
@@ -370,7 +395,7 @@ def _guess_shape(a, n, tolerance):
     return ""
 
 
-def _guess(a, n, tolerance, lengths, others):
+def guess(a, n, tolerance, lengths, others):
     """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words.
 
     lengths are those of the axes at hand, others the slopes of arguments that have n's shape, by name.
