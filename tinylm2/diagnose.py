@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinylm2 import layers, memory, model, ops
-from tinylm2.backend import get_xp, to_host
+from tinylm2.backend import to_host
 
 WATCHED = (ops, layers, memory, model)
 COUNTED = ("segment", "block")
@@ -27,7 +27,7 @@ def first_not_finite(step, params):
     Backward walks from the end, and so it counts.
     """
     for name, W in params.items():
-        if not _finite(W):
+        if not finite(W):
             return f"{name}, a parameter"
     try:
         with _watching():
@@ -45,7 +45,7 @@ def _watching():
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if name.endswith(("_forward", "_backward")):
                 before.append((module, name, function))
-                setattr(module, name, _watched(function, way))
+                setattr(module, name, _watched(function, name, way))
     try:
         yield
     finally:
@@ -60,15 +60,15 @@ class _Call:
         self.name, self.calls = name, {}
 
 
-def _watched(function, way):
-    pair, _, direction = function.__name__.rpartition("_")
+def _watched(function, name, way):
+    pair, _, direction = name.rpartition("_")
 
     def call(*args, **keywords):
         count = way[-1].calls[pair] = way[-1].calls.get(pair, 0) + 1
         way.append(_Call(f"{pair} {count}" if pair in COUNTED else pair))
         result = function(*args, **keywords)
         outputs = result[:-1] if direction == "forward" else result          # a cache may hold -inf: what nobody sees
-        if not _finite(outputs):
+        if not finite(outputs):
             raise _Found(" > ".join(step.name for step in way[1:]) + f", {direction}")
         way.pop()
         return result
@@ -76,13 +76,12 @@ def _watched(function, way):
     return call
 
 
-def _finite(tree):
+def finite(tree):
     """Is every number of an array, or of a tuple or dict of them, finite?"""
     if isinstance(tree, dict):
-        return _finite(tuple(tree.values()))
+        return finite(tuple(tree.values()))
     if isinstance(tree, list | tuple):
-        return all(map(_finite, tree))
+        return all(map(finite, tree))
     if tree is None:
         return True
-    x = np.asarray(tree) if isinstance(tree, np.generic) else tree       # NumPy's 0-d results are scalars
-    return bool(to_host(get_xp(x).isfinite(x)).all())
+    return bool(np.isfinite(tree if isinstance(tree, np.generic) else to_host(tree)).all())      # NumPy's 0-d: scalars

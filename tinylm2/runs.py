@@ -24,8 +24,9 @@ import numpy as np
 from tinylm2 import checkpoint
 from tinylm2.data import TASKS, BadInput, BookFiller, GrammarFiller, Stories, Tokenizer, bpe_tokenizer, word_tokenizer
 from tinylm2.data.errors import read_lines
+from tinylm2.diagnose import finite
 from tinylm2.model import MEMORIES, Config, init_params, param_shapes
-from tinylm2.train import LENGTHS, WINDOW, Run, curriculum
+from tinylm2.train import LENGTHS, WINDOW, NotFinite, Run, curriculum
 
 # In the order in which an old run is taken away: killed on the way, it is whole, or begins again, or is gone.
 FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
@@ -295,7 +296,10 @@ class Folder:
             file.write(loaded.tokenizer.to_json().encode())
 
     def save(self, loaded, run):
-        """Write model.npz."""
+        """Write model.npz.  NotFinite where the run has gone wrong: the last good one stays."""
+        for name, W in (*run.params.items(), *run.moments.items()):
+            if not finite(W):
+                raise NotFinite(f"step {run.progress.step}: {name} is not finite; the checkpoint before stays")
         checkpoint.save(self.path / "model.npz", run.params, run.moments, {
             "settings": asdict(loaded.settings), "tokenizer": loaded.tokenizer.to_json(),
             "progress": run.progress.state()})

@@ -1,0 +1,250 @@
+"""No kill, no full disk and no refused write costs a run more than the steps since its last checkpoint."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import crash
+from tinylm2 import checkpoint, runs
+from tinylm2.data import BadInput
+from tinylm2.runs import Folder, Settings
+
+KILLS = 10                                               # `python -m tests.full kills` makes a hundred
+SMALL = Settings(width=8, ff=12, slots=4, segments="2")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A new run of a few steps: (loaded, run)."""
+    monkeypatch.setattr(runs, "curriculum", crash.curriculum)
+    loaded = runs.new(SMALL)
+    return loaded, loaded.training()
+
+
+def test_killed_at_any_moment_a_run_goes_on_and_ends_as_if_nothing_had_happened():
+    seed = time.time_ns()
+    kills, _, _, faults = crash.kills(KILLS, seed=seed, show=lambda line: None)
+    assert not faults, f"seed {seed}"
+    assert kills == KILLS
+
+
+# ------------------------------------------------------------------------------------------------- a disk that says no
+
+
+class Refusal:
+    """Stands for a function of the system: the n-th call fails as a full or a read-only disk lets it fail."""
+
+    def __init__(self, function, nth, number):
+        self.function, self.left, self.number = function, nth, number
+
+    def __call__(self, *args, **keywords):
+        self.left -= 1
+        if not self.left:
+            raise OSError(self.number, os.strerror(self.number))
+        return self.function(*args, **keywords)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What an undisturbed run leaves behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "curriculum", crash.curriculum)
+        folder, loaded = Folder(tmp_path_factory.mktemp("straight")), runs.new(SMALL)
+        runs.train(folder, loaded, loaded.training(), save_every=2)
+    return folder.path
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize("nth", [1, 2, 5])
+@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (os, "open"), (np, "savez")],
+                         ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_where_the_disk_refuses_the_run_says_so_and_resumes(straight, tmp_path, monkeypatch, small, module, name, nth,
+                                                            number):
+    folder, (loaded, run) = Folder(tmp_path / "run"), small
+    folder.claim()
+    folder.describe(loaded)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, Refusal(getattr(module, name), nth, number))
+        with pytest.raises(BadInput, match=rf"run.* cannot be written \({os.strerror(number)}\)$"):
+            runs.train(folder, loaded, run, save_every=2)
+    assert not list(folder.path.glob("*.tmp"))
+    runs.train(folder, *runs.resume(folder), save_every=2)
+    for file in ("model.npz", "metrics.jsonl"):
+        assert (folder.path / file).read_bytes() == (straight / file).read_bytes()
+
+
+def test_a_disk_without_second_names_keeps_the_checkpoint_before_all_the_same(tmp_path, monkeypatch, small):
+    loaded, run = small
+    monkeypatch.setattr(os, "link", Refusal(os.link, 1, errno.EPERM))
+    folder = Folder(tmp_path)
+    folder.save(loaded, run)
+    first = (tmp_path / "model.npz").read_bytes()
+    run.step()
+    folder.save(loaded, run)
+    assert (tmp_path / "model.previous.npz").read_bytes() == first
+    assert (tmp_path / "model.npz").read_bytes() != first
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no size limit to set here")
+def test_a_file_that_may_not_grow_ends_in_one_line_and_status_2(tmp_path):
+    """The system itself cuts the write short, in the middle of a checkpoint."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))"
+    argv = ["--out", str(tmp_path / "run"), *crash.ARGUMENTS]
+    done = subprocess.run([sys.executable, "-c", f"{limit}; from tests import crash; raise SystemExit("
+                           f"crash.child({argv})[0])"], cwd=crash.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith(f"error: {tmp_path / 'run' / 'model.npz'}: cannot be written (File too large)\n")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    with open(tmp_path / "log", "w") as log:
+        assert crash.start(tmp_path / "run", "--resume", log=log).wait() == 0
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        with pytest.raises(BadInput, match="cannot be written"):
+            Folder(tmp_path / place).claim()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_read_only_folder_is_refused_before_anything_is_trained(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(BadInput, match="cannot be written"):
+        Folder(tmp_path).claim()
+
+
+# ------------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter here")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_saves_and_leaves_with_its_status(tmp_path, number, status):
+    with open(tmp_path / "log", "w") as log:
+        process = crash.start(tmp_path / "run", log=log)
+        while not (tmp_path / "run" / "model.npz").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(number)
+        found = process.wait()
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said
+    if (tmp_path / "run" / "evaluation.json").exists() or "loss  " in said:
+        pytest.skip("the run was over before the signal came")
+    assert found == status, said
+    _, _, progress = runs.load(tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == progress["step"]
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    program = ("import os, signal, time; from tinylm2.runs import polite_signals\n"
+               "with polite_signals():\n"
+               "    os.kill(os.getpid(), signal.SIGTERM); print('on', flush=True)\n"
+               "    os.kill(os.getpid(), signal.SIGTERM); print('never')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=crash.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "on\n")
+
+
+# ------------------------------------------------------------------------------------------------- what a folder holds
+
+
+def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(tmp_path, small):
+    loaded, run = small
+    folder = Folder(tmp_path)
+    for _ in range(3):
+        folder.save(loaded, run)
+        run.step()
+    (tmp_path / "model.npz").unlink()
+    _, again = runs.resume(folder)
+    assert again.progress.step == 1
+
+
+def test_a_damaged_checkpoint_is_not_passed_over_but_the_one_before_is_named(tmp_path, small):
+    loaded, run = small
+    folder = Folder(tmp_path)
+    folder.save(loaded, run)
+    run.step()
+    folder.save(loaded, run)
+    (tmp_path / "model.npz").write_bytes(b"PK")
+    with pytest.raises(BadInput, match=r"model.npz: found a damaged file.*; model.previous.npz holds the one before"):
+        runs.resume(folder)
+    os.replace(tmp_path / "model.previous.npz", tmp_path / "model.npz")
+    assert runs.resume(folder)[1].progress.step == 0
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_path, small):
+    folder = Folder(tmp_path)
+    folder.claim()
+    folder.describe(small[0])
+    again, run = runs.resume(folder)
+    assert again.settings == SMALL
+    assert run.progress.step == 0
+    assert np.array_equal(run.params.buffer, small[1].params.buffer)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 5}', '{"settings": {"width": "8"}}',
+                                  '{"settings": {"size": 8}}', '{"settings": {"rate": NaN}}', "[" * 100_000])
+def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(BadInput, match=r"^\S*config.json: .*") as error:
+        runs.resume(Folder(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_in_which_no_run_was_begun_says_how_to_begin(tmp_path):
+    with pytest.raises(BadInput, match="found no run in it, expected one that was begun; without --resume, one begins"):
+        runs.resume(Folder(tmp_path))
+    with pytest.raises(BadInput, match="found no such folder"):
+        runs.resume(Folder(tmp_path / "nowhere"))
+
+
+def test_overwriting_takes_an_old_run_away_in_an_order_that_can_be_stopped_anywhere(tmp_path, small):
+    loaded, run = small
+    folder = Folder(tmp_path)
+    for stop in range(len(runs.FILES) + 1):
+        folder.claim(overwrite=True)
+        folder.describe(loaded)
+        runs.train(folder, loaded, loaded.training(), save_every=3)
+        folder.write_json("evaluation.json", {})
+        for name in runs.FILES[:stop]:                   # as far as it came
+            (tmp_path / name).unlink()
+        if folder.held():
+            _, again = runs.resume(folder)
+            assert again.progress.step == (crash.STEPS if stop < 2 else 0)
+        else:
+            folder.claim()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    folder = Folder(tmp_path)
+    with folder.metrics(0), pytest.raises(BadInput, match="found another process that trains in it"), folder.metrics(0):
+        pass
+    with folder.metrics(0):
+        pass
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted():
+        with checkpoint.replacing(path) as file:
+            file.write(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    with checkpoint.replacing(path, keep=tmp_path / "kept") as file:
+        file.write(b"new")
+    assert (path.read_text(), (tmp_path / "kept").read_text()) == ("new", "old")
