@@ -10,6 +10,9 @@ PRESETS = {
     "tiny": Settings().config(204),
     "lm2-1.7b": Config(V=128_256, D=2048, L=16, H=32, G=8, F=8192, N=2048, T=2048, tied=True),
 }
+PARTS = {"embedding, head, norm": ("embed.", "head.", "norm."), "attention": (".attn.",), "memory": (".mem.",),
+         "feed-forward": (".ff.",)}
+FLOAT = 4                                                # bytes of a float32
 
 
 def add_arguments(parser):
@@ -18,17 +21,68 @@ def add_arguments(parser):
 
 def main(args):
     cfg = PRESETS[args.preset]
-    parts = {"embedding and head": (), "attention": (".attn.",), "memory": (".mem.",), "feed-forward": (".ff.",)}
+    numbers, work = parameters(cfg), multiply_adds(cfg)
+    total = sum(work.values())
+    rows = [[part, f"{numbers[part]:,}", amount(work[part]), f"{work[part] / total:.0%}"] for part in PARTS]
+    rows.append(["all", f"{count(cfg):,}", amount(total), ""])
+    print(table([f"{args.preset}: {cfg.memory}, L={cfg.L} D={cfg.D} N={cfg.N} T={cfg.T}", "parameters",
+                 "multiply-adds a segment", "share"], rows))
+    print(f"a token costs {amount(total / cfg.T)} multiply-adds forward, three times that in training")
+    for what, size in stored(cfg).items():
+        print(f"{what}: {byte_size(size)}")
+
+
+def parameters(cfg):
+    """Part -> how many numbers it learns."""
     shapes = param_shapes(cfg)
-    rows, left = [], count(cfg)
-    for name, marks in list(parts.items())[1:]:
-        numbers = sum(prod(shape) for key, shape in shapes.items() if any(mark in key for mark in marks))
-        rows.append([name, f"{numbers:,}"])
-        left -= numbers
-    rows.insert(0, ["embedding, head, last norm", f"{left:,}"])
-    rows.append(["all", f"{count(cfg):,}"])
-    print(table([f"{args.preset}: {cfg.memory}, L={cfg.L} D={cfg.D} N={cfg.N}", "parameters"], rows))
-    print(f"float32 training keeps four numbers a parameter: {16 * count(cfg) / 2**30:.2f} GiB; "
-          f"the banks of one story take {4 * cfg.L * cfg.N * cfg.D / 2**20:.2f} MiB")
+    return {part: sum(prod(shape) for name, shape in shapes.items()
+                      if any(name.startswith(mark) or mark[0] == "." and mark in name for mark in marks))
+            for part, marks in PARTS.items()}
 
 
+def multiply_adds(cfg):
+    """Part -> multiply-adds of the matrix products in one forward pass of one story's segment of T tokens, with all
+    its logits and the write. Masked scores are computed like others, as `attend` does it. Backward has twice as many.
+    """
+    D, H, N, T = cfg.D, cfg.H, cfg.N, cfg.T
+    width = H * cfg.K
+    scores = 2 * T * width                               # of one row that asks T places, and the sum of their values
+    attention = T * D * (width + 2 * cfg.G * cfg.K) + T * width * D + T * scores
+    read = T * D * D + 2 * N * D * D + 2 * T * N * D     # queries of tokens, keys and values of slots, who hears whom
+    merge = T * D * D
+    write = {"slots": N * scores + N * width * D + 4 * N * D * D,        # gather, then two gates of two matrices
+             "printed": 2 * N * T * D + 2 * N * D * D, "none": 0}        # two averages, two gates of one
+    memory = sum(read + merge + write[cfg.memory] for i in range(cfg.L) if cfg.memory_of(i) != "none")
+    return {"embedding, head, norm": T * D * cfg.V, "attention": cfg.L * attention, "memory": memory,
+            "feed-forward": cfg.L * 3 * T * D * cfg.F}
+
+
+def stored(cfg):
+    """What -> bytes in float32, for one story."""
+    T, N = cfg.T, cfg.N
+    blocks = sum(cfg.memory_of(i) != "none" for i in range(cfg.L))
+    asked = cfg.L * T * T + blocks * (T * N + (N * T if cfg.memory == "slots" else 0))
+    return {
+        "parameters": FLOAT * count(cfg),
+        "parameters, gradients and two moments": 4 * FLOAT * count(cfg),
+        "banks of a story": FLOAT * blocks * N * cfg.D,
+        "keys and values of a segment": FLOAT * 2 * cfg.L * T * cfg.G * cfg.K,
+        "who listens to whom in a segment, kept for backward": FLOAT * cfg.H * asked,
+        "logits of a segment": FLOAT * T * cfg.V,
+    }
+
+
+def amount(n):
+    """A count in words: 4.59 T."""
+    return _in_units(n, (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)))
+
+
+def byte_size(n):
+    """Bytes in words: 26.4 GiB."""
+    return _in_units(n, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
+
+
+def _in_units(n, units):
+    unit, size = next(pair for pair in units if n >= pair[1] or pair[1] == 1)
+    digits = max(0, 3 - len(str(int(n / size))))         # three figures
+    return f"{n / size:.{digits}f} {unit}".strip()

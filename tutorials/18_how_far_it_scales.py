@@ -1,0 +1,226 @@
+# %% [markdown]
+# # 18. How far it scales
+#
+# The model of this course has 53,000 parameters, the paper's has 1.7 billion. Nothing but the letters in `Config`
+# stands between them. So we can count, on a laptop and without allocating anything, what the large one would need:
+# numbers to learn, multiplications to do, bytes to keep. Then: what would break first?
+
+# %%
+import time
+from dataclasses import replace
+from math import prod
+
+import lesson
+import numpy as np
+
+from tinylm2 import backend, model
+from tinylm2.commands import count as counting
+from tinylm2.runs import count
+
+tiny, large = counting.PRESETS["tiny"], counting.PRESETS["lm2-1.7b"]
+print("the paper's:", large)
+
+# %% [markdown]
+# ## Parameters
+#
+# The memory of a block, counted by hand: Wq, Wk, Wv and Wout to read, Win, Uin, Wforget and Uforget to write, each D
+# by D; a gain and three biases, each D:
+#
+#     8 D² + 4 D                     a block
+
+# %%
+D, L = large.D, large.L
+memory = L * (8 * D**2 + 4 * D)
+shapes = model.param_shapes(large)
+print(f"memory by hand {memory:,}; by name {sum(prod(s) for name, s in shapes.items() if '.mem.' in name):,}")
+print(f"without memory {count(replace(large, memory='none')):,}; with it {count(large):,}")
+
+assert memory == counting.parameters(large)["memory"]
+assert 0.5e9 < memory < 0.55e9                           # the paper: about 0.5 B
+assert 1.2e9 < count(replace(large, memory="none")) < 1.25e9                     # 1.2 B
+assert 1.7e9 < count(large) < 1.8e9                      # 1.7 B in all
+assert count(tiny) == sum(prod(s) for s in model.param_shapes(tiny).values())
+
+# %% [markdown]
+# ## Multiply-adds
+#
+# A product of (R, D) and (D, E) takes R·D·E multiplications and as many additions. Everything else, norms, gates,
+# turns, is small beside it. `counting.multiply_adds` adds up the products of a forward pass, from the letters alone.
+# Is it right? We can look: an array that counts whenever it is multiplied by a matrix.
+
+# %%
+class Counting(np.ndarray):
+    """A NumPy array that adds up the multiply-adds of its matrix products."""
+
+    total = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        inputs = [np.asarray(x) if isinstance(x, Counting) else x for x in inputs]
+        if out:
+            options["out"] = tuple(np.asarray(x) for x in out)
+        result = getattr(ufunc, method)(*inputs, **options)
+        if ufunc is np.matmul:
+            Counting.total += result.size * inputs[0].shape[-1]
+        return counted(result)
+
+
+def counted(x):
+    return x.view(Counting) if isinstance(x, np.ndarray) else x
+
+
+class CountingNumPy:
+    """numpy, but every array that it makes is a Counting one."""
+
+    def __getattr__(self, name):
+        part = getattr(np, name)
+        if isinstance(part, type) or not callable(part):
+            return part
+        return lambda *arguments, **options: counted(part(*arguments, **options))
+
+
+backend.register(Counting, CountingNumPy(), np.asarray)  # the library takes any array type that has a module
+for memory_kind in model.MEMORIES:
+    cfg = replace(tiny, memory=memory_kind, G=1, T=24)
+    params = {name: counted(W) for name, W in model.init_params(cfg, seed=0).items()}
+    Counting.total = 0
+    model.segment_forward(params, model.first_banks(params, cfg, 1), ids=counted(np.zeros((1, cfg.T), int)), cfg=cfg)
+    predicted = sum(counting.multiply_adds(cfg).values())
+    print(f"{memory_kind:<8} counted {Counting.total:>9,}   predicted {predicted:>9,}")
+    assert Counting.total == predicted
+
+# %% [markdown]
+# So the prediction can be trusted for the large one. (It is what `python -m tinylm2 count --preset lm2-1.7b` prints.)
+
+# %%
+work = counting.multiply_adds(large)
+for part, n in work.items():
+    print(f"{part:<22} {counting.amount(n):>8} multiply-adds a segment, {n / sum(work.values()):.0%}")
+per_token = sum(work.values()) / large.T
+print(f"a token: {counting.amount(per_token)} forward, and in training three times that (lesson 4)")
+assert work["memory"] > work["feed-forward"] > work["attention"]
+
+# %% [markdown]
+# The memory is the most expensive part of the large model, although it holds a third of its parameters: with N = 2048
+# slots, the slots are as many as the tokens, and they, too, are multiplied by matrices.
+#
+# ## How fast is this machine?
+#
+# Let us time forward passes of wider and wider models, and see how many multiply-adds a second come out.
+
+# %%
+def seconds_a_segment(cfg, B=8):
+    params = model.init_params(cfg, seed=0)
+    banks, ids = model.first_banks(params, cfg, B), np.zeros((B, cfg.T), int)
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        model.segment_forward(params, banks, ids=ids, cfg=cfg)
+        times.append(time.perf_counter() - began)
+    return min(times) / B
+
+
+widths, speeds = [32, 64, 128, 256, 512], []
+for width in widths:
+    cfg = replace(tiny, D=width, F=3 * width, H=width // 16, G=width // 16, T=64, N=32)
+    speeds.append(sum(counting.multiply_adds(cfg).values()) / seconds_a_segment(cfg))
+    print(f"D {width:>4}: {counting.amount(count(cfg)):>7} parameters, {counting.amount(speeds[-1]):>7} multiply-adds/s")
+minutes = 3 * sum(work.values()) / speeds[-1] / 60
+print(f"at that speed one training step of the large model, on one segment of one story: {minutes:.0f} minutes")
+assert speeds[-1] > speeds[0]
+
+# %% [markdown]
+# Small models spend most of their time on everything but products; wide ones come near to what the processor can do.
+# A model with a hundredth of the parameters is therefore far less than a hundred times faster.
+#
+# ## Bytes
+#
+# For training, the parameters are only the beginning: gradients and the two moments of AdamW are as large again,
+# each. Then there is what forward leaves for backward, and with it grows everything that depends on T.
+
+# %%
+for what, size in counting.stored(large).items():
+    print(f"{counting.byte_size(size):>9}  {what}")
+stored = counting.stored(large)
+shares = stored["who listens to whom in a segment, kept for backward"]
+assert stored["parameters, gradients and two moments"] == 16 * count(large)
+assert 0.8 < shares / stored["parameters, gradients and two moments"] < 1
+assert shares == 4 * large.L * large.H * 3 * large.T**2  # tokens to tokens, tokens to slots, slots to tokens
+
+# %% [markdown]
+# **What would break first.** Look at the shares: `attend` keeps P, a number for each pair of places and each head, to
+# take the softmax backwards. For a *single* segment of a *single* story that is nearly as much as all parameters,
+# gradients and moments together; eight stories side by side would need eight times as much. Second come the logits: a
+# vocabulary of 128,256 words makes them a gigabyte for each story and segment. The remedies are known: compute P
+# again in backward, tile by tile, and never hold it whole ("flash" attention); compute the loss in slices of the
+# vocabulary. Both trade clarity for room, and at the sizes of this course there is room.
+#
+# ## What the memory buys
+#
+# Attention over the whole story keeps keys and values of every token, and every new token asks them all. LM2 keeps
+# one segment and the banks, whatever the length. When does that pay?
+
+# %%
+lengths = 2 ** np.arange(11, 21)                         # tokens
+kv_a_token = stored["keys and values of a segment"] / large.T
+full_bytes = kv_a_token * lengths
+lm2_bytes = np.full(len(lengths), stored["keys and values of a segment"] + stored["banks of a story"])
+
+plain = counting.multiply_adds(replace(large, memory="none"))
+ask_one_place = 2 * large.L * large.H * large.K          # a score and its share of a value, in all blocks
+without_scores = sum(plain.values()) / large.T - ask_one_place * large.T
+full_work = without_scores + ask_one_place * lengths / 2                         # half of the places lie before it
+lm2_work = np.full(len(lengths), per_token)
+
+fewer_bytes = lengths[np.argmax(full_bytes > lm2_bytes)]
+less_work = lengths[np.argmax(full_work > lm2_work)]
+print(f"LM2 needs less room from about {fewer_bytes:,} tokens on, and less work from about {less_work:,}")
+assert fewer_bytes == 8192
+assert less_work == 32768
+
+# %%
+if lesson.plt:
+    figure, axes = lesson.plt.subplots(1, 3, figsize=(11, 2.9))
+    for axis, full, lm2, unit, title in ((axes[0], full_bytes / 2**30, lm2_bytes / 2**30, "GiB", "what is kept"),
+                                         (axes[1], full_work / 1e9, lm2_work / 1e9, "G", "multiply-adds a token")):
+        axis.loglog(lengths, full, "o-", markersize=3, label="attention over the whole story")
+        axis.loglog(lengths, lm2, "o-", markersize=3, label="LM2")
+        axis.set(xlabel="tokens read", ylabel=unit, title=f"{title}, 1.7 B")
+        axis.legend(fontsize=8)
+    axes[1].set_yticks([1, 3, 10, 30], [1, 3, 10, 30])
+    axes[1].minorticks_off()
+    axes[2].plot(range(len(widths)), np.array(speeds) / 1e9, "o-")
+    axes[2].set_xticks(range(len(widths)), widths)
+    axes[2].set(xlabel="D", ylabel="G multiply-adds a second", ylim=0, title="this machine, forward")
+    lesson.show(figure, "18-when-it-pays")
+
+# %% [markdown]
+# The left two pictures say what a memory of fixed size can win: room from a few thousand tokens on, work from some
+# ten thousand on. What they do not say is what it loses: attention over the whole story forgets nothing. Lesson 14
+# measures that side.
+#
+# ## Exercise
+#
+# The paper takes N = 2048 slots. How many *parameters* would 16 slots save? What else becomes smaller?
+#
+# <details><summary>Answer</summary>
+#
+# None: no matrix of the memory has an axis of length N. A slot's address is a row of the identity, and all slots
+# share the same matrices, as all tokens do. What shrinks are the banks, and the work and the shares that go with N.
+#
+# ```python
+# few = replace(large, N=16)
+# print(f"parameters {count(large):,} and {count(few):,}")
+# for what in ("banks of a story", "who listens to whom in a segment, kept for backward"):
+#     print(what, counting.byte_size(stored[what]), "->", counting.byte_size(counting.stored(few)[what]))
+# saved = 1 - counting.multiply_adds(few)["memory"] / work["memory"]
+# print(f"work of the memory: {saved:.0%} less")
+# assert count(few) == count(large)
+# assert 0.6 < saved < 0.9
+# ```
+#
+# </details>
+#
+# ## What usually goes wrong
+#
+# "1.7 billion numbers of four bytes: it fits into 8 GB." It does, as long as nobody trains it. Multiply by four for
+# gradients and moments, and then count what one segment leaves behind.
