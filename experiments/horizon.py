@@ -32,6 +32,7 @@ VARIANTS = {
     "up to 8": {"plan": {4: 600, 8: 1200}},
     "up to 16": {"plan": {4: 600, 8: 600, 16: 900}},
     "up to 32": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}},
+    "up to 32, half the steps": {"plan": {4: 400, 8: 300, 16: 300, 32: 400}},
     "up to 32, no steps between": {"plan": {32: 1400}},
     "up to 32, bforget 6": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}, "bforget": 6.0},
     "up to 32, 32 slots": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}, "slots": 32},
@@ -99,11 +100,11 @@ def draw(results, plt):
     return figure
 
 
-_ASKED = {"4": 500, "8": 500, "16": 500, "32": 500, "64": 300, "128": 200, "256": 200, "1024": 100, "4096": 60}
+_ASKED = {"4": 256, "8": 256, "16": 256, "32": 256, "64": 256, "128": 256, "256": 256, "1024": 128, "4096": 64}
 EXPERIMENT = Experiment(
     name="horizon", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["variants"],
     budgets={
-        "small": {"variants": ["up to 32"], "scale": 1.0, "questions": _ASKED},
+        "small": {"variants": ["up to 32, half the steps"], "scale": 1.0, "questions": _ASKED},
         "large": {"variants": list(VARIANTS), "scale": 1.0, "questions": _ASKED},
         "quick": {"variants": ["up to 8"], "scale": 0.002, "early": 2, "questions": {"4": 5, "16": 5}},
     })

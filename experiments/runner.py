@@ -45,7 +45,8 @@ class Experiment:
     cells(budget) -> the variants' names, in the order of the report.
     measure(variant, seed, budget, show) -> what is kept in the JSON; `show` takes what the progress bar should say.
     report(Results) -> the Markdown below the title;   draw(Results, pyplot) -> a figure.
-    options: name -> help of further arguments; their values join the budget when a cell is measured.
+    options: name -> help of further arguments; `measure` finds their values in the budget, the JSON whether they were
+    given.
     """
 
     name: str
@@ -62,9 +63,10 @@ class Experiment:
 
     def _main(self, argv):
         args = self._arguments(argv)
-        results = Results(self, args.out / f"{self.name}.json", self.budgets[args.budget], args.budget)
-        jobs = [(seed, variant) for seed in args.seeds for variant in results.variants]
         given = {name: getattr(args, name) for name in self.options}
+        budget = self.budgets[args.budget] | {name: bool(value) for name, value in given.items()}
+        results = Results(self, args.out / f"{self.name}.json", budget, args.budget)
+        jobs = [(seed, variant) for seed in args.seeds for variant in _chosen(args.only, results.variants)]
         began = time.monotonic()
         with tqdm(jobs, unit="cell", desc=self.name, dynamic_ncols=True) as bar:
             for seed, variant in bar:
@@ -88,6 +90,7 @@ class Experiment:
         parser.add_argument("--quick", action="store_const", const="quick", dest="budget",
                             help="seconds instead of minutes, one seed: does it run? The numbers mean nothing")
         parser.add_argument("--seeds", help="such as 0,1,2 (the default)")
+        parser.add_argument("--only", action="append", metavar="VARIANT", help="this variant alone; may be repeated")
         parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
         parser.add_argument("--out", type=Path, help="folder of the results (docs/results)")
         for name, text in self.options.items():
@@ -98,6 +101,13 @@ class Experiment:
         args.out = args.out or (Path("runs") / "quick" if quick else FOLDER)
         args.out.mkdir(parents=True, exist_ok=True)
         return args
+
+
+def _chosen(names, variants):
+    for name in names or ():
+        if name not in variants:
+            raise BadInput(f"--only: found {name!r}, expected one of {', '.join(map(repr, variants))}")
+    return names or variants
 
 
 def _seeds(text):

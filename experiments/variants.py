@@ -280,6 +280,8 @@ VARIANTS = {
     "no input gate": Variant(_open_gate("in"), idle=("mem.Win", "mem.Uin", "mem.bin")),
     "no forget gate": Variant(_open_gate("forget"), idle=("mem.Wforget", "mem.Uforget", "mem.bforget")),
     "gates blind to the bank": Variant(_blind_gates, _zero("mem.Uin", "mem.Uforget"), idle=("mem.Uin", "mem.Uforget")),
+    "gates blind, query not turned": Variant(lambda cfg: _blind_gates(cfg) + _slot_without_rope(cfg),
+                                             _zero("mem.Uin", "mem.Uforget"), idle=("mem.Uin", "mem.Uforget")),
     "write matrices of its own": Variant(_own_matrices),
     "start: learned": Variant(_learned_start),
     "start: zero": Variant(_first_banks(_zero_bank)),

@@ -137,6 +137,25 @@ def _experiment(measure, steps=2):
                              cells=lambda budget: budget["variants"], budgets={"small": budget, "quick": budget})
 
 
-def test_wrong_seeds_are_refused_in_one_line(tmp_path, capsys):
-    assert parts.main(["--quick", "--seeds", "a", "--out", str(tmp_path)]) == 2
-    assert "expected whole numbers such as 0,1,2" in capsys.readouterr().err
+def test_only_the_variants_asked_for_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    measured = []
+
+    def measure(variant, seed, budget, show):
+        measured.append(variant)
+        return {"accuracy": {"4": 0.5}, "steps": 1, "parameters": 1}
+
+    assert _experiment(measure).main(["--quick", "--only", "b", "--out", str(tmp_path)]) == 0
+    assert measured == ["b"]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["--seeds", "a"], "expected whole numbers such as 0,1,2"),
+    (["--only", "nothing"], "expected one of 'all parts', "),
+    (["--budget", "huge"], "invalid choice: 'huge'"),
+])
+def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path, capsys):
+    assert parts.main(["--quick", *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
