@@ -1,10 +1,12 @@
 """The ground floor: which array module, which device, and the contract that checks shapes. Imports no other file."""
 
+import ctypes
 import sys
 from functools import cache
 
 import numpy as np
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3                # numbers of mallopt's knobs, from malloc.h
 _HOMES = {np.ndarray: (np, lambda x: x)}                 # array type -> (its module, how it comes to the host)
 
 
@@ -86,6 +88,20 @@ def array_module(device="auto"):
         raise NoGPU(f"no GPU can be used: {why}")
     print(f"running on the CPU: {why}", file=sys.stderr)
     return np
+
+
+def keep_memory():
+    """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
+
+    Without, glibc hands large arrays back to the system and gets them again page by page, each one zeroed: up to a
+    third of a step. Other C libraries have no such knob, and nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):         # macOS, musl, Windows
+        return
+    for knob in _MMAP_THRESHOLD, _TRIM_THRESHOLD:
+        mallopt(knob, 2**30)
 
 
 @cache

@@ -8,7 +8,7 @@ from functools import wraps
 
 import numpy as np
 
-from tinylm2.backend import NoGPU
+from tinylm2.backend import NoGPU, keep_memory
 from tinylm2.data import BadInput
 from tinylm2.runs import Stopped
 from tinylm2.train import NotFinite, NotLearned
@@ -19,6 +19,7 @@ def command(main):
 
     @wraps(main)
     def run(argv=None):
+        keep_memory()
         for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,96 @@
+"""The machine that a figure belongs to, what a process took of it, and the page that the figures go to."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+
+import numpy as np
+
+PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def describe():
+    """The machine, the date and what ran, in two lines."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "cupy-cuda12x") if has(name))
+    return (f"{_processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today().isoformat()}.\n"
+            f"Python {platform.python_version()}, {libraries}; {os.environ['OPENBLAS_NUM_THREADS']} thread, "
+            f"sgemm peak {sgemm_peak() / 1e9:.0f} GFLOP/s.")
+
+
+def has(name):
+    try:
+        return bool(version(name))
+    except ImportError:                                  # PackageNotFoundError is one
+        return False
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def sgemm_peak(n=1024, tries=8):
+    """Floating-point operations a second of the best of a few square products: what nothing here can exceed."""
+    x = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
+    return 2 * n**3 / min(seconds(lambda: x @ x, time.process_time) for _ in range(tries))
+
+
+def seconds(function, clock):
+    """What one call takes by a clock: time.process_time counts what this process computed, whoever else is busy."""
+    began = clock()
+    function()
+    return clock() - began
+
+
+def spread(values):
+    """ "1.02 (0.98-1.05)": the median, and the quartiles around it."""
+    low, _, high = quantiles(values, n=4)
+    return f"{median(values):.2f} ({low:.2f}-{high:.2f})"
+
+
+def resident(peak=False):
+    """Bytes of memory that this process holds, or held at most; NaN where the system does not say (not Linux).
+
+    Read from /proc, for what getrusage calls the peak counts the parent's memory before the child was its own.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM" if peak else "VmRSS"))
+    except OSError:
+        return float("nan")
+
+
+def fresh(module, *args, threads=1):
+    """What `python -m module ARGS` prints as JSON, from a process of its own with so many threads."""
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    command = [sys.executable, "-m", module, *map(str, args)]
+    done = subprocess.run(command, env=os.environ | dict.fromkeys(names, str(threads)), cwd=PAGE.parents[1],
+                          stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def table(header, rows):
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, ["---"] * len(header), *rows))
+
+
+def write(section, text):
+    """Put a text into its place on the page, between its marks."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
+    head, found, rest = page.partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"{PAGE}: found no place between {begin.strip()} and {end}")
+    PAGE.write_text(head + begin + "\n" + text + "\n\n" + end + rest.partition(end)[2], encoding="utf-8")
+    print(f"written into {PAGE}")

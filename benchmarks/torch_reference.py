@@ -1,0 +1,101 @@
+"""What tinylm2 is measured against: the same training step in PyTorch eager, with all that PyTorch has fused for it.
+
+Fused are attention, RMSNorm, the cross-entropy, the norm of the gradients and AdamW. It computes what tinylm2 computes
+and no more: one product for q, k, v and one for gate and up, only the rows that an answer needs, no second read.
+`tests/torch_reference.py` is another one, written to be plainly right; tests/test_benchmarks.py holds the two together.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def training_step(params, batch, *, cfg, rate, device="cpu"):
+    """A function that trains one step on `batch` and gives its loss, from host copies of `params` (by name)."""
+    p = {name: torch.tensor(W, device=device, requires_grad=True) for name, W in params.items()}
+    blocks = [{name.split(".", 2)[2]: W for name, W in p.items() if name.startswith(f"blocks.{i}.")}
+              for i in range(cfg.L)]
+    ids, targets = (torch.tensor(x, device=device) for x in (batch.ids, batch.targets[:, -batch.tail:]))
+    turn = turns(cfg.T + 1, cfg.K).to(device)
+    groups = [{"params": [W for W in p.values() if W.ndim > 1], "weight_decay": 0.01},
+              {"params": [W for W in p.values() if W.ndim == 1], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        logits = story(p, blocks, ids, turn, cfg, batch.tail)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(p.values(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def story(p, blocks, ids, turn, cfg, tail):
+    """Logits of the last `tail` positions (B, tail, V)."""
+    start = torch.eye(cfg.N, cfg.D, device=ids.device).expand(len(ids), -1, -1)
+    banks = [start if cfg.memory_of(i) == "slots" else None for i in range(cfg.L)]
+    segments = ids.split(cfg.T, dim=1)
+    for s, segment in enumerate(segments):
+        last = s == len(segments) - 1
+        x = F.embedding(segment, p["embed.W"]) * cfg.D**0.5
+        for i in range(cfg.L):
+            rows = cfg.T if i < cfg.L - 1 else tail if last else 0
+            x, banks[i] = block(blocks[i], x, banks[i], turn, cfg, rows, write=not last)
+    return norm(x, p["norm.g"]) @ p["head.W"]
+
+
+def block(p, x, M, turn, cfg, rows, write):
+    B, T, D = x.shape
+    H, K = cfg.H, cfg.K                                  # here every head has keys of its own
+    n = norm(x, p["attn.g"])
+    qkv = (n @ p["attn.Wqkv"]).view(B, T, 3 * H, K)
+    q, k = rotate(qkv[:, :, :2 * H], turn[:T]).transpose(1, 2).chunk(2, dim=1)
+    v = qkv[:, :, 2 * H:].transpose(1, 2)
+    Mn = None if M is None else norm(M, p["mem.g"])
+    y = x[:, :0]
+    if rows:
+        y = x[:, T - rows:] + attend(q[:, :, T - rows:], k, v, causal=True) @ p["attn.Wo"]
+        if M is not None:
+            read = attend(*(split(z, H) for z in (n[:, T - rows:] @ p["mem.Wq"], Mn @ p["mem.Wk"], Mn @ p["mem.Wv"])))
+            y = y + torch.sigmoid(torch.addmm(p["mem.bout"], read.flatten(0, 1), p["mem.Wout"]).view_as(read)) * read
+        gate, up = (norm(y, p["ff.g"]) @ p["ff.Wgu"]).chunk(2, dim=-1)
+        y = y + (F.silu(gate) * up) @ p["ff.Wdown"]
+    if M is not None and write:
+        asked = (p["attn.Wqkv"][:cfg.N, :D] * D**0.5).view(1, cfg.N, H, K)
+        q = rotate(asked, turn[T:T + 1]).transpose(1, 2).expand(B, -1, -1, -1)
+        R = attend(q, k, v) @ p["attn.Wo"]
+        gin = torch.sigmoid(R @ p["mem.Win"] + Mn @ p["mem.Uin"] + p["mem.bin"])
+        gforget = torch.sigmoid(R @ p["mem.Wforget"] + Mn @ p["mem.Uforget"] + p["mem.bforget"])
+        M = gin * torch.tanh(R) + gforget * M
+    return y, M
+
+
+def norm(x, g):
+    return F.rms_norm(x, g.shape, g, eps=1e-5)
+
+
+def split(x, H):
+    """(B, T, D) -> (B, H, T, K)."""
+    return x.unflatten(-1, (H, -1)).transpose(1, 2)
+
+
+def attend(q, k, v, causal=False):
+    """q (B, H, T, K), k and v (B, H, U, K) -> (B, T, H K). Fewer causal queries than keys are the last ones."""
+    T, U = q.shape[2], k.shape[2]
+    mask = torch.ones(T, U, dtype=torch.bool, device=q.device).tril(U - T) if causal and T < U else None
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and T == U)
+    return y.transpose(1, 2).flatten(2)
+
+
+def turns(T, K):
+    """e^(j p w_i), (T, 1, K/2)."""
+    angle = torch.arange(T)[:, None, None] * 10_000.0 ** (-torch.arange(0, K, 2) / K)
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def rotate(x, turn):
+    """RoPE, x (B, T, H, K): a pair is one complex number, a turn one complex product."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2)

@@ -1,0 +1,47 @@
+"""The benchmarks compare the same model, and what they tell of a process is true."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import step
+from tinylm2.backend import array_module
+from tinylm2.model import Config
+
+
+@pytest.mark.parametrize(("memory", "segments", "tail"), [("none", 1, 6), ("none", 2, 3), ("slots", 3, 2)])
+def test_pytorch_trains_the_same_model(memory, segments, tail):
+    """Loss after loss: the forward pass, every gradient, clipping and AdamW are the same on both sides."""
+    pytest.importorskip("torch", reason="PyTorch, to compare with, is not installed (pip install torch)")
+    work = step.Workload(Config(V=11, D=8, L=2, H=2, G=2, F=12, N=4, T=6, memory=memory), 3, tail, segments)
+    ours, theirs = (side(work, array_module("cpu")) for side in step.SIDES.values())
+    losses = [(ours(), theirs()) for _ in range(8)]
+    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-4)
+    assert losses[-1][0] < losses[0][0]
+
+
+def test_arrays_that_are_freed_leave_their_memory_to_the_next():
+    """Each page that the system hands out is a fault; without `keep_memory` every array of the loop faults anew."""
+    resource = pytest.importorskip("resource", reason="page faults are not counted here")
+    if sys.platform != "linux":
+        pytest.skip("glibc alone has the knob")
+    assert resource
+    code = """
+import resource
+import numpy as np
+from tinylm2.backend import keep_memory
+if KEEP: keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        held = [np.ones(2**18) for _ in range(16)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    kept, handed_back = (int(subprocess.run([sys.executable, "-c", code.replace("KEEP", keep)], check=True, text=True,
+                                            stdout=subprocess.PIPE).stdout) for keep in ("True", "False"))
+    assert 10 * kept < handed_back
