@@ -106,13 +106,13 @@ def test_a_finished_cell_is_kept_and_not_computed_again(tmp_path, monkeypatch):
     def measure(variant, seed, budget, show):
         measured.append((variant, seed))
         if len(measured) == 3:
-            raise KeyboardInterrupt
+            raise RuntimeError("power cut")
         return {"accuracy": {"4": 0.5}, "steps": 1, "parameters": 1}
 
     monkeypatch.setattr(runner, "pyplot", lambda: None)
     arguments = ["--quick", "--seeds", "0,1", "--out", str(tmp_path)]
     experiment = _experiment(measure)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="power cut"):
         experiment.main(arguments)
     assert experiment.main(arguments) == 0
     assert measured == [("a", 0), ("b", 0), ("a", 1), ("a", 1), ("b", 1)]
