@@ -172,7 +172,7 @@ def test_babilong_entries_become_examples(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("", ":1: found an empty file"),
-    ('[\n{"input": }]', ":2: found broken JSON"),
+    ('[\n{"input": }]', ":2: found '{\"input\": }]', expected JSON"),
     ("{}", ":1: found a JSON dict, expected a list"),
     ("[]", ":1: found a JSON list, expected a list with at least one entry"),
     (json.dumps([ENTRY, 7]), ":entry 2: found 7, expected an object"),

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinylm2 import checkpoint
 from tinylm2.data import TASKS, BadInput, BookFiller, GrammarFiller, Stories, Tokenizer, bpe_tokenizer, word_tokenizer
-from tinylm2.data.errors import read_lines
+from tinylm2.data.errors import parse_json, read_lines
 from tinylm2.diagnose import finite
 from tinylm2.model import MEMORIES, Config, init_params, param_shapes
 from tinylm2.train import LENGTHS, WINDOW, NotFinite, Run, curriculum
@@ -252,11 +252,11 @@ def resume(folder, *, xp=np):
 
 def _begun(path):
     """The Settings of a config.json."""
+    found = parse_json("\n".join(read_lines(path)), path)
     try:
-        return Settings(**json.loads("\n".join(read_lines(path)))["settings"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        said = error if isinstance(error, BadInput) else f"found settings that cannot be read ({error})"
-        raise BadInput(f"{path}: {str(said).removeprefix(f'{path}:').strip()}, expected those of a run") from None
+        return Settings(**found["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
 
 
 def _filler(settings):

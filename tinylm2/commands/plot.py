@@ -1,13 +1,12 @@
 """Draw a run and one of its stories: training, gates, what was read and written, as PNG and SVG."""
 
-import json
 from itertools import chain
 from pathlib import Path
 
 from tinylm2 import plots
 from tinylm2.commands.explore import add_story_arguments, story
 from tinylm2.data import BadInput
-from tinylm2.data.errors import read_lines
+from tinylm2.data.errors import parse_json, read_lines
 from tinylm2.trace import pieces, watch
 
 
@@ -51,16 +50,8 @@ def of_story(loaded, row, places):
 
 
 def read_metrics(path):
-    return [_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
+    return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
 
 
 def read_json(path):
-    return _json("\n".join(read_lines(path)), path, 1)
-
-
-def _json(text, path, line):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput.at(path, line + error.lineno - 1, repr(text.splitlines()[error.lineno - 1][:40]),
-                          f"JSON ({error.msg})") from None
+    return parse_json("\n".join(read_lines(path)), path)

@@ -1,9 +1,7 @@
 """BABILong's files (Kuratov et al. 2024): JSON lists of {"input", "question", "target"}, the story hidden already."""
 
-import json
-
 from tinylm2.data.babi import task_of
-from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.data.errors import BadInput, parse_json, read_lines
 from tinylm2.data.filler import sentences
 from tinylm2.data.stories import Example
 
@@ -14,10 +12,7 @@ def read_babilong(path, task=None, tokenizer=None):
     """One Example an entry; its facts are all sentences of the input, and which of them support the answer is not
     known. The task's name is read from the path (`qa1/4k.json`) unless given."""
     task = task or task_of(path)
-    try:
-        entries = json.loads("\n".join(read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise BadInput.at(path, error.lineno, "broken JSON", f"a list of entries ({error.msg})") from error
+    entries = parse_json("\n".join(read_lines(path)), path)
     if not isinstance(entries, list) or not entries:
         raise BadInput.at(path, 1, f"a JSON {type(entries).__name__}", "a list with at least one entry")
     return [_read_entry(entry, f"entry {number}", path, task, tokenizer) for number, entry in enumerate(entries, 1)]

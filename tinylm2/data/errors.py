@@ -1,5 +1,7 @@
 """Bad input, said in one line: where it stands, what was found, what was expected."""
 
+import json
+
 
 class BadInput(ValueError):
     """What a user gave cannot be used. The message is one line; the commands print it and leave with status 2."""
@@ -27,3 +29,14 @@ def read_lines(path):
         except UnicodeDecodeError as error:
             raise BadInput.at(path, number, f"the byte 0x{line[error.start]:02x}", "text in UTF-8") from error
     return lines
+
+
+def parse_json(text, path, line=1):
+    """The value of a JSON text that starts on this line of a file. BadInput where it has none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        found = text.splitlines()[error.lineno - 1:error.lineno] or [""]
+        raise BadInput.at(path, line + error.lineno - 1, repr(found[0][:40]), f"JSON ({error.msg})") from None
+    except (ValueError, RecursionError):                 # a number of thousands of digits, lists in lists in lists
+        raise BadInput.at(path, line, "JSON too long or too deep to read", "what this program writes") from None

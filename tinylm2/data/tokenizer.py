@@ -60,7 +60,12 @@ class Tokenizer:
         return self.decode(self.encode(text))
 
     def unknown(self, text):
-        """The words of a text, each once and in order, that the vocabulary lacks. Byte-level knows every word."""
+        """The words of a text, each once and in order, that the vocabulary lacks. Byte-level knows every word. BadInput
+        where a character is half of one: bytes that are no UTF-8 come so from a command line."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(f"found the character {text[error.start]!r}, expected text in UTF-8") from None
         if not self._words:
             return []
         normal = self._library.normalizer.normalize_str(text)
