@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -104,12 +104,6 @@ def keep_memory():
         mallopt(knob, 2**30)
 
 
-@cache
-def _parse(spec):
-    axes = tuple(spec.split())
-    return (axes[0] == "...", axes[1:]) if axes[:1] == ("...",) else (False, axes)
-
-
 def expect(op, **named):
     """Check shapes where they enter: `expect("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
@@ -117,13 +111,17 @@ def expect(op, **named):
     array that is None is left out. Reads metadata only, so it never waits for a device.  ValueError names the
     operation, the argument, and what bound a letter.
     """
+    _check(op, tuple([(name, x.shape, spec) for name, (x, spec) in named.items() if x is not None]))
+
+
+@lru_cache(maxsize=2**12)
+def _check(op, arguments):
+    """`expect`, of (name, shape, spec) an array. A step asks the same again and again: what was found right is known,
+    what was not is not remembered."""
     bound = {}
-    for name, (x, spec) in named.items():
-        if x is None:
-            continue
-        any_lead, axes = _parse(spec)
-        shape = x.shape
-        fits = len(shape) >= len(axes) if any_lead else len(shape) == len(axes)
+    for name, shape, spec in arguments:
+        axes = spec.removeprefix("...").split()
+        fits = len(shape) == len(axes) or len(shape) > len(axes) and spec.startswith("...")
         if fits:
             for axis, length in zip(axes, shape[len(shape) - len(axes):], strict=True):
                 if axis.isdigit():
