@@ -6,7 +6,8 @@ const UNIT = 10000;
 
 // Where we stand: what is chosen or held, and what the pointer is over, which goes before what is held. The last block
 // with a memory comes first: what it reads is nearest to the answer.
-const at = { segment: 0, block: Math.max(0, data.looks[0].findLastIndex((look) => look)), head: 0, token: null, slot: null };
+const remembering = data.looks[0].flatMap((look, block) => (look ? [block] : []));
+const at = { segment: 0, block: remembering.at(-1) ?? 0, head: 0, token: null, slot: null };
 const over = { token: null, slot: null };
 
 const id = (name) => document.getElementById(name);
@@ -32,7 +33,7 @@ function bar(weight, kind) {
   return element("span", { className: `bar ${kind}` }, track, element("span", {}, three(weight)));
 }
 
-// ------------------------------------------------------------------------------------------------------- what is shown
+// ------------------------------------------------------------------------------------------------------ what is shown
 
 const look = (segment = at.segment, block = at.block) => data.looks[segment][block];
 const first = (segment = at.segment) => Math.max(segment * data.T, data.pad);
@@ -57,7 +58,7 @@ function slotShown() {
 const isSupport = (t) => data.support.some(([start, stop]) => start <= t && t < stop);
 const tells = (segment) => range(end(segment) - first(segment)).some((i) => isSupport(first(segment) + i));
 
-// -------------------------------------------------------------------------------------------------------------- drawing
+// ------------------------------------------------------------------------------------------------------------- drawing
 
 function drawFrame() {
   id("about").textContent = data.about;
@@ -71,8 +72,10 @@ function drawFrame() {
     return button;
   }));
   for (const [name, count] of [["block", data.L], ["head", data.H]]) {
-    id(`${name}s`).append(...range(count).map((i) =>
-      element("button", { type: "button", "aria-label": `${name} ${i + 1}`, onclick: () => choose(name, i) }, String(i + 1))));
+    id(`${name}s`).append(...range(count).map((i) => {
+      const choice = { type: "button", "aria-label": `${name} ${i + 1}`, onclick: () => choose(name, i) };
+      return element("button", choice, String(i + 1));
+    }));
   }
   id("slots").tBodies[0].append(...range(data.N).map((n) => {
     const button = element("button", { type: "button", "aria-label": `slot ${n + 1}`, onclick: () => hold("slot", n) },
@@ -149,7 +152,9 @@ function drawTokens() {
 
 function hint() {
   const token = tokenShown();
-  if (token === null) return "Point at a word to see which slots it reads, or at a slot to see from which words it wrote.";
+  if (token === null) {
+    return "Point at a word to see which slots it reads, or at a slot to see from which words it wrote.";
+  }
   if (!look()) return "";
   return `“${word(token)}” reads ` + strongest(reads(look().read[at.head]), (n) => `slot ${n + 1}`);
 }
@@ -182,7 +187,7 @@ function drawStrips() {
     return element("div", { className: "strip", role: "img", "aria-label": label }, ...cells);
   };
   const rows = [];
-  range(data.L).filter((block) => look(at.segment, block)).forEach((block) => range(data.H).forEach((head) => {
+  remembering.forEach((block) => range(data.H).forEach((head) => {
     const pair = [reads(look(at.segment, block).read[head]), reads(data.frozen[at.segment][block][head])];
     const most = Math.max(1, ...pair.flat());
     const button = element("button", { type: "button", onclick: () => choose("block", block, "head", head) },
@@ -244,7 +249,8 @@ function drawLife() {
       element("div", { className: `columns ${kind}`, role: "img", "aria-label": label }, ...columns)];
   }), element("span", {}, "segment"), numbers()));
   const now = lines.map(([name, , value]) => [name, value(at.segment)]).filter(([, v]) => v !== null);
-  id("life-note").textContent = `In segment ${at.segment + 1}: ` + now.map(([name, v]) => `${name} ${three(v)}`).join(", ")
+  id("life-note").textContent = `In segment ${at.segment + 1}: `
+    + now.map(([name, v]) => `${name} ${three(v)}`).join(", ")
     + (slotHeld() === null ? ". The slot that is read most here." : ".");
 }
 
@@ -255,7 +261,7 @@ function numbers() {
     ...range(data.S).map((s) => element("span", {}, s % every ? "" : String(s + 1))));
 }
 
-// --------------------------------------------------------------------------------------------------------------- moving
+// -------------------------------------------------------------------------------------------------------------- moving
 
 function go(segment) {
   if (segment < 0 || segment >= data.S || segment === at.segment) return;

@@ -1,0 +1,405 @@
+"""The page in a real Chromium: it steps, shows the trace's numbers, stays quiet, and takes any text for text."""
+
+import re
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests import browser, watched
+from tinylm2 import explore, runs
+from tinylm2.__main__ import main
+from tinylm2.data import BadInput, Example
+
+CLOSE = 6e-4                                             # three digits shown of four that are in the page
+HOSTILE = Example("", ("Mary <script>window.hacked=1</script> went to the \"garden\".",
+                       "It's </script><!-- <img src=x onerror='window.hacked=2'> {{data}} & \u2028 🎉."),
+                  "Where is \"Mary\" 🎉?", "<b>garden</b>", (0,))
+SHOWN = """
+    const text = (node) => node.innerText.trim(), all = (selector) => [...document.querySelectorAll(selector)];
+    return {
+        where: text(document.querySelector("#where")), tokens: all(".token").map(text),
+        status: text(document.querySelector("#status")), gate: text(document.querySelector("#gate")),
+        slots: all("#slots tbody tr").map((row) => [...row.cells].slice(1).map(text)),
+        strips: all("#reads .strip").map((strip) => [...strip.children].map((cell) => cell.title)),
+        life: all(".columns[role]").map((columns) => columns.getAttribute("aria-label")),
+        wrote: all(".token").map((token) => token.style.getPropertyValue("--wrote")),
+        reads: all(".token").map((token) => token.style.getPropertyValue("--reads")),
+        pressed: all("[aria-pressed=true]").map((b) => b.ariaLabel || text(b)),
+    };"""
+TEXTS = """
+    const texts = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const range = document.createRange(), parent = walker.currentNode.parentElement;
+        range.selectNodeContents(walker.currentNode);
+        const boxes = [...range.getClientRects()].filter((box) => box.width > 0 && box.height > 0);
+        if (walker.currentNode.data.trim() && boxes.length) texts.push([walker.currentNode.data.trim(), boxes, parent]);
+    }"""
+OVERLAPS = TEXTS + """
+    const cut = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+    const found = [];
+    texts.forEach(([one, a], i) => texts.slice(i + 1).forEach(([other, b]) => {
+        if (a.some((x) => b.some((y) => cut(x, y)))) found.push([one, other]);
+    }));
+    return found.concat(texts.filter(([, boxes]) => boxes.some((b) => b.right > innerWidth || b.left < 0))
+        .map(([text]) => text));"""
+FAINT = TEXTS + """
+    const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
+    const over = (colors) => {                           // the first one at the back
+        pen.clearRect(0, 0, 1, 1);
+        for (const color of colors) { pen.fillStyle = color; pen.fillRect(0, 0, 1, 1); }
+        return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).map((c) => c / 255);
+    };
+    const light = (rgb) => rgb.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    return texts.map(([text, , node]) => {
+        const behind = [];
+        for (let up = node; up; up = up.parentElement) behind.unshift(getComputedStyle(up).backgroundColor);
+        const [a, b] = [light(over(behind)), light(over([...behind, getComputedStyle(node).color]))];
+        return [text, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+    }).filter(([, contrast]) => contrast < 4.5);"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    if why := browser.missing():
+        pytest.skip(why)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # of the driver's own sockets
+        with browser.chromium(tmp_path_factory.mktemp("chromium")) as tab:
+            yield tab
+
+
+@pytest.fixture(autouse=True)
+def quiet(request):
+    """No test leaves a word on the console or a request to the network behind."""
+    yield
+    if "tab" in request.fixturenames:
+        tab = request.getfixturevalue("tab")
+        assert tab.complaints() == []
+        assert tab.requests() == []
+
+
+@pytest.fixture(scope="module")
+def seen():
+    found = watched.loaded()
+    return watched.seen(found, watched.row_of(found))
+
+
+def page(found, seen, about=""):
+    return explore.page(seen.row, seen.live, seen.frozen, cfg=found.cfg, tokenizer=found.tokenizer, about=about)
+
+
+def show(tab, found, seen, width=1280, dark=False, about=""):
+    tab.size(width, dark=dark)
+    tab.open(page(found, seen, about))
+
+
+def numbers(texts):
+    """The numbers with a point in texts, one list a text."""
+    return [[float(n) for n in re.findall(r"\d\.\d{3}", text)] for text in texts]
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+
+
+def test_it_steps_forward_and_back_by_key_and_by_button(tab, seen):
+    from selenium.webdriver.common.keys import Keys
+
+    show(tab, watched.loaded(), seen)
+    segments = [seen.words[start:start + 16] for start in range(0, len(seen.words), 16)]
+
+    def at(s):
+        shown = tab.run(SHOWN)
+        assert shown["where"] == f"Segment {s + 1} of 4"
+        assert shown["tokens"] == segments[s]
+
+    at(0)
+    tab.press(Keys.ARROW_LEFT)
+    at(0)
+    for s in (1, 2, 3, 3):
+        tab.press(Keys.ARROW_RIGHT)
+        at(s)
+    for s in (2, 1, 0):
+        tab.click("#back")
+        at(s)
+    tab.click("#next")
+    at(1)
+    tab.click("#segments button:nth-child(4)")
+    at(3)
+    assert tab.run("return [document.querySelector('#back').disabled, document.querySelector('#next').disabled]") == [
+        False, True]
+    tab.press(Keys.ARROW_LEFT)
+    at(2)
+
+
+def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_head(tab, seen):
+    show(tab, watched.loaded(), seen)
+    for s, looks in enumerate(seen.live.trace.looks):
+        tab.click(f"#segments button:nth-child({s + 1})")
+        tab.press("t")
+        for block, look in enumerate(looks):
+            tab.click(f"#blocks button:nth-of-type({block + 1})")
+            for head in range(2):
+                tab.click(f"#heads button:nth-of-type({head + 1})")
+                shown = tab.run(SHOWN)
+                columns = [look.read[0, head, 0]]
+                if s < 3:
+                    columns += [look.input[0].mean(-1), look.forget[0].mean(-1)]
+                for column, expected in enumerate(columns):
+                    close([float(row[column]) for row in shown["slots"]], expected)
+                close(numbers([shown["gate"]])[0], [look.output[0, 0].mean()])
+        rows = [trace.looks[s][block].read[0, head, 0] for block in range(2) for head in range(2)
+                for trace in (seen.live.trace, seen.frozen.trace)]
+        close([sum(numbers(cells), []) for cells in shown["strips"]], rows)
+    assert all(row[1:] == ["–", "–"] for row in shown["slots"])
+
+
+def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, seen):
+    found = watched.loaded()
+    for story in (seen, watched.seen(found, watched.row_of(found, segments=0))):
+        show(tab, found, story)
+        look, pad = story.live.trace.looks[0][1], story.row.pad          # the last block with a memory comes first
+        shown = tab.run(SHOWN)
+        assert shown["tokens"] == story.words[pad:16]
+        close([float(row[0]) for row in shown["slots"]], look.read[0, 0, pad:].mean(0))
+        close(numbers([shown["gate"]])[0], [look.output[0, pad:].mean()])
+    assert pad
+
+
+def test_pointing_at_a_token_shows_what_it_reads_and_at_a_slot_from_which_tokens_it_wrote(tab, seen):
+    show(tab, watched.loaded(), seen)
+    look = seen.live.trace.looks[0][1]
+    tab.press("h")
+    tab.hover(".token:nth-of-type(5)")
+    shown = tab.run(SHOWN)
+    close([float(row[0]) for row in shown["slots"]], look.read[0, 1, 4])
+    strongest = np.argsort(-look.read[0, 1, 4])[:4]
+    assert [int(n) - 1 for n in re.findall(r"slot (\d+)", shown["status"])] == strongest.tolist()
+    tab.hover("#slots tbody tr:nth-child(3) td")
+    shown = tab.run(SHOWN)
+    wrote = look.write[0, 1, 2]
+    close([float(w) for w in shown["wrote"]], wrote / wrote.max())
+    close([float(w) for w in shown["reads"]], look.read[0, 1, :, 2])
+    strongest = np.argsort(-wrote)[:4]
+    assert re.findall(r"“(.*?)”", shown["status"]) == [seen.words[t] for t in strongest]
+    close(numbers([shown["status"]])[0], wrote[strongest])
+    tab.hover("h1")
+    shown = tab.run(SHOWN)
+    assert set(shown["wrote"] + shown["reads"]) == {"0"}
+    close([float(row[0]) for row in shown["slots"]], look.read[0, 1].mean(0))
+
+
+def test_a_held_slot_is_followed_through_the_story(tab, seen):
+    from selenium.webdriver.common.keys import Keys
+
+    show(tab, watched.loaded(), seen)
+    tab.click("#slots tbody tr:nth-child(4) button")
+    tab.press(Keys.ARROW_RIGHT)
+    tab.hover("h1")
+    shown = tab.run(SHOWN)
+    assert "slot 4" in shown["pressed"]
+    looks = [looks[1] for looks in seen.live.trace.looks]
+    for label, expected in zip(shown["life"], (
+            [look.input[0, 3].mean() for look in looks[:-1]], [look.forget[0, 3].mean() for look in looks[:-1]],
+            [look.read[0, 0, :, 3].max() for look in looks]), strict=True):
+        close(numbers([label])[0], expected)
+
+
+def test_every_key_does_what_the_help_says(tab, seen):
+    from selenium.webdriver.common.keys import Keys
+
+    show(tab, watched.loaded(), seen)
+
+    def pressed():
+        return tab.run(SHOWN)["pressed"][:2] + tab.run(
+            "return [document.querySelector('.token[aria-pressed=true]'), document.querySelector('#slots "
+            "[aria-pressed=true]')].map((b) => b && b.innerText.trim())")
+
+    assert pressed() == ["block 2", "head 1", None, None]
+    tab.press("b", "h", "t", "t", "s")
+    assert pressed() == ["block 1", "head 2", seen.words[1], "1"]
+    tab.press(Keys.SHIFT + "BHTS" + Keys.NULL)
+    assert pressed() == ["block 2", "head 1", seen.words[0], "6"]
+    tab.press(Keys.ESCAPE)
+    assert pressed() == ["block 2", "head 1", None, None]
+    tab.press("?")
+    assert tab.run("return document.querySelector('dialog').open")
+    tab.press("b")                                       # under an open help nothing moves
+    assert pressed()[0] == "block 2"
+    named = tab.run("return [...document.querySelectorAll('dialog dt')].map((dt) => dt.innerText.split(/\\s+/)).flat()")
+    assert named == ["←", "→", "b", "h", "t", "s", "Shift", "Esc", "?"]
+    tab.press(Keys.ESCAPE)
+    assert not tab.run("return document.querySelector('dialog').open")
+
+
+def test_the_answers_stand_side_by_side_with_their_probabilities(tab, seen):
+    found = watched.loaded()
+    show(tab, found, seen)
+    columns = tab.run("return [...document.querySelectorAll('#answers > div')].map((column) => ["
+                      "column.querySelector('.said').innerText, [...column.querySelectorAll('li')].map("
+                      "(li) => [...li.children].map((child) => child.innerText.trim()))])")
+    for (said, places), reading in zip(columns, (seen.live, seen.frozen), strict=True):
+        right = reading.said == seen.row.example.answer
+        assert said == f"{reading.said or '(nothing)'} {'✓ right' if right else '✗ wrong'}"
+        close([float(chance) for _, chance in places], np.sort(reading.chances[0])[:-6:-1])
+        assert places[0][0] == found.tokenizer.decode(reading.tokens[:1])
+
+
+def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen):
+    show(tab, watched.loaded(), seen)
+    start, end = seen.row.support[0]
+    supports, questions = [], []
+    for s in range(4):
+        tab.click(f"#segments button:nth-child({s + 1})")
+        for kind, marked in (("support", supports), ("question", questions)):
+            marked += [s * 16 + i for i in tab.run(
+                "return [...document.querySelectorAll('.token')].flatMap((token, i) => "
+                "token.classList.contains(arguments[0]) ? [i] : [])", kind)]
+    assert supports == list(range(start, end))
+    assert questions == list(range(seen.row.asked, len(seen.words)))
+    labels = tab.run("return [...document.querySelectorAll('#segments button')].map((b) => b.ariaLabel)")
+    told = {t // 16 for t in range(start, end)}
+    assert [s for s, label in enumerate(labels) if "fact" in label] == sorted(told)
+    assert [s for s, label in enumerate(labels) if "question" in label] == [3]
+
+
+def test_hostile_text_shows_as_text(tab):
+    found = runs.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=128))
+    hostile = watched.own(found, HOSTILE, places=16)
+    show(tab, found, hostile, about=HOSTILE.facts[0] + HOSTILE.facts[1])
+    shown, told = "", ""
+    for _ in range(hostile.row.segments):
+        shown += "".join(token.replace("·", "") for token in tab.run(SHOWN)["tokens"])
+        tab.click("#next") if tab.run("return !document.querySelector('#next').disabled") else None
+    told = " ".join([*HOSTILE.facts, HOSTILE.question])
+    assert shown == re.sub(r"\s", "", told)
+    assert tab.run("return document.querySelector('#about').textContent") == HOSTILE.facts[0] + HOSTILE.facts[1]
+    assert "<b>garden</b>" in tab.run("return document.querySelector('#truth').textContent")
+    assert tab.run("return [window.hacked === undefined, document.scripts.length, document.images.length, "
+                   "document.querySelectorAll('main b.support').length]") == [True, 2, 0, 1]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_at_every_width_nothing_overlaps_or_reaches_over_the_edge_and_every_word_stands_out(tab, seen, width, dark):
+    show(tab, watched.loaded(), seen, width=width, dark=dark, about="a_long_name_without_any_blank" * 9)
+    assert tab.run("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
+    told = (seen.row.support[0][1] - 1) // 16
+    for s, keys in ((0, ""), (told, "tts"), (3, "ts")):
+        tab.run("document.querySelectorAll('#segments button')[arguments[0]].click()", s)
+        tab.press(*keys)
+        assert tab.run("return document.documentElement.scrollWidth") <= width
+        assert tab.run(OVERLAPS) == []
+        assert tab.run(FAINT) == []
+    tab.press("?")
+    assert tab.run(FAINT) == []
+
+
+def test_a_word_on_the_console_and_a_request_would_be_seen(tab, seen):
+    tab.open("<img src=http://127.0.0.1:9/x.png>")
+    assert tab.complaints()
+    assert "http://127.0.0.1:9/x.png" in tab.requests()
+    show(tab, watched.loaded(), seen)
+    tab.run("document.body.append(Object.assign(new Image(), { src: 'http://127.0.0.1:9/y.png' }))")
+    assert "Content Security Policy" in tab.complaints()[0]              # the page itself forbids it
+    assert tab.requests() == ["http://127.0.0.1:9/y.png"]
+
+
+def test_the_measures_of_overlap_and_of_contrast_can_fail(tab, seen):
+    show(tab, watched.loaded(), seen, about="a run")
+    tab.run("document.querySelector('h1').style.marginBottom = '-1.5em';"
+            "document.querySelector('h2').style.color = '#aaaaaa'")
+    assert tab.run(OVERLAPS)
+    assert [text for text, _ in tab.run(FAINT)] == ["The story"]
+
+
+def test_light_and_dark_can_be_switched(tab, seen):
+    show(tab, watched.loaded(), seen)
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    light = tab.run(ground)
+    tab.click("#theme")
+    assert tab.run(ground) != light
+    tab.click("#theme")
+    assert tab.run(ground) == light
+
+
+@pytest.mark.parametrize(("memory", "blocks", "said"), [
+    ("slots", (1,), "Block 1 has no memory."), ("printed", None, ""), ("none", None, "This model has no memory.")])
+def test_what_a_model_does_not_have_is_said(tab, memory, blocks, said):
+    from selenium.webdriver.common.keys import Keys
+
+    found = watched.loaded(memory=memory, memory_blocks=blocks)
+    show(tab, found, watched.seen(found, watched.row_of(found, segments=0)))
+    tab.press("b", "h", "t", "s", Keys.ARROW_RIGHT, "s", "t")
+    assert said in tab.run("return document.querySelector('main').innerText")
+    assert tab.run(OVERLAPS) == []
+    assert len(tab.run(SHOWN)["strips"]) == 4 * sum(found.cfg.memory_of(i) != "none" for i in range(2))
+
+
+def test_controls_are_named(tab, seen):
+    show(tab, watched.loaded(), seen)
+    assert tab.run("return [...document.querySelectorAll('button')].filter("
+                   "(button) => !(button.ariaLabel || button.textContent).trim())") == []
+    assert tab.run("return [...document.querySelectorAll('[role=group], [role=img], section, dialog')].filter("
+                   "(part) => !part.ariaLabel && !document.getElementById(part.getAttribute('aria-labelledby')))") == []
+
+
+# -------------------------------------------------------------------------------------------------- without a browser
+
+
+def test_the_page_is_one_file_that_names_no_other(seen):
+    html = page(watched.loaded(), seen)
+    assert not re.search(r"""(src|href)\s*=\s*(?!["']data:)|@import|url\(|https?:|fetch\(|import\(""", html)
+    assert "default-src 'none'" in html
+
+
+def test_a_page_that_would_be_too_large_is_refused(seen, monkeypatch):
+    monkeypatch.setattr(explore, "MOST", 30_000)
+    with pytest.raises(BadInput, match=r"^page: found 0\.\d MB, expected at most 0 MB: a shorter story"):
+        page(watched.loaded(), seen)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    watched.save(folder)
+    return folder
+
+
+def test_the_command_writes_a_page_for_a_told_story_and_for_one_of_your_own(run, tmp_path, capsys):
+    assert main(["explore", str(run), "--task", "qa2", "--length", "100", "--seed", "5"]) == 0
+    assert "explore.html" in capsys.readouterr().out
+    assert '"S":7,"T":16' in (run / "explore.html").read_text()         # 100 tokens are 7 segments of 16
+    out = tmp_path / "page.html"
+    own = tmp_path / "own.txt"
+    for text, support in (("Mary moved to the garden. John went to the office.\nWhere is Mary?\n", "[]"),
+                          ("1 Mary moved to the garden.\n2 John went to the office.\n"
+                           "3 Where is Mary? \tgarden\t1\n4 Where is John?\toffice\t2\n", "[[2,7]]")):
+        own.write_text(text)
+        assert main(["explore", str(run), "--story", str(own), "--out", str(out)]) == 0
+        html = out.read_text()
+        assert f'"support":{support}' in html
+        words = '"mary","moved","to","the","garden","john","went","to","the","office","where","is","mary"'
+        assert words in html
+
+
+@pytest.mark.parametrize(("text", "options", "said"), [
+    ("Mary moved to the garden.", [], r"own.txt:1: found 'Mary moved to the garden.', expected a question"),
+    ("Mary ate. Where is Mary?", [], r"own.txt: found ate, expected words"),
+    ("1 Mary moved.\n1 Where is Mary?\tgarden\t9\n", [], r"own.txt:2: found supporting line '9'"),
+    ("Where is Mary?", ["--task", "qa1"], "found --story and --task"),
+    ("Where is Mary?", ["--length", "-1"], "--length: found -1"),
+    ("Mary moved. " * 9 + "Where is Mary?", ["--length", "16"], "--length: found 16 tokens, too few"),
+])
+def test_what_cannot_be_shown_is_said_in_one_line(run, tmp_path, capsys, text, options, said):
+    own = tmp_path / "own.txt"
+    own.write_text(text)
+    assert main(["explore", str(run), "--story", str(own), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
