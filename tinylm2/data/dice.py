@@ -16,7 +16,7 @@ class Dice:
     """
 
     def __init__(self, *key):
-        self._raw = np.random.default_rng(key).bit_generator.random_raw
+        self._raw = np.random.PCG64(np.random.SeedSequence(key)).random_raw         # default_rng's, without its rest
         self._words = []
 
     def below(self, n):

@@ -1,6 +1,7 @@
 """Facts hidden in filler: one example becomes a row of tokens of an exact length, and the places are remembered."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tinylm2.data.errors import BadInput
 from tinylm2.data.stories import Example
@@ -50,9 +51,9 @@ def hide(example, dice, *, tokenizer, filler, segments, width, room=None, gap=0.
     missing = segments * width - parts.length
     if missing < 0:
         return None
-    sentences = []
+    sentences, encoded = [], _encoded(filler, tokenizer)
     while missing > 0:
-        sentences.append(tokenizer.encode(dice.pick(filler.sentences)))
+        sentences.append(dice.pick(encoded))
         missing -= len(sentences[-1])
     opener = sentences.pop()[-missing:] if sentences else []
     behind = dice.below(len(sentences) + 1) if dice.chance(gap) else 0
@@ -66,6 +67,12 @@ def alone(example, *, tokenizer, width, room=None):
     segments = -(-parts.length // width)
     pad = segments * width - parts.length
     return _lay(example, parts, width, segments, opener=[tokenizer.pad] * pad, places=[0] * len(parts.facts), pad=pad)
+
+
+@lru_cache(maxsize=4)
+def _encoded(filler, tokenizer):
+    """The filler's sentences as ids: encoded once, for a row draws dozens of them."""
+    return [tokenizer.encode(sentence) for sentence in filler.sentences]
 
 
 @dataclass(frozen=True, slots=True)
