@@ -1,12 +1,15 @@
 """What is shown is what happened: traces equal the equations written out story by story, and change no result."""
 
+import re
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from tests import small, standin
+from tests import small, standin, watched
+from tinylm2.__main__ import main
+from tinylm2.commands.ask import heat_map
 from tinylm2.data import TASKS, alone, bpe_tokenizer, evaluation_rows, fresh_examples, word_tokenizer
 from tinylm2.data.filler import GrammarFiller
 from tinylm2.evaluate import ask_rows
@@ -210,3 +213,48 @@ def test_pieces_of_bytes_join_to_the_text_and_cut_no_character(text):
     assert len(found) == len(ids)
     assert "".join(found) == text.replace(" ", "")
     assert len(pieces(tokenizer, ids[:-1])) == len(ids) - 1              # a character may be cut off
+
+
+def test_the_heat_map_shades_every_slot_by_what_the_token_read_of_it():
+    found = watched.loaded()
+    seen = watched.seen(found, watched.row_of(found, segments=0))
+    lines = heat_map(seen.live.trace, seen.row, seen.words).splitlines()
+    shaded = [re.fullmatch(r" +(.*?)  \|(.*)\|  \|(.*)\|", line).groups() for line in lines if "|" in line]
+    pad, shades = seen.row.pad, " ░▒▓█"
+    assert pad
+    assert [word for word, *_ in shaded] == seen.words[pad:]
+    for s, looks in enumerate(seen.live.trace.looks):
+        start = max(s * 16, pad)
+        told = shaded[start - pad:(s + 1) * 16 - pad]
+        for i, look in enumerate(looks):
+            read = look.read[0, :, start - s * 16:].max(0)
+            expected = np.minimum(read / read.max() * 5, 4).astype(int)
+            assert [[shades.index(c) for c in row[i + 1]] for row in told] == expected.tolist()
+            named = f"block {i + 1} reads most: slot {read.mean(0).argmax() + 1} ({read.mean(0).max():.2f}), slot "
+            assert sum(named in line for line in lines) >= 1
+    assert sum(line.startswith("Segment ") for line in lines) == seen.row.segments
+
+
+def test_a_heat_map_shows_what_there_is_and_nothing_that_steers_a_terminal():
+    found = watched.loaded(memory_blocks=(1,))
+    seen = watched.seen(found, watched.row_of(found))
+    text = heat_map(seen.live.trace, seen.row, ["\x1b[31m", *seen.words[1:]])
+    assert "\x1b" not in text
+    assert "block 2" in text
+    assert "block 1" not in text
+    none = watched.loaded(memory="none")
+    seen = watched.seen(none, watched.row_of(none))
+    assert heat_map(seen.live.trace, seen.row, seen.words) == "This model has no memory to show.\n"
+
+
+def test_ask_says_the_same_with_and_without_show(tmp_path, capsys):
+    watched.save(tmp_path)
+    question = ["ask", str(tmp_path), "Mary moved to the garden. John went to the office.", "Where is Mary?"]
+    assert main(question) == 0
+    said = capsys.readouterr().out
+    assert main([*question, "--show"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith("\n" + said)
+    assert "Segment 1 of 1: mary moved to the garden john went to the office where is mary" in shown
+    assert main([*question[:3], "Where is Gandalf?"]) == 2
+    assert "found gandalf, expected words" in capsys.readouterr().err
