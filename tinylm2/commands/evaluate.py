@@ -9,11 +9,12 @@ from tqdm import tqdm
 
 from tinylm2 import runs
 from tinylm2.backend import array_module
-from tinylm2.console import percent, table
+from tinylm2.console import percent, table, whole
 from tinylm2.data import BadInput, find_file, fresh_examples, read_babilong, read_examples
 from tinylm2.evaluate import METRICS, evaluate
 
 FEWEST = 100                                             # questions that a cell needs to be worth a number
+AT_ONCE = 10**8                                          # tokens laid out at once
 SOLVED = 0.95                                            # Weston et al. 2015
 
 
@@ -21,17 +22,20 @@ def add_arguments(parser):
     parser.add_argument("run", help="a run's folder, such as runs/tiny")
     parser.add_argument("--tasks", help="as train_tiny.py's --task (the run's own)")
     parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler")
-    parser.add_argument("--questions", type=int, default=200, help="asked in a cell (200)")
+    parser.add_argument("--questions", type=whole(1), default=200, help="asked in a cell (200)")
     parser.add_argument("--stories", help="ask from a folder of official bAbI files instead of fresh stories")
     parser.add_argument("--babilong", nargs="+", metavar="FILE", help="ask from BABILong's JSON files")
     parser.add_argument("--metric", choices=METRICS, default="exact")
-    parser.add_argument("--seed", type=int, default=0, help="of the fresh stories and of the filler (0)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the fresh stories and of the filler (0)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
     parser.add_argument("--out", help="write this .json, and a .md beside it (RUN/table.json)")
 
 
 def main(args):
     lengths = token_lengths(args.lengths)
+    if args.questions * max(lengths) > AT_ONCE:
+        raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
+                       f"{AT_ONCE:,} tokens in all")
     loaded, _, _ = runs.load(args.run, xp=array_module(args.device))
     sources = babilong_sources(args, loaded) if args.babilong else task_sources(args, loaded)
     if args.babilong:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tinylm2 import runs
 from tinylm2.backend import array_module
 from tinylm2.commands.ask import places_of, told
+from tinylm2.console import whole
 from tinylm2.data import EVALUATION, BadInput, Dice, evaluation_rows, examples, read_examples
 from tinylm2.data.errors import read_lines
 from tinylm2.data.filler import sentences
@@ -24,11 +25,11 @@ def add_story_arguments(parser):
     """A run, and which story to look at."""
     parser.add_argument("run", help="a run's folder, such as runs/tiny")
     parser.add_argument("--task", help="tell a story of this task, such as qa1 (default: the run's first)")
-    parser.add_argument("--seed", type=int, default=3, help="which story is told (3)")
+    parser.add_argument("--seed", type=whole(0), default=3, help="which story is told (3)")
     parser.add_argument("--story", metavar="FILE", help="a file with a story of your own: sentences, the last of which "
                                                         "asks, or the official format, whose first story is taken")
-    parser.add_argument("--length", type=int, help=f"tokens to hide the story in, in whole segments ({LENGTH}; with "
-                                                   "--story: as long as the story is)")
+    parser.add_argument("--length", type=whole(0, 10**5), help="tokens to hide the story in, in whole segments "
+                                                               f"({LENGTH}; with --story: as long as the story is)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
 
 
@@ -58,8 +59,6 @@ def story(args):
     loaded, _, _ = runs.load(args.run, xp=array_module(args.device))
     width = loaded.cfg.T
     length = args.length if args.length is not None else 0 if args.story else LENGTH
-    if length < 0:
-        raise BadInput(f"--length: found {length}, expected a number of tokens")
     if args.story and args.task:
         raise BadInput("found --story and --task, expected one of them")
     found = read_story(args.story, loaded) if args.story else fresh_story(loaded, args)

@@ -1,10 +1,11 @@
 """Check every gradient against central differences, entry by entry, and print the table."""
 
 from tinylm2 import cases, gradcheck
+from tinylm2.console import whole
 
 
 def add_arguments(parser):
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(0), default=0)
 
 
 def main(args):

@@ -4,20 +4,25 @@ from itertools import islice
 
 from tinylm2 import runs
 from tinylm2.commands.evaluate import token_lengths
+from tinylm2.console import whole
 from tinylm2.data import DATA, BadInput, Dice, GrammarFiller, fresh_examples, hide, story_text, word_tokenizer
+
+LONGEST = 2**20                                          # tokens: more is nothing to look at
 
 
 def add_arguments(parser):
     parser.add_argument("--task", default="qa1", help="as train_tiny.py's (qa1)")
     parser.add_argument("--length", default="0", help="hidden in filler, in tokens, k for 1,024; 0: no filler (0)")
-    parser.add_argument("--count", type=int, default=1, help="stories a task (1)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--segment", type=int, default=32, help="tokens of a segment (32)")
+    parser.add_argument("--count", type=whole(1, 10**5), default=1, help="stories a task (1)")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--segment", type=whole(1), default=32, help="tokens of a segment (32)")
     parser.add_argument("--official", action="store_true", help="whole stories in the official files' format")
 
 
 def main(args):
     (length,) = token_lengths(args.length)[:1]
+    if max(length, args.segment) > LONGEST:
+        raise BadInput(f"length: found {length} tokens in segments of {args.segment}, expected at most {LONGEST:,}")
     for task in runs.tasks_of(args.task):
         if args.official:
             for number in range(args.count):
