@@ -2,17 +2,18 @@
 
 import ctypes
 import sys
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial, wraps
 
 import numpy as np
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3                # numbers of mallopt's knobs, from malloc.h
-_HOMES = {np.ndarray: (np, lambda x: x)}                 # array type -> (its module, how it comes to the host)
+BLOCK = 2**15                                            # numbers of a flat array that the CPU's cache holds with ease
+_HOMES = {}                                              # array type -> (its module, how it comes to the host, add_runs)
 
 
-def register(array_type, module, to_host):
-    """Make another array type known: CuPy's when a GPU is found, the tests' stand-in for one."""
-    _HOMES[array_type] = (module, to_host)
+def register(array_type, module, to_host, add_runs):
+    """Make an array type known: NumPy's below, CuPy's when a GPU is found, the tests' stand-in for one."""
+    _HOMES[array_type] = (module, to_host, add_runs)
 
 
 def _home(x):
@@ -61,7 +62,7 @@ def gpu():
             return False, "a smoke kernel gave a wrong number"
     except Exception as error:
         return False, f"a smoke kernel failed ({_first_line(error)})"
-    register(cupy.ndarray, cupy, cupy.asnumpy)
+    register(cupy.ndarray, cupy, cupy.asnumpy, _add_runs_on_gpu)
     return True, cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
@@ -88,6 +89,76 @@ def array_module(device="auto"):
         raise NoGPU(f"no GPU can be used: {why}")
     print(f"running on the CPU: {why}", file=sys.stderr)
     return np
+
+
+# ------------------------------------------------------------------------------------- what the devices do differently
+
+
+def fused(chain):
+    """A chain of elementwise steps, `chain(xp, *arrays)`, as one kernel where the arrays' module can make one (CuPy).
+
+    On a GPU each step would be a launch of its own, which costs more than the step; NumPy takes the steps one by one.
+    The arrays broadcast against each other. A chain may write (`+=`, `out=`) into what it made itself, or into its
+    arguments if it returns nothing.
+    """
+    kernels = {}
+
+    @wraps(chain)
+    def run(*arrays):
+        xp = get_xp(arrays[0])
+        if xp not in kernels:
+            steps = partial(chain, xp)
+            kernels[xp] = xp.fuse(kernel_name=chain.__name__)(steps) if hasattr(xp, "fuse") else steps
+        return kernels[xp](*arrays)
+
+    return run
+
+
+def blocks(x):
+    """Slices that cover a flat array: for NumPy as long as its cache can hold through a chain of steps, else one."""
+    length = BLOCK if get_xp(x) is np else max(x.size, 1)
+    return [slice(start, start + length) for start in range(0, x.size, length)]
+
+
+def add_runs(x, starts):
+    """Sums of runs of rows: y[v] = x[starts[v]:starts[v+1]].sum(0), each in order; zeros where a run is empty.
+
+    x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). A door of its own, for CuPy's
+    add.reduceat takes differences of running sums: all rows before a run would cost it digits.
+    """
+    return _home(x)[2](x, starts)
+
+
+def _add_runs_on_cpu(x, starts):
+    y = np.zeros((starts.size - 1, x.shape[1]), x.dtype)
+    told = starts[:-1] < starts[1:]
+    y[told] = np.add.reduceat(x, starts[:-1][told])
+    return y
+
+
+def _add_runs_on_gpu(x, starts):
+    import cupy
+
+    y = cupy.empty((starts.size - 1, x.shape[1]), x.dtype)
+    return _runs_kernel()(x, starts, x.shape[1], y)
+
+
+@cache
+def _runs_kernel():
+    """One thread an entry of y: nothing is shared, so the same rows give the same bits."""
+    import cupy
+
+    return cupy.ElementwiseKernel(
+        "raw T x, raw S starts, int64 width", "T y",
+        """
+        const long long v = i / width, d = i % width;
+        T sum = 0;
+        for (long long r = starts[v]; r < starts[v + 1]; ++r) sum += x[r * width + d];
+        y = sum;
+        """, "add_runs")
+
+
+register(np.ndarray, np, lambda x: x, _add_runs_on_cpu)
 
 
 def keep_memory():

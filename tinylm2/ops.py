@@ -6,7 +6,7 @@ only into an array that the same function made.
 
 from functools import lru_cache
 
-from tinylm2.backend import expect, get_xp
+from tinylm2.backend import add_runs, expect, get_xp
 
 # --------------------------------------------------------------------------------------------------------------- linear
 
@@ -59,17 +59,14 @@ def embedding_forward(W, *, ids):
 def embedding_backward(dy, cache):
     """Gradient at W: row v of it sums dy over the places where token v stood.
 
-    Sorted by token, those places lie side by side, and one segmented sum adds them: no atomics, so the same step gives
-    the same bits on every run. A row of zeros behind the last place keeps the start of an absent token in range.
+    Sorted by token, those places lie side by side, and each run of them is added in order: no atomics, so the same
+    step gives the same bits on every run.
     """
     W, ids = cache
     xp = get_xp(W, ids)
     order = xp.argsort(ids.reshape(-1), kind="stable")                   # (R,)
     starts = xp.searchsorted(ids.reshape(-1)[order], xp.arange(W.shape[0] + 1))   # (V+1,)
-    places = xp.zeros((ids.size + 1, W.shape[1]), W.dtype)
-    places[:-1] = dy.reshape(ids.size, W.shape[1])[order]
-    dW = xp.add.reduceat(places, starts[:-1])                            # (V, D)
-    dW *= (starts[1:] > starts[:-1])[:, None]            # reduceat gives an empty run its first row instead of zero
+    dW = add_runs(dy.reshape(ids.size, W.shape[1])[order], starts)       # (V, D)
     return (dW,)
 
 
