@@ -239,7 +239,7 @@ def _maps(title, panels, unit):
         ax.set_ylim(tall - 0.5, -0.5)
         ax.set_title(heading, fontsize=8)
         ax.set_xlabel("slot")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=8)
         ax.grid(False)
         ax.set_yticks(range(T), [_marked(*label) for label in labels] if new else [], fontsize=min(8, cell * 50))
         for text, (_, kind) in zip(ax.get_yticklabels(), labels, strict=False):

@@ -254,9 +254,9 @@ function drawLife() {
     + (slotHeld() === null ? ". The slot that is read most here." : ".");
 }
 
-/** The numbers of the segments under their columns: every one, or where they would touch every second, third ... */
+/** The numbers of the segments under their columns; of more than eight only every second, third ... */
 function numbers() {
-  const every = Math.ceil(data.S / 16);
+  const every = Math.ceil(data.S / 8);
   return element("div", { className: "columns numbers" },
     ...range(data.S).map((s) => element("span", {}, s % every ? "" : String(s + 1))));
 }
