@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests import standin
 from tinylm2 import gradcheck, ops
 from tinylm2.cases import CASES
 from tinylm2.gradcheck import Checker, Refused, check_grads
@@ -348,14 +349,31 @@ def test_a_parameter_left_out_of_the_dict_is_a_zero_gradient_and_wrong():
     assert "left out" in found["p.a.b"].cause
 
 
+def test_an_empty_dict_of_gradients_says_zero_for_all():
+    found = failures(gated_forward, lambda *args: ({}, gated_backward(*args)[1]), *GATED)
+    assert list(found) == ["p.a.W", "p.a.b"]
+
+
 @pytest.mark.parametrize(("spoil", "cause"), [
     (lambda dp, dM: (dp | {"a.c": dp["a.b"]}, dM), "it names a.c, which p does not"),
+    (lambda dp, dM: (dp["a.W"], dM), "it is a ndarray, expected a dict with the keys of p"),
+    (lambda dp, dM: (dp, dM[0]), "it is a ndarray, expected a tuple of 2 gradients"),
     (lambda dp, dM: (dp, dM[:1]), "it holds 1 gradients, expected 2"),
     (lambda dp, dM: (dp, (dM[0], dM[0])), "it is given, but banks.1 is None"),
 ])
-def test_gradients_of_another_structure_are_refused_by_name(spoil, cause):
+def test_gradients_of_another_structure_are_named(spoil, cause):
     (finding,) = failures(gated_forward, lambda *args: spoil(*gated_backward(*args)), *GATED).values()
     assert finding.cause == cause
+
+
+# --------------------------------------------------------------------------------------------------------------- device
+
+
+def test_arrays_of_a_device_are_checked_on_it():
+    inputs = [standin.xp.asarray(x) for x in (normal(2, 3, 4), normal(4))]
+    here = check_grads(ops.rmsnorm_forward, ops.rmsnorm_backward, *inputs)
+    assert here.passed, here
+    assert here == check_grads(ops.rmsnorm_forward, ops.rmsnorm_backward, normal(2, 3, 4), normal(4))
 
 
 # --------------------------------------------------------------------------------------------------------------- report

@@ -343,15 +343,21 @@ def _rebuild(tree, arrays):
 def matched(name, tree, gradient):
     """The gradient of each array of the tree in order, None where it is left out."""
     if isinstance(tree, dict):
-        if unknown := set(gradient or ()) - set(tree):
+        given = {} if gradient is None else gradient
+        if not isinstance(given, dict):
+            raise Misfit(name, f"it is a {type(given).__name__}, expected a dict with the keys of {name}")
+        if unknown := set(given) - set(tree):
             raise Misfit(name, f"it names {', '.join(sorted(unknown))}, which {name} does not")
         for key, part in tree.items():
-            yield from matched(f"{name}.{key}", part, gradient and gradient.get(key))
+            yield from matched(f"{name}.{key}", part, given.get(key))
     elif isinstance(tree, (tuple, list)):
-        if gradient is not None and len(gradient) != len(tree):
-            raise Misfit(name, f"it holds {len(gradient)} gradients, expected {len(tree)}")
+        given = (None,) * len(tree) if gradient is None else gradient
+        if not isinstance(given, (tuple, list)):
+            raise Misfit(name, f"it is a {type(given).__name__}, expected a tuple of {len(tree)} gradients")
+        if len(given) != len(tree):
+            raise Misfit(name, f"it holds {len(given)} gradients, expected {len(tree)}")
         for i, part in enumerate(tree):
-            yield from matched(f"{name}.{i}", part, gradient and gradient[i])
+            yield from matched(f"{name}.{i}", part, given[i])
     elif tree is not None:
         yield gradient
     elif gradient is not None:
