@@ -1,0 +1,215 @@
+"""Answers written token by token from a cache are those of the whole text read again; and how they are judged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.official import asked, needs_files, official
+from tinylm2 import runs
+from tinylm2.commands.evaluate import render, token_lengths
+from tinylm2.data import TASKS, BadInput, Example, fresh_examples, word_tokenizer
+from tinylm2.evaluate import babilong, exact, labels_of, score
+from tinylm2.generate import answer, read
+from tinylm2.model import Config, init_params, story_forward
+
+WORDS = word_tokenizer()
+END = 1
+
+
+def fixture(memory="slots", G=2, N=4):
+    cfg = Config(V=13, D=8, L=2, H=2, G=G, F=10, N=N, T=6, memory=memory)
+    params = init_params(cfg, 3, dtype="float64")
+    params.buffer += 0.3 * np.random.default_rng(0).standard_normal(params.buffer.size)
+    return cfg, params
+
+
+def answer_without_cache(params, ids, cfg, places, pad):
+    """The whole story is read again for every token."""
+    told = ids
+    for _ in range(places):
+        logits, _ = story_forward(params, ids=told, cfg=cfg, pad=pad, tail=1)
+        told = np.concatenate((told, logits[:, -1].argmax(-1)[:, None]), 1)
+    tokens = told[:, -places:]
+    for row in tokens:
+        ended = np.flatnonzero(row == END)
+        if ended.size:
+            row[ended[0]:] = END
+    return tokens
+
+
+@pytest.mark.parametrize(("memory", "G"), [("slots", 2), ("slots", 1), ("printed", 2), ("none", 2)])
+@pytest.mark.parametrize("segments", [1, 3])
+def test_answers_from_the_cache_equal_those_of_the_whole_text_read_again(memory, G, segments):
+    cfg, params = fixture(memory, G)
+    rng = np.random.default_rng(segments)
+    ids, pad = rng.integers(0, 13, (40, segments * 6 - 3)), rng.integers(0, 3, 40)
+    got = answer(params, ids=ids, cfg=cfg, places=3, end=END, pad=pad)
+    assert np.array_equal(got, answer_without_cache(params, ids, cfg, 3, pad))
+    assert len({tuple(row) for row in got.tolist()}) > 5                 # they differ: the text is read
+
+
+def test_an_answer_ends_at_its_first_end_even_where_others_go_on():
+    cfg, params = fixture()
+    ids = np.random.default_rng(1).integers(0, 13, (200, 3))
+    first = answer(params, ids=ids, cfg=cfg, places=1, end=END)[:, 0]
+    end = np.bincount(first).argmax()                    # what many answers begin with shall end them
+    got = answer(params, ids=ids, cfg=cfg, places=3, end=end)
+    assert (got[first == end] == end).all()
+    assert (got[:, 2] != end).any()
+
+
+def test_frozen_banks_are_those_of_the_beginning():
+    cfg, params = fixture()
+    ids = np.random.default_rng(1).integers(0, 13, (2, 15))
+    start, last = read(params, ids=ids, cfg=cfg, frozen=True)
+    assert last == 12
+    assert all(np.array_equal(M, np.broadcast_to(np.eye(4, 8), (2, 4, 8))) for M in start)
+    written, _ = read(params, ids=ids, cfg=cfg)
+    assert not np.array_equal(written[0], start[0])
+
+
+def test_an_answer_needs_its_places_free():
+    cfg, params = fixture()
+    with pytest.raises(ValueError, match="2 places are free in the last segment, expected at least 3"):
+        answer(params, ids=np.zeros((1, 10), int), cfg=cfg, places=3, end=END)
+
+
+# ------------------------------------------------------------------------------------------------------------ judgement
+
+
+def example(task, question, target):
+    return Example(task, (), question, target)
+
+
+def test_exact_match_takes_the_whole_answer_and_nothing_else():
+    one = example("qa8", "What is Mary carrying?", "football,milk")
+    assert exact("football milk", one, WORDS)
+    assert not exact("milk football", one, WORDS)
+    assert not exact("football", one, WORDS)
+    assert not exact("football milk apple", one, WORDS)
+
+
+@pytest.mark.parametrize(("said", "right"), [
+    ("garden", True), ("Mary is in the garden.", True), ("garden or kitchen", False), ("kitchen", False), ("", False),
+    ("not the office but the garden", True),             # the question names the office: it does not count
+])
+def test_babilongs_rule_wants_the_only_label_that_the_question_does_not_name(said, right):
+    one = example("qa3", "Where was the apple before the office?", "garden")
+    assert babilong(said, one, WORDS) is right
+
+
+def test_babilongs_rule_compares_lists_as_sets():
+    one = example("qa8", "What is Mary carrying?", "football,milk")
+    assert babilong("milk, football", one, WORDS)
+    assert not babilong("milk", one, WORDS)
+
+
+@needs_files
+@pytest.mark.parametrize("task", TASKS)
+def test_the_labels_of_a_task_are_those_of_its_official_file(task):
+    answers = {question.answer.lower() for story in official(task) for question, _ in asked(story)}
+    assert labels_of(task) == {word for answer in answers for word in answer.split(",")}
+
+
+class Row:
+    def __init__(self, answer, distance, depth):
+        self.example, self.distance, self.depth = example("qa1", "Where is Mary?", answer), distance, depth
+
+
+def test_accuracy_is_split_by_distance_and_depth():
+    rows = [Row("garden", 0, 0.95), Row("garden", 2, 0.1), Row("office", 2, 0.15), Row("office", None, None)]
+    found = score(rows, ["garden", "kitchen", "office", "office"], WORDS)
+    assert found == {"accuracy": 0.75, "questions": 4, "by_distance": {"0": 1.0, "2": 0.5},
+                     "by_depth": {"0.0": 0.5, "0.8": 1.0}}
+
+
+def test_a_table_counts_what_remains_and_says_nothing_of_few():
+    def cell(accuracy, questions, left_out=0):
+        return {"accuracy": accuracy, "questions": questions, "left_out": left_out}
+
+    text = render({"qa1": {"0": cell(1.0, 200), "64": cell(0.5, 150, 50)},
+                   "qa3": {"0": cell(0.9, 200), "64": cell(1.0, 7, 193)}}, [0, 64])
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[2:] == [["qa1", "1.000", "0.500", "(150)"], ["qa3", "0.900", "-", "(7)"], ["mean", "0.950", "0.500"],
+                         ["solved", "(95%)", "1/2", "0/1"]]
+
+
+def test_lengths_are_numbers_of_tokens():
+    assert token_lengths("0,128,1k,128") == [0, 128, 1024]
+    with pytest.raises(BadInput, match="expected numbers of tokens such as 0,128,1k"):
+        token_lengths("1m")
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a few steps: it answers badly, but it answers."""
+    out = tmp_path_factory.mktemp("run")
+    loaded = runs.new(runs.Settings(task="qa1,qa8", width=8, ff=12, slots=4, segments="2", steps="1"))
+    folder = runs.Folder(out)
+    folder.claim()
+    folder.describe(loaded)
+    folder.save(loaded, loaded.training())
+    return out
+
+
+def call(*argv):
+    from tinylm2.__main__ import main
+
+    return main([str(part) for part in argv])
+
+
+def test_evaluate_prints_and_writes_a_table(trained, capsys):
+    assert call("evaluate", trained, "--lengths", "0,64", "--questions", "100", "--metric", "babilong") == 0
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines()[2:4]] == ["qa1", "qa8"]
+    assert "2 at 64" in text
+    table = json.loads((trained / "table.json").read_text())
+    assert table["metric"] == "babilong"
+    assert table["cells"]["qa1"]["64"]["questions"] + table["cells"]["qa1"]["64"]["left_out"] == 100
+    assert text.strip() in (trained / "table.md").read_text()
+
+
+def test_evaluate_asks_babilongs_files(trained, tmp_path, capsys):
+    path = tmp_path / "qa1_0k.json"
+    path.write_text(json.dumps([{"input": "Mary moved to the garden.", "question": "Where is Mary?",
+                                 "target": "garden"}] * 100))
+    assert call("evaluate", trained, "--babilong", path, "--metric", "babilong") == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("qa1_0k")
+
+
+def test_ask_answers_and_names_every_unknown_word(trained, capsys):
+    assert call("ask", trained, "Mary moved to the garden.", "Where is Mary?") == 0
+    assert WORDS.unknown(capsys.readouterr().out) == []
+    assert call("ask", trained, "Fritz moved to the moon.", "Where is Fritz?") == 2
+    assert "fritz, moon" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [
+    ["evaluate", "RUN", "--tasks", "qa21"], ["evaluate", "RUN", "--lengths", "x"], ["evaluate", "nowhere"],
+    ["evaluate", "RUN", "--stories", "nowhere"], ["stories", "--task", "qa1-qa0"], ["ask", "RUN", "Mary left.", "?"],
+    ["stories", "--task", "qa3", "--length", "32"], ["nonsense"], ["ask", "RUN"],
+])
+def test_what_a_command_cannot_use_is_one_line_and_status_2(trained, capsys, argv):
+    assert call(*(trained if part == "RUN" else part for part in argv)) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_stories_mark_what_an_answer_rests_on(capsys):
+    assert call("stories", "--task", "qa2", "--seed", "7") == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = fresh_examples(TASKS["qa2"], 1, seed=7)[0]
+    assert [line[2:] for line in lines if line.startswith("> ")] == [first.facts[i] for i in sorted(first.support)]
+    assert call("stories", "--task", "qa1", "--length", "128", "--seed", "7") == 0
+    assert capsys.readouterr().out.count("[") == 1
+
+
+def test_official_stories_can_be_read_back(tmp_path, capsys):
+    from tinylm2.data import Dice, read_stories
+
+    assert call("stories", "--task", "qa5", "--official", "--count", "3", "--seed", "2") == 0
+    (tmp_path / "qa5.txt").write_text(capsys.readouterr().out)
+    assert read_stories(tmp_path / "qa5.txt") == [TASKS["qa5"].story(Dice(2, 1, 5, n)) for n in range(3)]
