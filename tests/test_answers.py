@@ -184,8 +184,8 @@ def test_evaluate_asks_babilongs_files(trained, tmp_path, capsys):
 def test_ask_answers_and_names_every_unknown_word(trained, capsys):
     assert call("ask", trained, "Mary moved to the garden.", "Where is Mary?") == 0
     assert WORDS.unknown(capsys.readouterr().out) == []
-    assert call("ask", trained, "Fritz moved to the moon.", "Where is Fritz?") == 2
-    assert "fritz, moon" in capsys.readouterr().err
+    assert call("ask", trained, "Fritz moved to Mars.", "Where is Fritz?") == 2
+    assert "fritz, mars" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [
