@@ -191,11 +191,13 @@ def test_what_a_model_does_not_have_is_not_drawn(memory, seen):
         assert [ax.get_title() for ax in plots.gates(other.live.trace).axes] == ["block 2"]
 
 
-def test_one_segment_writes_nothing_and_its_padding_shows_no_word(seen):
+def test_one_segment_writes_nothing_and_its_padding_is_not_drawn(seen):
     found = watched.loaded()
     short = watched.own(found, Example("", ("Mary moved to the garden.",), "Where is Mary?", "garden", (0,)))
     figure = plots.read_map(short.live.trace, short.row, short.words, block=0)
-    assert tokens(figure.axes[0])[:short.row.pad] == ["·"] * short.row.pad
+    assert short.row.pad
+    assert " ".join(tokens(figure.axes[0])) == "▸ mary ▸ moved ▸ to ▸ the ▸ garden where is mary"
+    assert np.array_equal(maps(figure)["segment 1, head 2"], short.live.trace.looks[0][0].read[0, 1, short.row.pad:])
     with pytest.raises(ValueError, match="one segment"):
         plots.write_map(short.live.trace, short.row, short.words, block=0)
 

@@ -137,8 +137,8 @@ def read_map(trace, row, words, *, block):
     """Tokens x slots: what each token read, head by head, where the answer is told and where it is asked."""
     panels = []
     for s in telling_segments(row):
-        labels = _labels(row, words, s)
-        panels += [(f"segment {s + 1}, head {h + 1}", labels, weights[:len(labels)])
+        labels, rows = _tokens(row, words, s)
+        panels += [(f"segment {s + 1}, head {h + 1}", labels, weights[rows])
                    for h, weights in enumerate(trace.looks[s][block].read[0])]
     return _maps(f"What the tokens read, block {block + 1}", panels, "weight of a slot (a row sums to 1)")
 
@@ -155,8 +155,8 @@ def write_map(trace, row, words, *, block):
     panels = []
     last = row.segments - 1
     for s in [s for s in telling_segments(row) if s < last] or [last - 1]:
-        labels = _labels(row, words, s)
-        panels += [(f"segment {s + 1}, head {h + 1}", labels, weights.T)
+        labels, rows = _tokens(row, words, s)
+        panels += [(f"segment {s + 1}, head {h + 1}", labels, weights.T[rows])
                    for h, weights in enumerate(trace.looks[s][block].write[0])]
     return _maps(f"What the slots wrote from, block {block + 1}", panels, "weight of a token (a column sums to 1)")
 
@@ -165,9 +165,10 @@ def write_map(trace, row, words, *, block):
 def before_and_after(trace, frozen, row, words, *, block):
     """What the question's segment reads of the bank as it began and of the bank as the story left it (the paper's
     Figure 6). `trace` and `frozen` are the same story's, with and without the writes."""
-    labels, panels = _labels(row, words, row.segments - 1), []
+    panels = []
+    labels, rows = _tokens(row, words, row.segments - 1)
     for h in range(len(trace.looks[-1][block].read[0])):
-        panels += [(f"head {h + 1}, {when}", labels, story.looks[-1][block].read[0, h, :len(labels)])
+        panels += [(f"head {h + 1}, {when}", labels, story.looks[-1][block].read[0, h, rows])
                    for when, story in (("before", frozen), ("after", trace))]
     return _maps(f"Reading the bank before and after the story's updates, block {block + 1}", panels,
                  "weight of a slot (a row sums to 1)")
@@ -214,13 +215,14 @@ def bank_similarity(trace):
     return figure
 
 
-def _labels(row, words, s):
-    """(text, kind) of each token of a segment: kind "support", "question" or ""."""
+def _tokens(row, words, s):
+    """Of the story's tokens in a segment, padding left out: [(text, "support", "question" or "")], and their rows."""
+    start, end = max(s * row.width, row.pad), min((s + 1) * row.width, len(words))
     labels = []
-    for t in range(s * row.width, min((s + 1) * row.width, len(words))):
-        told = any(start <= t < end for start, end in row.support)
+    for t in range(start, end):
+        told = any(low <= t < high for low, high in row.support)
         labels.append((words[t] or "·", "support" if told else "question" if t >= row.asked else ""))
-    return labels
+    return labels, slice(start - s * row.width, end - s * row.width)
 
 
 def _maps(title, panels, unit):
