@@ -162,7 +162,7 @@ def new(settings, *, xp=np):
     tasks_of(settings.task)
     plan_of(settings)
     tokenizer = bpe_tokenizer(settings.vocab) if settings.tokenizer == "bpe" else word_tokenizer()
-    filler = _filler(settings)
+    filler = _filler(settings, tokenizer)
     try:
         cfg = settings.config(tokenizer.size)
     except ValueError as error:
@@ -218,7 +218,7 @@ def _loaded(meta, params, path):
         raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
     if param_shapes(cfg) != params.shapes:
         raise BadInput(f"{path}: found tensors of another model, expected those that its settings name")
-    return Loaded(settings, cfg, params, tokenizer, _filler(settings))
+    return Loaded(settings, cfg, params, tokenizer, _filler(settings, tokenizer))
 
 
 def _checked_progress(found, path):
@@ -259,8 +259,8 @@ def _begun(path):
         raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
 
 
-def _filler(settings):
-    return BookFiller(settings.filler) if settings.filler else GrammarFiller()
+def _filler(settings, tokenizer):
+    return BookFiller(settings.filler, tokenizer) if settings.filler else GrammarFiller()
 
 
 class Folder:

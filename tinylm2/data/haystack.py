@@ -71,8 +71,12 @@ def alone(example, *, tokenizer, width, room=None):
 
 @lru_cache(maxsize=4)
 def _encoded(filler, tokenizer):
-    """The filler's sentences as ids: encoded once, for a row draws dozens of them."""
-    return [tokenizer.encode(sentence) for sentence in filler.sentences]
+    """The filler's sentences as ids: encoded once, for a row draws dozens of them. One without a token would fill no
+    place, however often it is drawn."""
+    encoded = [ids for ids in map(tokenizer.encode, filler.sentences) if ids]
+    if not encoded:
+        raise BadInput("filler: found no sentence with a token, expected text")
+    return encoded
 
 
 @dataclass(frozen=True, slots=True)

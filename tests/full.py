@@ -1,0 +1,112 @@
+"""The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
+
+    python -m tests.full kills | fuzz | mutants | lessons | bank | coverage
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parents[1]
+
+
+def kills(count=100):
+    """Kill a training run so many times, resume it, compare it with an undisturbed one."""
+    from tests import crash
+
+    done, inside, chains, faults = crash.kills(count, show=say)
+    print(*faults, sep="\n")
+    return f"{done} kills, {inside} of them inside saving; {chains} runs resumed, {len(faults)} faults", not faults
+
+
+def fuzz(count=10_000):
+    """Give the commands so many cases of bad input."""
+    from tests import fuzz, test_fuzz
+
+    with tempfile.TemporaryDirectory() as home:
+        ground = fuzz.Ground(home)
+        try:
+            test_fuzz.run(ground, count)
+        except AssertionError as error:
+            return f"a fault: {error}", False
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(ground.seen.items()))
+    return f"{ground.seen.total()} cases ({kinds}), 0 faults, at most {memory:.0f} MB", memory < 1000
+
+
+def mutants(count=10**9):
+    """Plant one error at a time in the numeric core (all that tests/mutants.py makes, or so many of them)."""
+    from tests import mutants
+
+    tried, survivors = mutants.run(count, show=say)
+    print(*survivors, sep="\n")
+    return f"{tried} mutants, {tried - len(survivors)} killed ({1 - len(survivors) / tried:.1%})", not survivors
+
+
+def lessons():
+    """Every lesson as a user runs it."""
+    from tests import test_lessons
+
+    failed = test_lessons.run_as_scripts()
+    return f"{len(test_lessons.LESSONS)} lessons", not failed
+
+
+def bank():
+    """The course: every assignment with its reference answers and its wrong ones."""
+    from tests import test_assignments
+
+    failed = test_assignments.run_bank()
+    return "the bank of answers", not failed
+
+
+def coverage(least=95):
+    """Branches of tinylm2/ that the suite takes."""
+    with tempfile.TemporaryDirectory() as home:
+        files = {**os.environ, "COVERAGE_FILE": str(Path(home) / "data")}
+        run = [sys.executable, "-m", "coverage"]
+        pytest = ["--branch", "--source=tinylm2", "-m", "pytest", "-q"]
+        tests = subprocess.call([*run, "run", *pytest], cwd=ROOT, env=files)
+        report = subprocess.call([*run, "report", "--show-missing", "--skip-covered", f"--fail-under={least}"],
+                                 cwd=ROOT, env=files)
+    return f"at least {least} % of lines and branches", not tests and not report
+
+
+def say(line):
+    print(line, flush=True)
+
+
+def machine():
+    """The date, and what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = f"{len(names)} x {names[0]}" if names else model
+    return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
+
+
+FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, coverage)}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=FIGURES)
+    parser.add_argument("--count", type=int, help="how many kills, cases or mutants")
+    args = parser.parse_args(argv)
+    began = time.perf_counter()
+    figure, good = FIGURES[args.name](**{"count": args.count} if args.count else {})
+    print(f"{args.name}: {figure}; {time.perf_counter() - began:.0f} s; {machine()}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

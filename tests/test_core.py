@@ -1,0 +1,233 @@
+"""The model once more, from its equations alone, a story, a token and a head at a time; and what training does with it.
+
+A gradient check cannot see an error that forward and backward share: this can. Nothing here is called but the library's
+public functions; no code is shared.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests import small
+from tinylm2.model import Config, init_params, param_shapes, story_forward
+from tinylm2.optim import AdamW, clip, learning_rate
+
+pytestmark = pytest.mark.core
+
+
+# -------------------------------------------------------------------------------------------------------- the equations
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(scores):
+    e = np.exp(np.array(scores) - max(scores))
+    return e / e.sum()
+
+
+def norm(x, g):
+    return g * x / np.sqrt(np.mean(x * x) + 1e-5)
+
+
+def turned(x, position):
+    """RoPE on one head of one token: pair i by the angle position / 10000^(2i/K)."""
+    y = np.empty_like(x)
+    for i in range(len(x) // 2):
+        angle = position * 10_000 ** (-2 * i / len(x))
+        a, b = x[2 * i], x[2 * i + 1]
+        y[2 * i], y[2 * i + 1] = a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)
+    return y
+
+
+def heads(x, count):
+    return np.split(x, count)
+
+
+def asked(qs, keys, values, seen):
+    """What each head of one asker gathers: qs one a head, keys and values [place][key head], `seen` the places."""
+    share = len(qs) // len(keys[0])
+    gathered = []
+    for h, q in enumerate(qs):
+        weights = softmax([q @ keys[u][h // share] / math.sqrt(len(q)) for u in seen])
+        gathered.append(sum(w * values[u][h // share] for w, u in zip(weights, seen, strict=True)))
+    return np.concatenate(gathered)
+
+
+def block(xs, M, p, cfg, pad, memory, write):
+    """One block over one segment of one story: rows out, bank out."""
+    T, D, K, H, G = len(xs), cfg.D, cfg.D // cfg.H, cfg.H, cfg.G
+    Wq, Wk, Wv = np.split(p["attn.Wqkv"], [H * K, (H + G) * K], axis=1)
+    ns = [norm(x, p["attn.g"]) for x in xs]
+    keys = [[turned(k, t) for k in heads(n @ Wk, G)] for t, n in enumerate(ns)]
+    values = [heads(n @ Wv, G) for n in ns]
+    ys, reads, Mn = [], [], None if M is None else [norm(m, p["mem.g"]) for m in M]
+    for t, (x, n) in enumerate(zip(xs, ns, strict=True)):
+        seen = [t] if t < pad else range(pad, t + 1)
+        y = x + asked([turned(q, t) for q in heads(n @ Wq, H)], keys, values, seen) @ p["attn.Wo"]
+        if M is not None:
+            E = asked(heads(n @ p["mem.Wq"], H), [heads(m @ p["mem.Wk"], H) for m in Mn],
+                      [heads(m @ p["mem.Wv"], H) for m in Mn], range(len(M)))
+            y = y + sigmoid(E @ p["mem.Wout"] + p["mem.bout"]) * E
+            reads.append(E)
+        h = norm(y, p["ff.g"])
+        gate, up = np.split(h @ p["ff.Wgu"], 2)
+        ys.append(y + (gate * sigmoid(gate) * up) @ p["ff.Wdown"])
+    if M is None or not write:
+        return ys, M
+    if memory == "slots":
+        addresses = np.eye(D)[:cfg.N] * math.sqrt(D)
+        R = [asked([turned(q, T) for q in heads(address @ Wq, H)], keys, values, range(pad, T)) @ p["attn.Wo"]
+             for address in addresses]
+        return ys, [sigmoid(r @ p["mem.Win"] + mn @ p["mem.Uin"] + p["mem.bin"]) * np.tanh(r)
+                    + sigmoid(r @ p["mem.Wforget"] + mn @ p["mem.Uforget"] + p["mem.bforget"]) * m
+                    for r, m, mn in zip(R, M, Mn, strict=True)]
+    new = []
+    for r, m in enumerate(M):
+        pool = [t for t in range(math.floor(r * T / cfg.N), math.ceil((r + 1) * T / cfg.N)) if t >= pad]
+        if pool:
+            n, E = np.mean([ns[t] for t in pool], 0), np.mean([reads[t] for t in pool], 0)
+            m = sigmoid(n @ p["mem.Win"]) * np.tanh(E) + sigmoid(E @ p["mem.Wforget"]) * m
+        new.append(m)
+    return ys, new
+
+
+def story(params, ids, cfg, pad):
+    """The logits of one story."""
+    banks = [None if cfg.memory == "none" or cfg.memory_blocks is not None and i not in cfg.memory_blocks
+             else list(np.eye(cfg.D)[:cfg.N]) for i in range(cfg.L)]
+    logits = []
+    for start in range(0, len(ids), cfg.T):
+        xs = [params["embed.W"][i] * math.sqrt(cfg.D) for i in ids[start:start + cfg.T]]
+        for i in range(cfg.L):
+            p = {name.removeprefix(f"blocks.{i}."): W for name, W in params.items()}
+            xs, banks[i] = block(xs, banks[i], p, cfg, 0 if start else pad, cfg.memory, start + cfg.T < len(ids))
+        head = params["embed.W"].T if cfg.tied else params["head.W"]
+        logits += [norm(x, params["norm.g"]) @ head for x in xs]
+    return np.array(logits)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_logits_are_what_the_equations_say(cfg, padded):
+    """Two segments and a short one."""
+    params, ids = small.params(cfg), small.ids(cfg, 2 * cfg.T + max(cfg.T // 2, 1))
+    pad = np.array([0, cfg.T - 1, cfg.T // 2]) if padded else np.zeros(3, int)
+    logits, _ = story_forward(params, ids=ids, cfg=cfg, pad=pad)
+    for row, told, places in zip(logits, ids, pad, strict=True):
+        np.testing.assert_allclose(row, story(params, told, cfg, places), rtol=1e-9, atol=1e-11)
+
+
+# ------------------------------------------------------------------------------------------------------- the parameters
+
+
+def test_a_model_starts_as_it_is_said_to():
+    cfg = Config(V=50, D=64, L=3, H=4, G=2, F=96, N=8, T=6)
+    params = init_params(cfg, 0)
+    assert params.buffer.dtype == np.float32
+    for name, W in params.items():
+        kind = name.rpartition(".")[2]
+        if W.ndim == 1:
+            start = {"g": 1, "bin": 0, "bout": -1, "bforget": 3}[kind]
+            assert (W == start).all(), name
+        else:
+            rows = 64 if kind == "W" else W.shape[0]
+            std = 1 / math.sqrt(rows) / (math.sqrt(6) if kind in ("Wo", "Wdown") else 1)
+            assert W.std() == pytest.approx(std, rel=0.08), name
+            assert abs(W.mean()) < 4 * std / math.sqrt(W.size), name
+    matrices = [W for W in params.values() if W.ndim == 2]
+    assert all(abs(np.corrcoef(a.ravel()[:2000], b.ravel()[:2000])[0, 1]) < 0.2 for a, b in zip(
+        matrices, matrices[1:], strict=False) if a.shape == b.shape)
+
+
+def test_a_seed_means_the_same_parameters_and_a_variant_shares_what_it_has_in_common():
+    cfg = small.CFG
+    one = init_params(cfg, 1)
+    assert np.array_equal(one.buffer, init_params(cfg, 1).buffer)
+    other, plain = init_params(cfg, 2), init_params(replace(cfg, memory="none"), 1)
+    for name, W in plain.items():
+        assert np.array_equal(W, one[name])
+        assert W.ndim == 1 or not np.array_equal(W, other[name])
+
+
+@pytest.mark.parametrize("changed", [{}, {"memory": "printed"}, {"memory": "none"}, {"tied": True}], ids=str)
+def test_the_parameters_are_those_of_the_variant_and_no_others(changed):
+    cfg = replace(Config(V=11, D=8, L=2, H=4, G=2, F=12, N=4, T=6), **changed)
+    a_block = {"attn.g": (8,), "attn.Wqkv": (8, 16), "attn.Wo": (8, 8), "ff.g": (8,), "ff.Wgu": (8, 24),
+               "ff.Wdown": (12, 8)}
+    if cfg.memory != "none":
+        a_block |= {"mem.g": (8,), **{f"mem.{name}": (8, 8) for name in ("Wq", "Wk", "Wv", "Wout", "Win", "Wforget")},
+                    "mem.bout": (8,)}
+    if cfg.memory == "slots":
+        a_block |= {"mem.Uin": (8, 8), "mem.bin": (8,), "mem.Uforget": (8, 8), "mem.bforget": (8,)}
+    expected = {f"blocks.{i}.{name}": shape for i in (0, 1) for name, shape in a_block.items()}
+    expected |= {"embed.W": (11, 8), "norm.g": (8,)}
+    if not cfg.tied:
+        expected["head.W"] = (8, 11)
+    assert param_shapes(cfg) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def test_adamw_steps_as_its_equations_say():
+    params = init_params(small.CFG, 0, dtype="float64")
+    w = params.buffer.copy()
+    decays = np.zeros(w.size)
+    for name, view in params.like(decays).items():
+        view[...] = params[name].ndim >= 2
+    assert decays.any()
+    assert not decays.all()
+    m, v, optimizer = 0, 0, AdamW(params)
+    assert optimizer.t == 0
+    for t in (1, 2, 3):
+        g = np.random.default_rng(t).standard_normal(w.shape)
+        optimizer.step(params, params.like(g.copy()), 0.01)
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        w = w - 0.01 * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.98**t)) + 1e-8) + 0.01 * decays * w)
+        np.testing.assert_allclose(params.buffer, w, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(optimizer.m, m, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(optimizer.v, v, rtol=1e-12, atol=1e-15)
+        assert optimizer.t == t
+
+
+def test_adamw_takes_other_betas_epsilon_and_decay():
+    params = init_params(small.CFG, 0, dtype="float64")
+    w, g = params.buffer.copy(), np.full(params.buffer.size, 1e-3)
+    optimizer = AdamW(params, betas=(0.5, 0.6), eps=0.1, decay=0.2)
+    optimizer.step(params, params.like(g), 0.3)
+    decays = np.zeros(w.size)
+    for name, view in params.like(decays).items():
+        view[...] = 0.2 if params[name].ndim >= 2 else 0
+    np.testing.assert_allclose(params.buffer, w - 0.3 * (1e-3 / (1e-3 + 0.1) + decays * w), rtol=1e-12)
+
+
+def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
+    flat = init_params(small.CFG, 0, dtype="float64")
+    g = np.random.default_rng(0).standard_normal(flat.buffer.shape)
+    for limit in (0.5, 2.0):
+        grads = flat.like(g.copy())
+        assert clip(grads, limit) == pytest.approx(np.linalg.norm(g))
+        np.testing.assert_allclose(grads.buffer, g * limit / np.linalg.norm(g), rtol=1e-9)
+    grads = flat.like(g.copy())
+    clip(grads, 1.001 * np.linalg.norm(g))
+    assert np.array_equal(grads.buffer, g)
+    nothing = flat.like(np.zeros_like(g))
+    assert clip(nothing, 1.0) == 0
+    assert not nothing.buffer.any()
+
+
+def test_the_rate_climbs_in_a_line_stays_and_falls_by_half_a_cosine():
+    assert [learning_rate(2.0, s, warmup=4) for s in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+    def falling(step, **more):
+        return learning_rate(2.0, step, warmup=1, decay_from=10, decay_steps=8, **more)
+
+    assert [falling(s) for s in (0, 9, 10)] == [2.0, 2.0, 2.0]
+    for done, cosine in ((2, math.sqrt(0.5)), (4, 0), (6, -math.sqrt(0.5)), (8, -1), (50, -1)):
+        assert falling(10 + done) == pytest.approx(2 * (0.05 + 0.95 * (1 + cosine) / 2))
+        assert falling(10 + done, floor=0.3) == pytest.approx(2 * (0.3 + 0.7 * (1 + cosine) / 2))
+    assert learning_rate(2.0, 5, warmup=10, decay_from=5) == pytest.approx(1.2)
+    assert learning_rate(2.0, 6, warmup=10, decay_from=5) == pytest.approx(1.4 * 0.05)
