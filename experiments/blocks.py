@@ -66,12 +66,14 @@ def draw(results, plt):
 
 
 EXPERIMENT = Experiment(
-    name="blocks", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: VARIANTS,
+    name="blocks", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["variants"],
     budgets={
-        "small": {"model": {"L": 4}, "rate": 3e-3, "steps": 400, "segments": [4, 8, 16], "questions": 500},
-        "large": {"model": {"D": 64, "L": 8, "H": 4, "G": 4, "F": 160, "N": 32}, "rate": 2e-3, "steps": 2000,
-                  "segments": [4, 8, 16], "questions": 1000},
-        "quick": {"model": {"L": 2}, "rate": 3e-3, "steps": 2, "early": 2, "segments": [4], "questions": 5},
+        "small": {"variants": ["the first block", "the first half", "all blocks"], "model": {"L": 4}, "rate": 3e-3,
+                  "steps": 300, "segments": [4, 8, 16], "questions": 500},
+        "large": {"variants": list(VARIANTS), "model": {"D": 64, "L": 8, "H": 4, "G": 4, "F": 160, "N": 32},
+                  "rate": 2e-3, "steps": 2000, "segments": [4, 8, 16], "questions": 1000},
+        "quick": {"variants": ["the first block", "all blocks"], "model": {}, "rate": 3e-3, "steps": 2, "early": 2,
+                  "segments": [4], "questions": 5},
     })
 main = EXPERIMENT.main
 

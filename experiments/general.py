@@ -64,7 +64,7 @@ def draw(results, plt):
 EXPERIMENT = Experiment(
     name="general", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["contenders"],
     budgets={
-        "small": {"contenders": CONTENDERS, "steps": 400, "lm": 1.0, "rows": 500},
+        "small": {"contenders": ["slots", "none"], "steps": 300, "lm": 1.0, "rows": 500},
         "large": {"contenders": CONTENDERS, "steps": 4000, "lm": 1.0, "rows": 2000},
         "quick": {"contenders": ["slots", "rmt"], "steps": 2, "early": 2, "lm": 1.0, "rows": 10},
     })
