@@ -43,8 +43,8 @@ def curriculum(*, width, segments, steps, mixed=False, short=16):
     """
     if mixed:
         facts = (None, None, 2, 4, 6, 8, 10)
-        stages = [Stage("A", Shape(facts=(1, 2), segments=(1,), width=width, filler=False), 128, 1000, bar=0.15),
-                  Stage("A2", Shape(facts=(None, 2, 4, 6), segments=(1,), width=width), 64, 300, bar=0.25)]
+        stages = [Stage("A", Shape(facts=(1, 2), segments=(1,), width=width, filler=False), 128, 400, bar=0.05),
+                  Stage("A2", Shape(facts=(None, 2, 4, 6), segments=(1,), width=width), 64, 200, bar=0.05)]
     else:
         facts = (2, 4, 6, 8, 10)
         first = Shape(facts=(2,), segments=(1,), width=short, filler=False)
