@@ -45,7 +45,7 @@ def measure(name, seed, budget, show):
 
 def report(results):
     lengths = [str(n) for n in results.budget["segments"]]
-    rows = [[name, len(results.of(name)), *(spread(results.values(name, "accuracy", n)) for n in lengths),
+    rows = [[name, results.seeds(name), *(spread(results.values(name, "accuracy", n)) for n in lengths),
              spread(results.values(name, "steps"), 0), spread(results.values(name, "parameters"), 0),
              spread(results.values(name, "cpu_s"), 0)] for name in results.variants if results.of(name)]
     return markdown(["memory in", "seeds", *(f"{n} segments" for n in lengths), "steps", "parameters", "seconds"], rows)

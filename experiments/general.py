@@ -41,7 +41,7 @@ def measure(name, seed, budget, show):
 
 def report(results):
     parts = ("first", "later", "answer")
-    rows = [[name, len(results.of(name)), *(spread(results.values(name, part)) for part in parts),
+    rows = [[name, results.seeds(name), *(spread(results.values(name, part)) for part in parts),
              spread(results.values(name, "parameters"), 0), spread(results.values(name, "cpu_s"), 0)]
             for name in results.variants if results.of(name)]
     return markdown(["contender", "seeds", "first segment", "later segments", "answer", "parameters", "seconds"], rows)

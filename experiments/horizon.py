@@ -73,7 +73,7 @@ def _quarters(found, segments):
 
 def report(results):
     lengths = list(results.budget["questions"])
-    rows = [[name, len(results.of(name)), *(spread(results.values(name, "accuracy", n)) for n in lengths),
+    rows = [[name, results.seeds(name), *(spread(results.values(name, "accuracy", n)) for n in lengths),
              spread(results.values(name, "steps"), 0), spread(results.values(name, "cpu_s"), 0)]
             for name in results.variants if results.of(name)]
     text = [markdown(["trained on", "seeds", *(f"{n} segments" for n in lengths), "steps", "seconds"], rows), "",

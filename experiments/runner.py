@@ -143,6 +143,12 @@ class Results:
         temporary.write_text(f'{{"cells": {{\n{cells}\n}}}}\n', encoding="utf-8")
         os.replace(temporary, self.path)
 
+    def seeds(self, variant):
+        """How many seeds a variant was trained with, and how many of them did not get past a stage that they must."""
+        cells = self.of(variant)
+        failed = sum(cell.get("learned", "yes") != "yes" for cell in cells)
+        return f"{len(cells)}, {failed} failed stage A" if failed else f"{len(cells)}"
+
     def values(self, variant, *path):
         """One number a seed, found along `path` in each cell; cells without it are left out."""
         found = []

@@ -57,7 +57,7 @@ def _tokens(segments):
 def report(results):
     lengths = list(results.budget["questions"])
     names = [name for name in results.variants if results.of(name)]
-    rows = [[name, len(results.of(name)), *(spread(results.values(name, "mean", n), 2) for n in lengths),
+    rows = [[name, results.seeds(name), *(spread(results.values(name, "mean", n), 2) for n in lengths),
              spread(results.values(name, "parameters"), 0), spread(results.values(name, "cpu_s"), 0)] for name in names]
     text = [markdown(["contender", "seeds", *(f"{_tokens(n)}" for n in lengths), "parameters", "seconds"], rows), ""]
     if "slots" in names:
