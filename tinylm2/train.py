@@ -43,8 +43,8 @@ def curriculum(*, width, segments, steps, mixed=False, short=16):
     """
     if mixed:
         facts = (None, None, 2, 4, 6, 8, 10)
-        stages = [Stage("A", Shape(facts=(1, 2), segments=(1,), width=width, filler=False), 128, 400, bar=0.05),
-                  Stage("A2", Shape(facts=(None, 2, 4, 6), segments=(1,), width=width), 64, 200, bar=0.05)]
+        stages = [Stage("A", Shape(facts=(1, 2), segments=(1,), width=width, filler=False), 128, 1000, bar=0.05),
+                  Stage("A2", Shape(facts=(1, 2, 4, 6), segments=(1,), width=width, filler=False), 64, 500, bar=0.05)]
     else:
         facts = (2, 4, 6, 8, 10)
         first = Shape(facts=(2,), segments=(1,), width=short, filler=False)
@@ -53,7 +53,7 @@ def curriculum(*, width, segments, steps, mixed=False, short=16):
     for longest, count in zip(segments, steps, strict=True):
         name = "B" if len(segments) == 1 else f"B{longest}"
         if longest == 0:
-            shape = Shape(facts=(None,), segments=(None,), width=width, filler=False)
+            shape = Shape(facts=(None, None, 2, 4, 6), segments=(None,), width=width, filler=False)
         else:
             lengths = tuple(n for n in LENGTHS if n <= longest) or (1,)
             shape = Shape(facts=facts, segments=lengths, width=width, gap=0.7)
