@@ -217,3 +217,9 @@ def test_questions_that_do_not_fit_are_left_out_and_counted():
 def test_one_question_less_moves_no_other():
     examples = fresh_examples(QA1, 30, seed=0)
     assert [row.prompt for row in ask(examples, 4)[0][:20]] == [row.prompt for row in ask(examples[:20], 4)[0]]
+
+
+def test_a_stage_may_tell_only_the_first_tasks_of_a_mix():
+    mix = stories((QA1, CARRY))
+    assert set(mix.batch(Shape(facts=(2,), width=16, filler=False, tasks=1), 0, 32).tasks) == {"qa1"}
+    assert set(mix.batch(Shape(facts=(2,), width=16, filler=False), 0, 32).tasks) == {"qa1", "qa8"}

@@ -55,13 +55,14 @@ class Shape:
     """What the rows of a stage look like. `facts` a story and `segments` of `width` tokens a batch are drawn evenly
     from those given. facts None: any question of a story as the real file tells it; segments None: as many as some
     story needs. Without `filler` rows are padded on the left, and only those too short for the batch are filled up;
-    `gap` is `hide`'s."""
+    `gap` is `hide`'s. tasks: only so many of the mix, its first ones."""
 
     facts: tuple[int | None, ...] = (None,)
     segments: tuple[int | None, ...] = (1,)
     width: int = 32
     filler: bool = True
     gap: float = 0.0
+    tasks: int | None = None
 
 
 class Stories:
@@ -81,7 +82,7 @@ class Stories:
         dice = Dice(self.seed, DATA, 0, step)
         segments = dice.pick(shape.segments)
         if segments is None:
-            example = _tell(dice.weighted(self.tasks, self.weights), dice, shape)
+            example = _tell(self._task(shape, step), dice, shape)
             segments = alone(example, tokenizer=self.tokenizer, width=shape.width).segments
         return make_batch([self._row(shape, segments, step, i) for i in range(size)], self.tokenizer.end)
 
@@ -89,7 +90,7 @@ class Stories:
         """Row i of a step: of a task drawn by weight, the first story that fits."""
         for attempt in range(TRIES):
             if attempt % PATIENCE == 0:
-                task = self._task(step, i, attempt)
+                task = self._task(shape, step, i, attempt)
             dice = Dice(self.seed, DATA, task.number, step, i, attempt)
             row = self._place(_tell(task, dice, shape), dice, shape, segments)
             if row and row.segments == segments:
@@ -97,10 +98,9 @@ class Stories:
         raise BadInput(f"{task.name}: found no story among {TRIES} that fits {segments} segments of {shape.width} "
                        f"tokens, expected other numbers of facts ({shape.facts}) or segments")
 
-    def _task(self, *key):
-        if len(self.tasks) == 1:
-            return self.tasks[0]
-        return Dice(self.seed, DATA, 0, *key).weighted(self.tasks, self.weights)
+    def _task(self, shape, *key):
+        tasks = self.tasks[:shape.tasks]
+        return tasks[0] if len(tasks) == 1 else Dice(self.seed, DATA, 0, *key).weighted(tasks, self.weights[:shape.tasks])
 
     def _place(self, example, dice, shape, segments):
         row = None if shape.filler else alone(example, tokenizer=self.tokenizer, width=shape.width)
