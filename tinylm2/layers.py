@@ -21,10 +21,12 @@ def self_attention_forward(n, Wqkv, Wo, *, heads, pad=None, rows=None, past=None
     rows = T if rows is None else rows
     start = 0 if past is None else past[0].shape[1]
     cache = {"shape": (B, T, rows, H, G, K)}
-    qkv, cache["qkv"] = ops.linear_forward(n, Wqkv)
-    qkv = qkv.reshape(B, T, H + 2 * G, K)
-    qk, cache["rope"] = ops.rope_forward(qkv[:, :, :H + G], start=start)
-    q, k, v = qk[:, T - rows:, :H], qk[:, :, H:], qkv[:, :, H + G:]
+    q, cache["q"] = ops.linear_forward(n[:, T - rows:], Wqkv[:, :H * K])
+    k, cache["k"] = ops.linear_forward(n, Wqkv[:, H * K:(H + G) * K])
+    v, cache["v"] = ops.linear_forward(n, Wqkv[:, (H + G) * K:])
+    q, cache["turn q"] = ops.rope_forward(q.reshape(B, rows, H, K), start=start + T - rows)
+    k, cache["turn k"] = ops.rope_forward(k.reshape(B, T, G, K), start=start)
+    v = v.reshape(B, T, G, K)
     if past is not None:
         expect("self_attention", k=(k, "B T G K"), past=(past[0], "B U G K"))
         xp = get_xp(n)
@@ -38,23 +40,23 @@ def self_attention_backward(da, dk, dv, cache):
     """Gradients at n, Wqkv and Wo.
 
     k and v serve twice: the tokens of this segment ask them, and so may the slots, whose share arrives as dk and dv
-    (None when no slot asked). Both shares add up before they turn back through rope and the one product.
+    (None when no slot asked). Both shares add up before they turn back through rope and the product.
     """
     B, T, rows, H, G, K = cache["shape"]
-    xp = get_xp(da)
     dy, dWo = ops.linear_backward(da, cache["out"])
     dq, dk_tokens, dv_tokens = ops.attend_backward(dy.reshape(B, rows, H, K), cache["attend"])
-    dqk = xp.zeros((B, T, H + G, K), da.dtype)
-    dqk[:, T - rows:, :H] = dq                           # tokens that did not ask leave zeros
-    dqk[:, :, H:] = dk_tokens[:, -T:]                    # places before n, if any, are constants
-    dqkv = xp.empty((B, T, H + 2 * G, K), da.dtype)
-    dqkv[:, :, H + G:] = dv_tokens[:, -T:]
+    dk_tokens, dv_tokens = dk_tokens[:, -T:], dv_tokens[:, -T:]          # places before n, if any, are constants
     if dk is not None:
-        dqk[:, :, H:] += dk[:, -T:]
-        dqkv[:, :, H + G:] += dv[:, -T:]
-    (dqkv[:, :, :H + G],) = ops.rope_backward(dqk, cache["rope"])
-    dn, dWqkv = ops.linear_backward(dqkv.reshape(B, T, -1), cache["qkv"])
-    return dn, dWqkv, dWo
+        dk_tokens += dk[:, -T:]
+        dv_tokens += dv[:, -T:]
+    (dq,) = ops.rope_backward(dq, cache["turn q"])
+    (dk,) = ops.rope_backward(dk_tokens, cache["turn k"])
+    dn, dWk = ops.linear_backward(dk.reshape(B, T, G * K), cache["k"])
+    dn_v, dWv = ops.linear_backward(dv_tokens.reshape(B, T, G * K), cache["v"])
+    dn_q, dWq = ops.linear_backward(dq.reshape(B, rows, H * K), cache["q"])
+    dn += dn_v
+    dn[:, T - rows:] += dn_q
+    return dn, get_xp(da).concatenate((dWq, dWk, dWv), 1), dWo
 
 
 def feed_forward_forward(h, Wgu, Wdown):
@@ -67,21 +69,20 @@ def feed_forward_forward(h, Wgu, Wdown):
     F = Wdown.shape[0]
     expect("feed_forward", h=(h, "... D"), Wgu=(Wgu, f"D {2 * F}"), Wdown=(Wdown, "F D"))
     cache = {}
-    gu, cache["gu"] = ops.linear_forward(h, Wgu)
-    gate, up = gu[..., :F], gu[..., F:]
+    gate, cache["gate"] = ops.linear_forward(h, Wgu[:, :F])
+    up, cache["up"] = ops.linear_forward(h, Wgu[:, F:])
     act, cache["silu"] = ops.silu_forward(gate)
     y, cache["down"] = ops.linear_forward(act * up, Wdown)
-    cache["act"], cache["up"] = act, up
+    cache["factors"] = act, up
     return y, cache
 
 
 def feed_forward_backward(dy, cache):
     """Gradients at h, Wgu and Wdown: in the product act * up each factor scales the other's gradient."""
-    act, up = cache["act"], cache["up"]
+    act, up = cache["factors"]
     dhidden, dWdown = ops.linear_backward(dy, cache["down"])
-    F = up.shape[-1]
-    dgu = get_xp(dy).empty((*up.shape[:-1], 2 * F), dy.dtype)
-    (dgu[..., :F],) = ops.silu_backward(dhidden * up, cache["silu"])
-    dgu[..., F:] = dhidden * act
-    dh, dWgu = ops.linear_backward(dgu, cache["gu"])
-    return dh, dWgu, dWdown
+    (dgate,) = ops.silu_backward(dhidden * up, cache["silu"])
+    dh, dWgate = ops.linear_backward(dgate, cache["gate"])
+    dh_up, dWup = ops.linear_backward(dhidden * act, cache["up"])
+    dh += dh_up
+    return dh, get_xp(dy).concatenate((dWgate, dWup), 1), dWdown

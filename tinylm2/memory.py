@@ -83,7 +83,7 @@ def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
            Wo=(Wo, f"{H * K} D"))
     B, T = k.shape[:2]
     xp = get_xp(k, Wqkv)
-    cache = {"D": Wqkv.shape[0], "Wqkv": Wqkv}
+    cache = {"heads": H, "D": Wqkv.shape[0], "Wqkv": Wqkv}
     asked = Wqkv[:slots, :H * K].reshape(1, slots, H, K) * Wqkv.shape[0] ** 0.5
     q, cache["rope"] = ops.rope_forward(asked, start=T, step=0)          # (1, N, H, K)
     y, cache["attend"] = ops.attend_forward(xp.broadcast_to(q, (B, slots, H, K)), k, v, pad=pad)
@@ -100,7 +100,7 @@ def gather_backward(dR, cache):
     Wqkv = cache["Wqkv"]
     B, N, _ = dR.shape
     dy, dWo = ops.linear_backward(dR, cache["out"])
-    H = cache["attend"][-1]
+    H = cache["heads"]
     dq, dk, dv = ops.attend_backward(dy.reshape(B, N, H, -1), cache["attend"])
     (dasked,) = ops.rope_backward(dq.sum(0, keepdims=True), cache["rope"])
     dWqkv = get_xp(dR).zeros(Wqkv.shape, dR.dtype)

@@ -6,7 +6,7 @@ only into an array that the same function made.
 
 from functools import lru_cache
 
-from tinylm2.backend import add_runs, expect, get_xp
+from tinylm2.backend import add_runs, expect, fused, get_xp
 
 # --------------------------------------------------------------------------------------------------------------- linear
 
@@ -81,10 +81,10 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     x (..., D), g (D,) -> y (..., D).  Raises ValueError when g is not as wide as x.
     """
     expect("rmsnorm", x=(x, "... D"), g=(g, "D"))
-    xp = get_xp(x, g)
-    r = 1 / xp.sqrt(_rowdot(xp, x, x) / g.size + eps)                    # (..., 1)
-    n = x * r                                                            # (..., D)
-    return g * n, (n, r, g)
+    get_xp(x, g)
+    r = _inverse_rms(_rowdot(x, x), g.size, eps)                         # (..., 1)
+    n, y = _scale(x, r, g)                                               # (..., D)
+    return y, (n, r, g)
 
 
 def rmsnorm_backward(dy, cache):
@@ -94,17 +94,37 @@ def rmsnorm_backward(dy, cache):
     dx = r * (dn - n * mean(dn * n)).   g met every row, so dg sums dy * n over the rows.
     """
     n, r, g = cache
-    xp = get_xp(dy, n)
-    dg = xp.einsum("rd,rd->d", dy.reshape(_rows(n), g.size), n.reshape(_rows(n), g.size))
-    dx = dy * g                                                          # dn, (..., D)
-    dx -= n * (_rowdot(xp, dx, n) / g.size)
-    dx *= r
+    dg = get_xp(dy, n).einsum("rd,rd->d", dy.reshape(_rows(n), g.size), n.reshape(_rows(n), g.size))
+    dn = dy * g                                                          # (..., D)
+    dx = _scale_back(dn, n, r, _rowdot(dn, n), g.size)                   # (..., D)
     return dx, dg
 
 
-def _rowdot(xp, a, b):
+@fused
+def _inverse_rms(xp, total, D, eps):
+    mean = total / D
+    mean += eps
+    return 1 / xp.sqrt(mean, out=mean)
+
+
+@fused
+def _scale(xp, x, r, g):
+    n = x * r
+    return n, n * g
+
+
+@fused
+def _scale_back(xp, dn, n, r, total, D):
+    mean = total / D
+    dx = n * mean
+    dx = dn - dx
+    dx *= r
+    return dx
+
+
+def _rowdot(a, b):
     """sum(a * b) over the last axis, kept as an axis of one: einsum needs neither the product nor a slow short sum."""
-    return xp.einsum("...d,...d->...", a, b)[..., None]
+    return get_xp(a, b).einsum("...d,...d->...", a, b)[..., None]
 
 
 # ----------------------------------------------------------------------------------------------------------------- rope
@@ -121,14 +141,14 @@ def rope_forward(x, *, start=0, step=1, base=10_000.0):
     expect("rope", x=(x, "B T H K"))
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has heads {x.shape[-1]} wide, expected an even width")
-    turn = _turns(get_xp(x), x.shape[1], x.shape[-1], start, step, base, x.dtype)
-    return (_pairs(x) * turn).view(x.dtype), turn
+    turn, back = _turns(get_xp(x), x.shape[1:], start, step, base, x.dtype)
+    return (_pairs(x) * turn).view(x.dtype), back
 
 
 def rope_backward(dy, cache):
     """Gradient at x: a turn is orthogonal, so its transpose turns back by the same angle (the conjugate)."""
-    turn = cache
-    return ((_pairs(dy) * turn.conj()).view(dy.dtype),)
+    back = cache
+    return ((_pairs(dy) * back).view(dy.dtype),)
 
 
 def _pairs(x):
@@ -144,11 +164,15 @@ def _complex(xp, dtype):
 
 
 @lru_cache(maxsize=256)
-def _turns(xp, T, K, start, step, base, dtype):
-    """e^(j p w_i), (T, 1, K/2): worked out in double precision, then cast, or float64 would spread from here."""
+def _turns(xp, shape, start, step, base, dtype):
+    """e^(j p w_i) and its conjugate, (T, H, K/2): worked out in double precision, then cast, or float64 would spread
+    from here. The same for every head, but written out: one long row is turned faster than H short ones."""
+    T, H, K = shape
     positions = start + step * xp.arange(T)
     w = base ** (-2.0 * xp.arange(K // 2) / K)
-    return xp.exp(1j * positions[:, None, None] * w).astype(_complex(xp, dtype))
+    turn = xp.exp(1j * positions[:, None, None] * w).astype(_complex(xp, dtype))
+    turn = xp.ascontiguousarray(xp.broadcast_to(turn, (T, H, K // 2)))
+    return turn, turn.conj()
 
 
 # --------------------------------------------------------------------------------------------------------------- attend
@@ -171,39 +195,52 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
         raise ValueError(f"attend: {G} key heads do not divide {H} query heads")
     if causal and T > U:
         raise ValueError(f"attend: {T} causal queries, expected at most {U}, the places of k")
-    qs = _stack(q, G)                                                    # (B, G, RT, K), R = H/G
-    qs = qs / K**0.5
-    kT = xp.ascontiguousarray(k.transpose(0, 2, 3, 1))                   # (B, G, K, U): the product runs 2x faster
-    vs = v.transpose(0, 2, 1, 3)                                         # (B, G, U, K)
-    P = qs @ kT                                                          # (B, G, RT, U)
+    qs, ks, vs = _stack(q / K**0.5, G), _stack(k, G), _stack(v, G)       # (B, G, RT or U, K), R = H/G
+    P = ks @ _columns(qs)                                # as yet the scores, (B, G, U, RT): a column a query
     if causal or pad is not None:
-        by_head = P.reshape(B, G, H // G, T, U)
+        by_head = P.reshape(B, G, U, H // G, T)
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
-    P -= P.max(-1, keepdims=True)
-    xp.exp(P, out=P)
-    P /= xp.einsum("...u->...", P)[..., None]
-    return _unstack(P @ vs, H), (qs, kT, vs, P, H)
+    _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it would take twice as long
+    P /= xp.einsum("...ut->...t", P)[..., None, :]
+    y = _unstack(P.transpose(0, 1, 3, 2) @ vs, H)
+    return y, (qs, ks, vs, P, y)
 
 
 def attend_backward(dy, cache):
     """Gradients at q, k and v.
 
     y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
-    dS = P * (dP - sum(dP * P)). S = q k' / sqrt(K): dq = dS k / sqrt(K), dk = dS' q / sqrt(K). Query heads that share
-    a key head stand under each other, so the products that give dk and dv sum over them by themselves.
+    dS = P * (dP - sum(dP * P)), and that sum is sum(dy * y), which is shorter. S = q k' / sqrt(K): dq = dS k / sqrt(K),
+    dk = dS' q / sqrt(K). Query heads that share a key head stand side by side, so the products that give dk and dv sum
+    over them by themselves.
     """
-    qs, kT, vs, P, H = cache
+    qs, ks, vs, P, y = cache                                             # P is kept as its transpose, and so is dS
     xp = get_xp(dy, P)
-    G, K = kT.shape[1:3]
+    B, T, H, K = y.shape
+    G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
-    dv = P.transpose(0, 1, 3, 2) @ dys                                   # (B, G, U, K)
-    dS = dys @ xp.ascontiguousarray(vs.transpose(0, 1, 3, 2))            # dP, (B, G, RT, U)
-    dS -= _rowdot(xp, dS, P)
-    dS *= P
-    dq = dS @ kT.transpose(0, 1, 3, 2)                                   # (B, G, RT, K)
+    dv = P @ dys                                                         # (B, G, U, K)
+    dS = vs @ _columns(dys)                                              # dP, (B, G, U, RT)
+    mean = xp.einsum("bthk,bthk->bht", dy, y)                            # sum(dP * P)
+    _softmax_back(dS, P, mean.reshape(B, G, 1, H // G * T))
+    dq = dS.transpose(0, 1, 3, 2) @ ks                                   # (B, G, RT, K)
     dq /= K**0.5
-    dk = dS.transpose(0, 1, 3, 2) @ qs                                   # (B, G, U, K): qs carries the 1/sqrt(K)
-    return _unstack(dq, H), dk.transpose(0, 2, 1, 3), dv.transpose(0, 2, 1, 3)
+    dk = dS @ qs                                                         # (B, G, U, K): qs carries the 1/sqrt(K)
+    return _unstack(dq, H), _unstack(dk, G), _unstack(dv, G)
+
+
+@fused
+def _exp_below(xp, scores, top):
+    """exp(scores - top) in place: taken below the largest, no exponential overflows."""
+    scores -= top
+    xp.exp(scores, out=scores)
+
+
+@fused
+def _softmax_back(xp, dP, P, mean):
+    """dS = P * (dP - mean) in place."""
+    dP -= mean
+    dP *= P
 
 
 def _stack(x, G):
@@ -215,23 +252,30 @@ def _stack(x, G):
 def _unstack(x, H):
     """The way back, (B, G, RT, K) -> (B, T, H, K)."""
     B, G, RT, K = x.shape
-    return x.reshape(B, G, H // G, RT * G // H, K).transpose(0, 3, 1, 2, 4).reshape(B, RT * G // H, H, K)
+    T = RT * G // H
+    x = x.reshape(B, G, H // G, T, K).transpose(0, 3, 1, 2, 4)
+    return get_xp(x).ascontiguousarray(x).reshape(B, T, H, K)
+
+
+def _columns(x):
+    """Rows as columns, laid out anew: a product by the mere view of a transpose would take twice as long."""
+    return get_xp(x).ascontiguousarray(x.transpose(0, 1, 3, 2))
 
 
 def _hidden(xp, T, U, causal, pad, dtype):
-    """0 where query t sees key u, -inf where not; broadcasts over (B, G, R, T, U)."""
+    """0 where key u is seen by query t, -inf where not; broadcasts over (B, G, U, R, T)."""
     if pad is None:
         return _future(xp, T, U, dtype)
-    u, t = xp.arange(U), xp.arange(U - T, U)[:, None]    # the queries' own places
-    hidden = u < pad[:, None, None]                                      # (B, 1, U)
+    u, t = xp.arange(U)[:, None], xp.arange(U - T, U)    # the queries' own places
+    hidden = u < pad[:, None, None]                                      # (B, U, 1)
     if causal:
-        hidden = (hidden & (u != t)) | (u > t)                           # (B, T, U)
-    return xp.where(hidden, -xp.inf, 0.0).astype(dtype)[:, None, None]
+        hidden = (hidden & (u != t)) | (u > t)                           # (B, U, T)
+    return xp.where(hidden, -xp.inf, 0.0).astype(dtype)[:, None, :, None]
 
 
 @lru_cache(maxsize=64)
 def _future(xp, T, U, dtype):
-    return xp.where(xp.arange(U) > xp.arange(U - T, U)[:, None], -xp.inf, 0.0).astype(dtype)
+    return xp.where(xp.arange(U)[:, None] > xp.arange(U - T, U), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
 # ------------------------------------------------------------------------------------------------- one number at a time
@@ -239,21 +283,31 @@ def _future(xp, T, U, dtype):
 
 def sigmoid_forward(x):
     """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
-    xp = get_xp(x)
-    y = x * 0.5
-    xp.tanh(y, out=y)
-    y += 1
-    y *= 0.5
+    y = _sigmoid(x)
     return y, y
 
 
 def sigmoid_backward(dy, cache):
     """dx = dy * y (1 - y): steepest at y = 1/2, dead where the gate is wide open or shut."""
     y = cache
+    return (_sigmoid_back(dy, y),)
+
+
+@fused
+def _sigmoid(xp, x):
+    y = x * 0.5
+    xp.tanh(y, out=y)
+    y *= 0.5
+    y += 0.5
+    return y
+
+
+@fused
+def _sigmoid_back(xp, dy, y):
     dx = 1 - y
     dx *= y
     dx *= dy
-    return (dx,)
+    return dx
 
 
 def tanh_forward(x):
@@ -265,27 +319,37 @@ def tanh_forward(x):
 def tanh_backward(dy, cache):
     """dx = dy * (1 - y^2)."""
     y = cache
-    dx = y * y
-    dx = 1 - dx
+    return (_tanh_back(dy, y),)
+
+
+@fused
+def _tanh_back(xp, dy, y):
+    dx = y * -y
+    dx += 1
     dx *= dy
-    return (dx,)
+    return dx
 
 
 def silu_forward(x):
     """y = x * s,   s = sigmoid(x)                                 (Elfwing et al. 2017, eq. 3)   x (...) -> y (...)"""
-    s, _ = sigmoid_forward(x)
-    return x * s, (x, s)
+    s = _sigmoid(x)
+    y = x * s
+    return y, (s, y)
 
 
 def silu_backward(dy, cache):
-    """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * s * (1 + x (1 - s))."""
-    x, s = cache
+    """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * (s + y (1 - s))."""
+    s, y = cache
+    return (_silu_back(dy, s, y),)
+
+
+@fused
+def _silu_back(xp, dy, s, y):
     dx = 1 - s
-    dx *= x
-    dx += 1
-    dx *= s
+    dx *= y
+    dx += s
     dx *= dy
-    return (dx,)
+    return dx
 
 
 # -------------------------------------------------------------------------------------------------------- cross-entropy
@@ -307,12 +371,14 @@ def cross_entropy_forward(logits, *, targets, weights):
     V = logits.shape[-1]
     w = (weights / weights.sum()).astype(logits.dtype).reshape(-1)       # (R,)
     z = logits.reshape(_rows(logits), V)
-    z = z - z.max(-1, keepdims=True)                                     # (R, V)
-    p = xp.exp(z)
+    top = z.max(-1, keepdims=True)
+    p = z - top                                          # below the largest, no exponential overflows; (R, V)
+    place = (xp.arange(w.size), targets.reshape(-1))
+    at_target = p[place]
+    xp.exp(p, out=p)
     total = xp.einsum("rv->r", p)                                        # (R,)
     p /= total[:, None]
-    place = (xp.arange(w.size), targets.reshape(-1))
-    loss = (w * (xp.log(total) - z[place])).sum()
+    loss = _surprise(w, total, at_target).sum()
     return loss, (p, w, place, logits.shape)
 
 
@@ -323,3 +389,11 @@ def cross_entropy_backward(dloss, cache):
     dlogits = p * w[:, None]
     dlogits[place] -= w                                  # one place a row: nothing is hit twice
     return (dlogits.reshape(shape),)
+
+
+@fused
+def _surprise(xp, w, total, at_target):
+    surprise = xp.log(total)
+    surprise -= at_target
+    surprise *= w
+    return surprise

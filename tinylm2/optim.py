@@ -2,7 +2,7 @@
 
 import math
 
-from tinylm2.backend import get_xp
+from tinylm2.backend import blocks, fused, get_xp
 
 
 class AdamW:
@@ -11,36 +11,44 @@ class AdamW:
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
     w = (1 - lr decay) w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 
-    The moments m and v are one buffer each, like the parameters, so a step is a dozen array operations whatever the
-    number of tensors. Decay acts on matrices only (`Flat.matrices`): gains and biases have no reason to be small.
+    The moments m and v are one buffer each, like the parameters, so a step is two kernels whatever the number of
+    tensors. Decay acts on matrices only (`Flat.matrices`): gains and biases have no reason to be small.
     """
 
     def __init__(self, params, *, betas=(0.9, 0.98), eps=1e-8, decay=0.01):
         xp = get_xp(params.buffer)
         self.betas, self.eps, self.decay = betas, eps, decay
         self.m, self.v = xp.zeros_like(params.buffer), xp.zeros_like(params.buffer)
-        self._scratch = xp.empty_like(params.buffer)
         self.t = 0
 
     def step(self, params, grads, lr):
         """Move the parameters one step against the gradients, in place."""
-        w, g, m, v, s = params.buffer, grads.buffer, self.m, self.v, self._scratch
-        xp = get_xp(w, g)
         b1, b2 = self.betas
         self.t += 1
-        m *= b1
-        m += xp.multiply(g, 1 - b1, out=s)
-        v *= b2
-        xp.multiply(g, g, out=s)
-        s *= 1 - b2
-        v += s
-        xp.sqrt(v, out=s)
-        s /= math.sqrt(1 - b2**self.t)
-        s += self.eps
-        xp.divide(m, s, out=s)
-        s *= lr / (1 - b1**self.t)
-        params.matrices *= 1 - lr * self.decay
-        w -= s
+        constants = b1, b2, lr / (1 - b1**self.t), 1 / math.sqrt(1 - b2**self.t), self.eps
+        matrices = params.matrices.size
+        for start, end, kept in ((0, matrices, 1 - lr * self.decay), (matrices, params.buffer.size, 1.0)):
+            w, g, m, v = (x[start:end] for x in (params.buffer, grads.buffer, self.m, self.v))
+            for part in blocks(w):
+                _move(w[part], g[part], m[part], v[part], kept, *constants)
+
+
+@fused
+def _move(xp, w, g, m, v, kept, b1, b2, rate, root, eps):
+    """The equations above, in place: rate is lr / (1 - b1^t), root 1 / sqrt(1 - b2^t)."""
+    m *= b1
+    m += g * (1 - b1)
+    s = g * g
+    s *= 1 - b2
+    v *= b2
+    v += s
+    s = xp.sqrt(v)
+    s *= root
+    s += eps
+    s = m / s
+    s *= rate
+    w *= kept
+    w -= s
 
 
 def clip(grads, limit):
@@ -49,10 +57,15 @@ def clip(grads, limit):
     norm = sqrt(sum g^2) over all tensors,   g *= min(1, limit / norm)                (Pascanu et al. 2013, algorithm 1)
     """
     g = grads.buffer
-    xp = get_xp(g)
-    norm = xp.sqrt(g @ g)
-    g *= xp.minimum(limit / (norm + 1e-12), 1.0)         # no branch: asking the norm would wait for the device
+    norm = get_xp(g).sqrt(g @ g)
+    _shrink(g, norm, limit)
     return norm
+
+
+@fused
+def _shrink(xp, g, norm, limit):
+    """No branch: asking the norm would wait for the device."""
+    g *= xp.minimum(limit / (norm + 1e-12), 1.0)
 
 
 def learning_rate(peak, step, *, warmup, decay_from=None, decay_steps=1, floor=0.05):

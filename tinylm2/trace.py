@@ -79,8 +79,8 @@ def _look(block, before, after, H):
 
 
 def _weights(attend, H):
-    """The softmax in the cache of ops.attend_forward, (B, G, RT, U) -> (B, H, T, U)."""
-    P = attend[3]
+    """The softmax in the cache of ops.attend_forward, (B, G, U, RT) with a column a query -> (B, H, T, U)."""
+    P = attend[3].swapaxes(2, 3)
     return P.reshape(P.shape[0], H, -1, P.shape[-1])
 
 
