@@ -1,6 +1,7 @@
 """The lessons run as they stand, every claim in them holds, their answers are right, and their notebooks are theirs."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -31,18 +32,25 @@ def answers(path):
 
 
 def run(path):
-    """A lesson in this process, then the answers to its exercises, as a student would add them below."""
+    """A lesson, then the answers to its exercises, as a student would add them below."""
+    sys.path.insert(0, str(FOLDER))                      # a script finds its neighbour lesson.py
     names = runpy.run_path(str(path))
     for code in answers(path):
         exec(compile(code, f"{path.name}, answer", "exec"), names)
 
 
+def python(*arguments, **options):
+    """A Python process of its own, without a display; warnings are errors."""
+    return subprocess.run([sys.executable, "-W", "error", *map(str, arguments)], capture_output=True, text=True,
+                          env=os.environ | {"MPLBACKEND": "Agg"}, **options)
+
+
 def run_as_scripts(paths=LESSONS):
-    """Every lesson as a user runs it, a process each, with its seconds: 0 when all ran in time, else 1."""
+    """Every lesson as a user runs it, with its seconds: 0 when all ran, each within its time, else 1."""
     failed = 0
     for path in paths:
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, path], capture_output=True, text=True)
+        done = python(path)
         seconds = time.perf_counter() - began
         bad = done.returncode != 0 or seconds > LIMIT
         print(f"{path.stem:<32} {seconds:5.1f} s{'  FAIL' if bad else ''}", flush=True)
@@ -51,28 +59,21 @@ def run_as_scripts(paths=LESSONS):
     return 1 if failed else 0
 
 
-@pytest.fixture(autouse=True)
-def _beside_the_lessons(monkeypatch):
-    """A script finds its neighbour lesson.py; without a display, pictures are drawn into files."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-
-
 @pytest.mark.parametrize("path", [path for path in LESSONS if path.stem not in SLOW], ids=lambda path: path.stem)
 def test_every_claim_and_every_answer_of_a_lesson_holds(path):
-    run(path)
+    done = python("-m", "tests.test_lessons", path, cwd=FOLDER.parent)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_lesson_runs_as_a_script_from_any_folder(tmp_path):
-    done = subprocess.run([sys.executable, LESSONS[0]], cwd=tmp_path, capture_output=True, text=True)
+    done = python(LESSONS[0], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_lesson_without_matplotlib_says_so_in_one_line_and_goes_on(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')\n")
-    program = (f"import runpy, sys; sys.path[:0] = [{str(tmp_path)!r}, {str(FOLDER)!r}]; "
-               f"runpy.run_path({str(LESSONS[0])!r}, run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from tests import test_lessons as lessons; "
+    done = python("-c", program + "lessons.run(lessons.LESSONS[0])", cwd=FOLDER.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("matplotlib is not installed")
     assert "picture" not in done.stdout.partition("\n")[2]
@@ -91,7 +92,8 @@ def test_a_lesson_has_a_picture_an_exercise_with_its_answer_and_a_word_of_warnin
 
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
 def test_a_link_leads_somewhere(path):
-    for target in re.findall(r"\]\(([^)]+)\)", prose(path)):
+    text = re.sub(r"```.*?```", "", prose(path), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
         assert target.startswith("http") or (FOLDER / target).exists(), target
 
 
@@ -114,3 +116,12 @@ def test_a_changed_script_makes_its_notebook_stale(tmp_path):
     assert is_fresh(script)
     script.write_bytes(script.read_bytes() + b"#")
     assert not is_fresh(script)
+
+
+def test_the_readme_names_every_lesson():
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\((\d\d_\w+)\.ipynb\)", readme) == NAMES
+
+
+if __name__ == "__main__":                               # python -m tests.test_lessons tutorials/01_...py
+    run(Path(sys.argv[1]))

@@ -228,5 +228,6 @@ if lesson.plt:
 #
 # A forgotten sum over the axis along which a value was repeated: NumPy broadcasts without a word, so `dy * x` for
 # `dg` runs happily, has the wrong shape, and broadcasts once more into whatever it is added to.
-#
-# Next: [2. One memory write](02_one_memory_write.py), a first look at what all this is for.
+
+# %% [markdown]
+# Next: [2. One memory write, step by step](02_one_memory_write.py)

@@ -200,3 +200,6 @@ if lesson.plt:
 #
 # The forget gate is read the wrong way round: someone starts its bias at -3 "so that it forgets little", and 95 % of
 # the bank is gone after every segment. The loss still falls, on questions about the last segment.
+
+# %% [markdown]
+# Next: [3. Checking a gradient, and how checks lie](03_how_checks_lie.py)

@@ -302,3 +302,6 @@ assert [argument.name for argument in verdict.failures] == ["W"]
 #
 # The check is run once, passes, and is never seen to fail. Plant an error, a factor of 1.0001 or a dropped term, and
 # watch the check find it: only then do you know that it looks.
+
+# %% [markdown]
+# Next: [4. Linear and embedding](04_linear_and_embedding.py)

@@ -199,3 +199,6 @@ if lesson.plt:
 #
 # `dW[ids] += dy`. It loses gradient only for words that occur more than once in a batch, which are the frequent ones:
 # "the" learns from its last place alone. The loss still falls.
+
+# %% [markdown]
+# Next: [5. Softmax and cross-entropy](05_softmax_and_cross_entropy.py)

@@ -200,3 +200,6 @@ assert check_grads(cross_entropy_forward, cross_entropy_backward, logits, **cons
 #
 # Dividing by the number of rows instead of by the sum of the weights. Then a batch with few answers gets a small loss
 # and a small gradient, and the learning rate that was tuned on one task is wrong for the next.
+
+# %% [markdown]
+# Next: [6. RMSNorm](06_rmsnorm.py)

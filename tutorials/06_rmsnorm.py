@@ -185,3 +185,6 @@ def forgets_that_r_moves(dy, cache):
 verdict = check_grads(rmsnorm_forward, forgets_that_r_moves, x, g)
 print(verdict)
 assert [argument.name for argument in verdict.failures] == ["x"]
+
+# %% [markdown]
+# Next: [7. RoPE: position as rotation](07_rope.py)

@@ -182,3 +182,6 @@ assert ops.rope_forward(x32)[0].dtype == "float32"
 #
 # The values are turned, too. Only queries and keys are: their product takes the angle out again. A value is carried
 # away as it is, and one that was turned can no longer be understood by whoever receives it.
+
+# %% [markdown]
+# Next: [8. Attention, forward then backward, a line at a time](08_attention.py)

@@ -248,3 +248,6 @@ if lesson.plt:
 # The mask is applied *after* the softmax, by setting shares to zero. The rest then no longer adds up to one; worse,
 # the shares that are left were computed with the future in the sum below the line, so every token has already heard
 # something about what comes. Lesson 16 hunts for leaks of this kind.
+
+# %% [markdown]
+# Next: [9. SwiGLU, the block, and the residual stream](09_the_block.py)

@@ -241,3 +241,6 @@ if lesson.plt:
 #
 # `x += a` instead of `x = x + a`. NumPy writes into the array, and whoever kept it, a cache or another branch, now
 # holds another x. Forward still gives the right numbers; the gradients are those of a function that nobody computed.
+
+# %% [markdown]
+# Next: [10. Reading a memory: cross-attention and the output gate](10_reading_a_memory.py)

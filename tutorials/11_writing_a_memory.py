@@ -274,3 +274,6 @@ if lesson.plt:
 # A share is lost where paths meet. The write has more of them than anything else here: R in three places, Mn in two
 # gates and in the read, Wo and k and v shared with the tokens. Before you write a backward, count for each argument
 # in how many places it stands in the forward: that is the number of terms its gradient must have.
+
+# %% [markdown]
+# Next: [12. Back through time](12_back_through_time.py)

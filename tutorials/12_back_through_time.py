@@ -220,10 +220,10 @@ if lesson.plt:
 # ```python
 # y, cache = model.story_forward(params, ids=ids, cfg=cfg, truncate=1)
 # one = model.story_backward(rng.standard_normal(y.shape), cache)
-# silent = [name for name, gradient in one.items() if not gradient.any()]
-# print(silent)
+# silent = {name for name, gradient in one.items() if not gradient.any()}
+# print(sorted(silent))
 # gates = ("Win", "Uin", "bin", "Wforget", "Uforget", "bforget")
-# assert silent == [f"blocks.{i}.mem.{gate}" for i in range(cfg.L) for gate in sorted(gates, key=gates.index)]
+# assert silent == {f"blocks.{i}.mem.{gate}" for i in range(cfg.L) for gate in gates}
 # ```
 #
 # </details>
@@ -233,3 +233,6 @@ if lesson.plt:
 # A cut that cuts nothing. In frameworks that record the computation, `memory = memory.detach()` inside a function
 # rebinds a local name, the caller goes on with the old one, and the gradient flows as before, or the other way round.
 # Test it as above: a word that occurs only before the cut.
+
+# %% [markdown]
+# Next: [13. Training: why it stalls, and what the curriculum does](13_training.py)

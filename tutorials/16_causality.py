@@ -300,3 +300,6 @@ if lesson.plt:
 #
 # A statistic over the time axis: a mean, a maximum, a norm, a length of the *whole* sequence. When a loss is better
 # than it can be, do not celebrate: change the last token, and see whether the first output moves.
+
+# %% [markdown]
+# Next: [17. The same code on a GPU](17_on_a_gpu.py)

@@ -231,3 +231,6 @@ for D in (32, 64, 128):
 #
 # A `print(loss)` for debugging stays in the inner loop. Nothing is wrong with the numbers; every step now waits for
 # the device, and nobody knows why the GPU is only half as fast as it was on Tuesday.
+
+# %% [markdown]
+# Next: [18. How far it scales](18_how_far_it_scales.py)

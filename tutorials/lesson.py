@@ -1,12 +1,14 @@
 """What the lessons share: the way to the library, and pictures that work in a notebook and in a shell alike."""
 
 import io
+import json
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # the products are small: two threads are slower than one
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))               # `import tinylm2` without installing it
 
@@ -78,3 +80,26 @@ def heat(axis, values, title="", *, rows=None, columns=None, signed=True, number
             axis.text(j, i, written, ha="center", va="center", fontsize=7,
                       color="white" if abs(value) > 0.6 * limit else "black")
     axis.set_title(title)
+
+
+def trained(name):
+    """One of the small runs in tutorials/data, which data/make.py made: `params`, `cfg`, `tokenizer`, the `model` that
+    they belong to (a module of the pair and `answer`), `seconds` that it took, and its `course`: arrays `stage`,
+    `step`, `loss`, `accuracy`, means of ten steps each."""
+    from experiments.contenders import contender
+    from tinylm2.data import Tokenizer
+    from tinylm2.flat import Flat
+    from tinylm2.model import Config
+
+    with np.load(Path(__file__).parent / "data" / f"{name}.npz") as file:
+        arrays = {key.removeprefix("param."): file[key] for key in file.files}
+    meta = json.loads(arrays.pop("meta").tobytes())
+    cfg = Config(**meta["config"])
+    module, _ = contender(meta["contender"], cfg)
+    params = Flat(module.param_shapes(cfg), np, "float32")
+    for key, W in arrays.items():
+        params[key][...] = W
+    columns = zip(*meta["course"], strict=True)
+    course = SimpleNamespace(**dict(zip(("stage", "step", "loss", "accuracy"), map(np.array, columns), strict=True)))
+    return SimpleNamespace(params=params, cfg=cfg, tokenizer=Tokenizer.from_json(meta["tokenizer"]), model=module,
+                           seconds=meta["seconds"], course=course)
