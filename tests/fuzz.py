@@ -104,7 +104,7 @@ class Ground:
         finally:
             self.watching = False
         said = [line for line in re.split(r"[\r\n]+", err.getvalue())
-                if line.strip() and not line.startswith("running on the CPU") and "/s]" not in line]
+                if line.strip() and not line.startswith("running on the CPU") and "[00:" not in line]
         if self.events:
             return f"{self.events}: {argv}"
         if status == 2 and (len(said) != 1 or not said[0].startswith("error: ")):

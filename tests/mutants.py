@@ -4,9 +4,9 @@ A mutant is one change of the syntax tree of ops, layers, memory, model or optim
 constant, a term dropped, two arguments or results or keys swapped, a transpose or an axis changed, a condition turned
 round, a line or a check taken away. Messages, docstrings, decorators and type hints are left alone.
 
-Each mutant is tried in a fork of one process that has imported everything: its functions get the code of the changed
-ones. First it meets the gradient checks of its own module (they are core tests, too, and the fastest to fail), then all
-of `pytest -m core -x`. A mutant that breaks the import, or that runs into the clock, counts as killed.
+Each mutant is tried in a fork of one process that has collected the core tests: its functions get the code of the
+changed ones. First it meets the gradient checks of its own module (they are core tests, too, and the fastest to fail),
+then all core tests until one fails. A mutant that breaks the import, or runs into the clock, counts as killed.
 """
 
 import ast
@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import FunctionType
 
@@ -26,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 MODULES = ("ops", "layers", "memory", "model", "optim")
 SECONDS = 600                                            # a mutant that takes longer hangs
-CORE = ("flat", "core", "extremes", "segments", "causality", "dtypes", "contracts", "gradients")     # files, fast first
+SURVIVED = 3                                             # exit status of a fork
 
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
              ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
@@ -36,19 +35,31 @@ COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.G
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: in which module and line, what it was and what it became."""
+    """One change: of which module's tree, at which place, and what stands there then."""
 
     module: str
-    line: int
-    before: str
-    after: str
-    tree: ast.AST
+    tree: ast.Module
+    parent: ast.AST
+    field: str
+    index: int | None
+    new: ast.AST | None                                  # None: the statement is taken away
+
+    @property
+    def old(self):
+        value = getattr(self.parent, self.field)
+        return value if self.index is None else value[self.index]
 
     def __str__(self):
-        return f"{self.module}.py:{self.line}: {self.before}  ->  {self.after}"
+        new = "nothing" if self.new is None else _text(self.new)
+        return f"{self.module}.py:{getattr(self.old, 'lineno', 0)}: {_text(self.old)}  ->  {new}"
 
-    @cached_property
     def code(self):
+        """The changed module, compiled. The tree is changed for good: call it in a fork."""
+        new = ast.Pass() if self.new is None else self.new
+        if self.index is None:
+            setattr(self.parent, self.field, new)
+        else:
+            getattr(self.parent, self.field)[self.index] = new
         return compile(ast.fix_missing_locations(self.tree), f"{self.module}.py, changed", "exec")
 
 
@@ -155,32 +166,14 @@ def mutants(module, source=None):
         for field, value in ast.iter_fields(parent):
             for i, node in enumerate(value if isinstance(value, list) else [value]):
                 if isinstance(node, ast.AST) and id(node) not in skipped:
-                    yield from _mutants_at(module, tree, parent, field, i if isinstance(value, list) else None, node)
-
-
-def _mutants_at(module, tree, parent, field, index, node):
-    for changed in changes(node):
-        if changed is None and (index is None or field not in ("body", "orelse")):
-            continue
-        new = changed if changed is not None else ast.Pass()
-        _put(parent, field, index, new)
-        try:
-            whole = copy.deepcopy(tree)
-            line = getattr(node, "lineno", 0)
-            yield Mutant(module, line, _text(node), "nothing" if changed is None else _text(changed), whole)
-        finally:
-            _put(parent, field, index, node)
-
-
-def _put(parent, field, index, node):
-    if index is None:
-        setattr(parent, field, node)
-    else:
-        getattr(parent, field)[index] = node
+                    index = i if isinstance(value, list) else None
+                    for new in changes(node):
+                        if new is not None or field in ("body", "orelse"):
+                            yield Mutant(module, tree, parent, field, index, new)
 
 
 def _text(node):
-    return " ".join(ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).split())[:70]
+    return " ".join(ast.unparse(node).split())[:70]
 
 
 # -------------------------------------------------------------------------------------------------------------- a trial
@@ -190,7 +183,7 @@ def install(mutant):
     """Give the functions and methods of the living module the code of the changed ones, whoever holds them."""
     module = importlib.import_module(f"tinylm2.{mutant.module}")
     namespace = {"__name__": module.__name__}
-    exec(mutant.code, namespace)
+    exec(mutant.code(), namespace)
     for name, new in namespace.items():
         old = getattr(module, name, None)
         if isinstance(old, type) and isinstance(new, type) and old.__module__ == module.__name__:
@@ -213,20 +206,6 @@ def _transfer(old, new):
     return True
 
 
-def is_killed(mutant):
-    """Try a mutant, in this very process. Call it in a fork."""
-    import pytest
-
-    try:
-        install(mutant)
-    except Exception:
-        return True
-    if quickly_killed(mutant.module):
-        return True
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in CORE]
-    return pytest.main(["-m", "core", "-x", "-q", "-p", "no:cacheprovider", *files]) != 0
-
-
 def quickly_killed(module):
     """Does a gradient check of the core fail? The module's own first; of the model, a block and a segment suffice."""
     from tinylm2.cases import CASES
@@ -242,22 +221,54 @@ def quickly_killed(module):
     return False
 
 
-def try_out(mutant):
-    """True where the mutant is killed: tried in a fork, which the clock ends."""
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)
-        signal.alarm(SECONDS)
-        killed = True
-        try:
-            np.seterr(all="ignore")
-            killed = is_killed(mutant)
-        finally:
-            os._exit(0 if killed else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 1
+class Trials:
+    """A pytest plugin: times the core tests once, and runs them for each mutant in a fork, the fast ones first."""
+
+    def __init__(self, chosen, show):
+        self.chosen, self.show, self.survivors = chosen, show, []
+
+    def pytest_runtestloop(self, session):
+        seconds = {}
+        for item in session.items:
+            began = time.perf_counter()
+            assert passes(item), f"{item.nodeid} fails without a mutant"
+            seconds[item] = time.perf_counter() - began
+        items = sorted(session.items, key=seconds.get)
+        began = time.perf_counter()
+        for i, mutant in enumerate(self.chosen, 1):
+            if not self.killed(mutant, items):
+                self.survivors.append(mutant)
+                self.show(f"survives: {mutant}")
+            if i % 25 == 0:
+                spent = time.perf_counter() - began
+                self.show(f"{i} of {len(self.chosen)} tried, {len(self.survivors)} survive, {spent:.0f} s")
+        return True
+
+    @staticmethod
+    def killed(mutant, items):
+        """Tried in a fork, which the clock ends."""
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
+            signal.alarm(SECONDS)
+            killed = True
+            try:
+                with np.errstate(all="ignore"):
+                    install(mutant)
+                    killed = quickly_killed(mutant.module) or not all(map(passes, items))
+            finally:
+                os._exit(0 if killed else SURVIVED)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != SURVIVED
+
+
+def passes(item):
+    """Run one collected test."""
+    from _pytest.runner import runtestprotocol
+
+    return not any(report.failed for report in runtestprotocol(item, log=False))
 
 
 def sample(found, count):
@@ -269,16 +280,10 @@ def run(count=10**9, show=print, modules=MODULES):
     """-> (tried, survivors)."""
     import pytest
 
-    from tinylm2 import cases, gradcheck  # noqa: F401   what every fork needs, imported once
-
     found = [mutant for module in modules for mutant in mutants(module)]
-    chosen, survivors, began = sample(found, count), [], time.perf_counter()
-    show(f"{len(found)} mutants, {len(chosen)} of them tried")
-    pytest.main(["--collect-only", "-qq", "-m", "core", str(ROOT / "tests")])
-    for i, mutant in enumerate(chosen, 1):
-        if not try_out(mutant):
-            survivors.append(mutant)
-            show(f"survives: {mutant}")
-        if i % 25 == 0:
-            show(f"{i} of {len(chosen)} tried, {len(survivors)} survive, {time.perf_counter() - began:.0f} s")
-    return len(chosen), survivors
+    trials = Trials(sample(found, count), show)
+    show(f"{len(found)} mutants, {len(trials.chosen)} of them tried")
+    status = pytest.main(["-m", "core", "-p", "no:cacheprovider", "-s", str(ROOT / "tests")],
+                         plugins=[trials])
+    assert status in (0, 5), "the core tests cannot be collected, or fail without a mutant"
+    return len(trials.chosen), trials.survivors

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import small
+from tinylm2 import ops
 from tinylm2.model import Config, init_params, param_shapes, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 
@@ -118,6 +119,14 @@ def test_the_logits_are_what_the_equations_say(cfg, padded):
     logits, _ = story_forward(params, ids=ids, cfg=cfg, pad=pad)
     for row, told, places in zip(logits, ids, pad, strict=True):
         np.testing.assert_allclose(row, story(params, told, cfg, places), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (7, 1), (7, 0), (3, 2)])
+def test_each_pair_of_a_head_turns_at_its_own_speed(start, step):
+    x = np.random.default_rng(0).standard_normal((2, 5, 3, 8))
+    y, _ = ops.rope_forward(x, start=start, step=step)
+    for b, t, h in np.ndindex(2, 5, 3):
+        np.testing.assert_allclose(y[b, t, h], turned(x[b, t, h], start + step * t), rtol=1e-12, atol=1e-14)
 
 
 # ------------------------------------------------------------------------------------------------------- the parameters

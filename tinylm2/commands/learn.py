@@ -62,6 +62,8 @@ def start(folder, args):
         return loaded, run
     loaded = runs.new(runs.given_settings(vars(args)), xp=xp)
     run = loaded.training()
+    for stage in run.stages:                             # stories that cannot be told are found before another run goes
+        run.stories.batch(stage.shape, 0, 1)
     folder.claim(overwrite=args.overwrite)
     folder.describe(loaded)
     return loaded, run
