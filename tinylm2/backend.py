@@ -8,7 +8,7 @@ import numpy as np
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3                # numbers of mallopt's knobs, from malloc.h
 BLOCK = 2**15                                            # numbers of a flat array that the CPU's cache holds with ease
-_HOMES = {}                                              # array type -> (its module, how it comes to the host, add_runs)
+_HOMES = {}                                              # array type -> its module, how it comes to the host, add_runs
 
 
 def register(array_type, module, to_host, add_runs):

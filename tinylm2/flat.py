@@ -15,11 +15,20 @@ class Flat(dict):
         self.shapes = dict(shapes)
         self.buffer = xp.zeros(sum(map(prod, shapes.values())), dtype) if buffer is None else buffer
         views, end = {}, 0
-        for name in sorted(shapes, key=lambda name: len(shapes[name]) < 2):          # stable: matrices, then vectors
+        for name in _layout(shapes):
             start, end = end, end + prod(shapes[name])
             views[name] = self.buffer[start:end].reshape(shapes[name])
         self.matrices = self.buffer[:sum(prod(shape) for shape in shapes.values() if len(shape) >= 2)]
         super().__init__((name, views[name]) for name in shapes)
+
+    @classmethod
+    def join(cls, shapes, arrays, xp, dtype):
+        """The arrays of a dict side by side in a buffer of their own, in one operation; zeros where a name is missing.
+        """
+        longest = max((prod(shape) for name, shape in shapes.items() if name not in arrays), default=0)
+        zeros = xp.zeros(longest, dtype)
+        return cls(shapes, xp, dtype, xp.concatenate([
+            arrays[name].reshape(-1) if name in arrays else zeros[:prod(shapes[name])] for name in _layout(shapes)]))
 
     def like(self, buffer):
         """The same names and shapes over another buffer, such as one of the optimizer's moments."""
@@ -33,3 +42,8 @@ class Flat(dict):
         raise TypeError("the names of a Flat stand for parts of its buffer: none can be bound anew or taken away")
 
     update = setdefault = pop = popitem = clear = __delitem__ = __ior__ = _refuse
+
+
+def _layout(shapes):
+    """The names in the order of the buffer: matrices, then vectors, otherwise as they are."""
+    return sorted(shapes, key=lambda name: len(shapes[name]) < 2)

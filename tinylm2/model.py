@@ -292,10 +292,10 @@ def story_forward(params, *, ids, cfg, pad=None, tail=None, truncate=None, repla
 def story_backward(dlogits, cache):
     """Gradients of all parameters, a `Flat` dict: back through the segments, from bank to bank.
 
-    The one place that adds: every segment's and every block's share goes into the views of one buffer.
+    The one place that adds: every segment's shares are laid into one buffer, and so they are summed at once.
     """
     params, cfg = cache["params"], cache["cfg"]
-    grads = Flat(param_shapes(cfg), get_xp(dlogits), dlogits.dtype)
+    grads, shapes = None, param_shapes(cfg)
     dbanks, end = None, dlogits.shape[1]
     for s in reversed(range(len(cache["calls"]))):
         call, segment_cache = cache["calls"][s], cache["segments"][s]
@@ -304,8 +304,11 @@ def story_backward(dlogits, cache):
         rows = call["ids"].shape[1] if call["tail"] is None else call["tail"]
         shares, dbanks = segment_backward(dlogits[:, end - rows:end], dbanks, segment_cache)
         end -= rows
-        for name, share in shares.items():
-            grads[name] += share
+        share = Flat.join(shapes, shares, get_xp(dlogits), dlogits.dtype)
+        if grads is None:
+            grads = share
+        else:
+            grads.buffer += share.buffer
         if cache["truncate"] and s % cache["truncate"] == 0:
             dbanks = None
     return grads

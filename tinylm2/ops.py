@@ -200,7 +200,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     if causal or pad is not None:
         by_head = P.reshape(B, G, U, H // G, T)
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
-    _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it would take twice as long
+    _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
     P /= xp.einsum("...ut->...t", P)[..., None, :]
     y = _unstack(P.transpose(0, 1, 3, 2) @ vs, H)
     return y, (qs, ks, vs, P, y)
