@@ -1,0 +1,1 @@
+"""The course of tinylm2: lessons to step through, and assignments with a grader."""

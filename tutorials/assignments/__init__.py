@@ -1,0 +1,1 @@
+"""Six assignments: a cutter that makes the handouts out of the library, and a grader that cannot be talked round."""

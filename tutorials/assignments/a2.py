@@ -1,0 +1,102 @@
+"""Assignment 2: cross-entropy and RMSNorm."""
+
+import numpy as np
+
+from tutorials.assignments import judge
+from tutorials.assignments.checks import Assignment, Pair, Unit, call, first_output
+
+
+def _places(*letters, std=2.0):
+    def draw(d):
+        *places, V = d.lengths((*letters, "V"))
+        weights = d.rng.integers(0, 3, places).astype(d.dtype)
+        weights.flat[:2] = 0, 1                          # some place does not count, and some does
+        return call(d(*places, V, std=std), targets=d.ids(V, *places), weights=weights)
+    return draw
+
+
+def _many_places(d):
+    return call(d(16, 64, 200), targets=d.ids(200, 16, 64), weights=np.ones((16, 64), d.dtype))
+
+
+def _loss(bench, pair, logits, constants):
+    loss = bench.student("forward", file=pair.file, name=pair.name, inputs=(logits,), constants=constants)["outputs"][0]
+    return float(loss) if np.shape(loss) == () and not isinstance(loss, judge.Foreign) else np.nan
+
+
+def _weighs_relatively(bench, pair, inputs, constants):
+    """All weights doubled change nothing."""
+    twice = {**constants, "weights": 2 * constants["weights"]}
+    once, twice = (_loss(bench, pair, *inputs, c) for c in (constants, twice))
+    if not np.isclose(once, twice, equal_nan=True):
+        yield (f"doubling every weight turns loss {once:.6g} into {twice:.6g}, and it must stay: by what is the sum "
+               "divided?")
+
+
+def _ignores_a_shift(bench, pair, inputs, constants):
+    """A constant added to a row of logits changes no probability."""
+    (logits,) = inputs
+    shift = np.arange(logits.shape[0], dtype=float).reshape(-1, *[1] * (logits.ndim - 1))
+    here, there = (_loss(bench, pair, logits + s, constants) for s in (0, shift))
+    if not np.isclose(here, there, equal_nan=True):
+        yield (f"adding a constant to every logit of a place turns loss {here:.6g} into {there:.6g}, and it must stay: "
+               "does the softmax run over the last axis?")
+
+
+def _rows_add_up_to_zero(bench, pair, inputs, constants, upstreams, gradients):
+    """What one token's probability gains, the others lose; and a place without weight has no say."""
+    (dlogits,) = gradients if isinstance(gradients, tuple) else (gradients,)
+    if getattr(dlogits, "shape", None) != inputs[0].shape:
+        return
+    off = dlogits.sum(-1)
+    if not np.allclose(off, 0):
+        yield ("dlogits must add up to zero over V at every place, for probabilities add up to one; here they add up "
+               f"to {off.flat[abs(off).argmax()]:.4g}: is the target's one taken off?")
+    elif dlogits[constants["weights"] == 0].any():
+        yield "dlogits at a place of weight zero must be zero, and is not: where do the weights come in?"
+
+
+CROSS_ENTROPY = Pair(
+    "ops", "cross_entropy", ("loss",),
+    draws={"plain": _places("B", "T"), "one axis of places": _places("R"),
+           "large logits": _places("B", "T", std=2000), "large": _many_places},
+    looks={"plain": (_weighs_relatively, _ignores_a_shift)}, looks_back=(_rows_add_up_to_zero,))
+
+
+def _rows(*letters, std=1.0):
+    def draw(d):
+        *lead, D = d.lengths((*letters, "D"))
+        return call(d(*lead, D, std=std), d.g(D))
+    return draw
+
+
+def _has_size_one(bench, pair, inputs, constants):
+    """With gains of one, a row's root mean square is one; and eps matters for tiny rows only."""
+    x, g = inputs
+    large = 1e4 * x / np.sqrt((x * x).mean(-1, keepdims=True))
+    y, right = first_output(bench, pair, (large, np.ones_like(g)), constants)
+    if y is None:
+        return
+    size = np.sqrt((y * y).mean(-1))
+    if not np.allclose(size, 1, atol=1e-3):
+        yield (f"with g = 1 the root mean square of a row of y must be 1, and is {size.flat[0]:.4g}: over which axis "
+               "is the mean, and is it a mean?")
+    elif np.allclose(y, right, rtol=1e-8):
+        yield "y is right for large rows and wrong for small ones: where does eps stand under the root?"
+
+
+RMSNORM = Pair(
+    "ops", "rmsnorm", ("y",),
+    draws={"plain": _rows("B", "T"), "more axes": _rows("B", "T", "H"), "tiny rows": _rows("B", "T", std=3e-3),
+           "large": lambda d: call(d(16, 128, 64), d.g(64))},
+    looks=dict.fromkeys(("plain", "tiny rows"), (_has_size_one,)))
+
+ASSIGNMENT = Assignment("a2", "cross-entropy and RMSNorm", (
+    Unit(CROSS_ENTROPY.functions, (
+        CROSS_ENTROPY.right("plain", 12), CROSS_ENTROPY.right("large logits", 5), CROSS_ENTROPY.keeps_contract(5),
+        CROSS_ENTROPY.right_back("plain", 16), CROSS_ENTROPY.right_back("one axis of places", 4),
+        CROSS_ENTROPY.keeps_contract_back(6))),
+    Unit(RMSNORM.functions, (
+        RMSNORM.right("plain", 10), RMSNORM.right("tiny rows", 4), RMSNORM.keeps_contract(4),
+        RMSNORM.right_back("plain", 24), RMSNORM.right_back("more axes", 4), RMSNORM.keeps_contract_back(6))),
+), needs=("gradcheck.check_grads",))

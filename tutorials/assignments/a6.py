@@ -1,0 +1,178 @@
+"""Assignment 6: back through the segments, and the step that follows."""
+
+import numpy as np
+
+from tinylm2.flat import Flat
+from tinylm2.model import Config, param_shapes
+from tutorials.assignments import judge
+from tutorials.assignments.checks import Assignment, Pair, Test, Unit, call
+
+B = 2
+LARGE = Config(V=50, D=32, L=2, H=2, G=2, F=48, N=8, T=16)
+
+
+def _config(d, **variant):
+    N, T, V, F = (int(n) for n in d.rng.permutation((5, 6, 7, 9)))
+    cfg = Config(V=V, D=10, L=2, H=1, G=1, F=F, N=N, T=T, **variant)
+    d.letters.update(B=B, T=T, N=N, F=F, D=cfg.D)
+    return cfg
+
+
+def _segment(**variant):
+    return lambda d: _segment_of(d, _config(d, **variant))
+
+
+def _segment_of(d, cfg):
+    banks = tuple(d(B, cfg.N, cfg.D) for _ in range(cfg.L))
+    return call(d.params(param_shapes(cfg)), banks, cfg=cfg, ids=d.ids(cfg.V, B, cfg.T))
+
+
+SEGMENT = Pair("model", "segment", ("logits", "banks"), draws={
+    "plain": _segment(), "tied": _segment(tied=True), "nobody reads the new banks": _segment(),
+    "large": lambda d: _segment_of(d, LARGE)},
+    unasked={"nobody reads the new banks": (1,)}, questions={"sqrt(D)": "does the embedding come in times sqrt(D)?",
+                                                            "1/sqrt(D)": "does the embedding come in times sqrt(D)?"})
+
+# ---------------------------------------------------------------------------------------------------------------- story
+
+
+def _story(segments=3, short=0, cfg=None, **constants):
+    """The token V-1 stands in the first segment, and nowhere else."""
+    def draw(d, cfg=cfg):
+        cfg = cfg or _config(d)
+        d.letters["S"] = segments
+        ids = d.ids(cfg.V - 1, B, segments * cfg.T - short)
+        ids[:, 0] = cfg.V - 1
+        return call(d.params(param_shapes(cfg)), cfg=cfg, ids=ids, **constants)
+    return draw
+
+
+def _stops_at_the_cut(bench, pair, inputs, constants, upstreams, gradients):
+    """With the loss in the last segment, what stands only in the first learns from it through the banks alone."""
+    grads = gradients[0] if isinstance(gradients, tuple) else gradients
+    row = grads.get("embed.W") if isinstance(grads, dict) else None
+    if constants.get("tail") and getattr(row, "ndim", 0) == 2:
+        if constants.get("truncate") and row[-1].any():
+            yield ("dparams.embed.W: a token that stands only before the cut has a gradient, and truncate must stop "
+                   "that of the bank which enters the cut's segment")
+        if not constants.get("truncate") and not row[-1].any():
+            yield ("dparams.embed.W: a token that stands only in the first segment has no gradient from a loss in the "
+                   "last: is the banks' gradient handed on from segment to segment?")
+
+
+STORY = Pair("model", "story", ("logits",), draws={
+    "plain": _story(), "loss at the end only": _story(tail=2), "a short last segment": _story(short=1),
+    "cut before the last segment": _story(tail=2, truncate=2), "cut before every segment": _story(truncate=1),
+    "replayed": _story(replay=True), "large": _story(cfg=LARGE)}, looks_back=(_stops_at_the_cut,))
+
+
+def _is_flat(bench):
+    _, (params,), constants, (dlogits,) = STORY.drawn(bench, "plain")
+    arguments = {"params": params, "constants": constants, "dlogits": dlogits}
+    found, truth = bench.student("story", **arguments), bench.truth("story", **arguments)
+    if any(judge.gradients(["params"], (params,), found["gradients"], truth["gradients"])):
+        yield "not judged yet: its gradients must be right first"
+    elif not found["flat"]:
+        yield ("the gradients must be a Flat whose names look into one buffer: grads[name] += share adds into it, "
+               "grads[name] = share would leave it")
+
+
+# ------------------------------------------------------------------------------------------------------------ optimizer
+
+SHAPES = {"embed.W": (5, 4), "attn.g": (4,), "ff.W": (4, 3), "bin": (3,)}
+MATRICES = sum(np.prod(shape) for shape in SHAPES.values() if len(shape) > 1)         # a Flat has them first
+
+
+def _names_of(entries):
+    """Which arrays of SHAPES some entries of the buffer belong to."""
+    marks = Flat(SHAPES, np, bool)
+    marks.buffer[:] = entries
+    return [name for name, x in marks.items() if x.any()]
+
+
+def _stepped(steps, decay):
+    def check(bench):
+        d = bench.draw()
+        start = d(sum(int(np.prod(shape)) for shape in SHAPES.values()))
+        gradients = [d(*start.shape, std=10.0**d.number(-2, 1)) for _ in range(steps)]
+        rates = [0.1 / (i + 1) for i in range(steps)]
+        options = {"decay": decay, "betas": (0.8, 0.95), "eps": 1e-6}
+        arguments = {"shapes": SHAPES, "start": start, "gradients": gradients, "rates": rates, "options": options}
+        found, truth = bench.student("adamw", **arguments), bench.truth("adamw", **arguments)
+        for i, (one, right) in enumerate(zip(found["steps"], truth["steps"], strict=True)):
+            wrong = [text for name in ("m", "v", "params") if (text := judge.array(name, one[name], right[name]))]
+            if wrong:
+                yield from _of_the_first_step(start, one, right, options, rates[0]) if i == 0 else ()
+                yield from (f"{text} (after step {i + 1})" for text in wrong)
+                return
+        if any(not np.array_equal(one["grads"], g) for one, g in zip(found["steps"], gradients, strict=True)):
+            yield "it changed grads in place, and the caller may still want them"
+        if not found["in place"]:
+            yield "params.buffer is another array afterwards: the step must write into the one that it got"
+        if found["t"] != steps:
+            yield f"t is {found['t']} after {steps} steps: it counts them"
+    return check
+
+
+def _of_the_first_step(start, one, right, options, rate):
+    """What the first step should have been: decay, and then the rate against the sign of the gradient."""
+    if not isinstance(one["params"], np.ndarray) or one["params"].shape != start.shape:
+        return
+    b1, b2 = options["betas"]
+    off = one["params"] - right["params"]
+    wrong = abs(off) > 1e-8
+    moved = right["params"] - start
+    moved[:MATRICES] += rate * options["decay"] * start[:MATRICES]                     # without decay
+    uncorrected = (1 - b1) / (1 - b2) ** 0.5
+    if not wrong.any():
+        return
+    if options["decay"] and not wrong[:MATRICES].any():
+        yield f"params: {', '.join(_names_of(wrong))} moved by weight decay, which is for matrices only"
+    elif options["decay"] and not wrong[MATRICES:].any():
+        yield (f"params: only matrices are wrong ({', '.join(_names_of(wrong))}): weight decay is missing, not times "
+               "the rate, or mixed into the gradient")
+    elif np.allclose(one["params"] - start, moved * uncorrected, rtol=1e-3) and not options["decay"]:
+        yield (f"params: the first step is {uncorrected:.3f} times what it should be, (1 - b1) / sqrt(1 - b2): are m "
+               "and v corrected for having started at zero?")
+    elif np.allclose(one["params"] - start, -moved, rtol=1e-3) and not options["decay"]:
+        yield "params: the step goes up the gradient: is the sign flipped?"
+
+
+def _clipped(size):
+    def check(bench):
+        d = bench.draw()
+        g = d(sum(int(np.prod(shape)) for shape in SHAPES.values()))
+        limit = float(np.sqrt(g @ g)) / size if size else 1.0
+        arguments = {"shapes": SHAPES, "gradients": g if size else 0 * g, "limit": limit}
+        found, truth = bench.student("clipped", **arguments), bench.truth("clipped", **arguments)
+        if text := judge.array("norm", found["norm"], np.float64(truth["norm"])):
+            after = np.sqrt(found["grads"] @ found["grads"]) if size else 0
+            yield text + (": it is the norm afterwards, and the one before is asked for"
+                          if np.allclose(found["norm"], after) else "")
+        if text := judge.array("grads", found["grads"], truth["grads"]):
+            after = found["grads"] if isinstance(found["grads"], np.ndarray) else g
+            turned = size and abs(after @ g) < (1 - 1e-9) * np.sqrt((after @ after) * (g @ g))
+            yield text + (": one factor must scale them all, and here their direction changes" if turned else
+                          f" (their norm is {size:g} times the limit)" if size else " (all gradients are zero)")
+        if not found["in place"]:
+            yield "grads.buffer is another array afterwards: it must be scaled in place"
+    return check
+
+
+CLIP = [Test("clip", *test) for test in (
+    ("above the limit", 6, _clipped(4.0)), ("below the limit", 4, _clipped(0.5)), ("all zero", 2, _clipped(0)))]
+ADAMW = [Test("AdamW.step", *test) for test in (
+    ("one step", 9, _stepped(1, 0.0)), ("ten steps", 9, _stepped(10, 0.0)), ("with decay", 10, _stepped(3, 0.4)))]
+
+ASSIGNMENT = Assignment("a6", "back through the segments, and the step", (
+    Unit(("model.segment_backward",), (
+        SEGMENT.right_back("plain", 14, given=True), SEGMENT.right_back("tied", 5, given=True),
+        SEGMENT.right_back("nobody reads the new banks", 4, given=True), SEGMENT.keeps_contract_back(4, given=True))),
+    Unit(("model.story_backward",), (
+        STORY.right_back("plain", 10, given=True), STORY.right_back("loss at the end only", 5, given=True),
+        STORY.right_back("cut before the last segment", 5, given=True),
+        STORY.right_back("cut before every segment", 3, given=True), STORY.right_back("replayed", 3, given=True),
+        STORY.right_back("a short last segment", 2, given=True), Test("story_backward", "a Flat", 3, _is_flat),
+        STORY.keeps_contract_back(2, given=True))),
+    Unit(("optim.clip", "optim.AdamW.step"), (*CLIP, *ADAMW)),
+), needs=("gradcheck.check_grads", "model.Config", "model.init_params", "model.story_forward"))

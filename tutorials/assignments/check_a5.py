@@ -1,0 +1,28 @@
+"""Check my_a5.py: `python check.py`."""
+
+import my_a5
+import numpy as np
+from checking import Checks
+
+from tinylm2 import memory
+
+checks = Checks(my_a5, memory)
+d = np.random.default_rng(0).standard_normal
+
+k, v, Wqkv, Wo = d((2, 5, 2, 2)), d((2, 5, 2, 2)), d((8, 16)), d((8, 8))
+same = np.broadcast_to(v[:, :1], v.shape)
+checks.equal("gather_forward, where all tokens say the same, says it, too",
+             lambda: my_a5.gather_forward(k, same, Wqkv, Wo, heads=(4, 2), slots=3)[0],
+             np.broadcast_to(np.repeat(v[:, :1], 2, 2).reshape(2, 1, 8) @ Wo, (2, 3, 8)))
+checks.pair("gather_backward", memory, "gather", k, v, Wqkv, Wo, heads=(4, 2), slots=3)
+checks.pair("gather_backward, padded", memory, "gather", k, v, Wqkv, Wo, heads=(4, 2), slots=3, pad=np.array([2, 0]))
+
+R, M, Mn = d((3, 2, 3, 4))
+W = d((4, 4, 4)) / 2
+shut, open_ = np.full(4, -60.0), np.full(4, 60.0)
+checks.equal("gates_forward, nothing comes in and all of it stays",
+             lambda: my_a5.gates_forward(R, M, Mn, W[0], W[1], shut, W[2], W[3], open_)[0], M)
+checks.equal("gates_forward, all comes in and nothing stays",
+             lambda: my_a5.gates_forward(R, M, Mn, W[0], W[1], open_, W[2], W[3], shut)[0], np.tanh(R))
+checks.pair("gates_backward", memory, "gates", R, M, Mn, W[0], W[1], d(4), W[2], W[3], d(4))
+checks.end()

@@ -1,0 +1,275 @@
+"""Cut the library: into the files that students get, and into the library that runs beside a graded function.
+
+Nothing is written twice: a stub is the library's own signature, docstring and shape contract, and what comes with it is
+the part of the library that it needs, found by following names. A function is named by its file and its own name,
+"ops.attend_forward"; a method with its class, "optim.AdamW.step".
+"""
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import groupby
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LIBRARY = HERE.parents[1] / "tinylm2"
+HEADING = re.compile(r"# -{20,}.*")                      # "# ------------ attend": the title of a part of a file
+
+
+# ------------------------------------------------------------------------------------------------------ taking it apart
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A top-level statement of a file: it gives names, as a function, a class or a constant does, or has an effect."""
+
+    node: ast.stmt
+    above: tuple[str, ...]                               # the lines of comment above it
+    text: str
+
+    @property
+    def names(self):
+        if isinstance(self.node, ast.FunctionDef | ast.ClassDef):
+            return [self.node.name]
+        targets = getattr(self.node, "targets", [getattr(self.node, "target", None)])
+        return [part.id for target in targets if target for part in ast.walk(target) if isinstance(part, ast.Name)]
+
+
+class Module:
+    """One file of the library, taken apart."""
+
+    def __init__(self, name):
+        self.name, source = name, (LIBRARY / f"{name}.py").read_text(encoding="utf-8")
+        self.lines, tree = source.splitlines(), ast.parse(source)
+        self.docstring = ast.get_docstring(tree, clean=False)
+        self.imports, self.statements = [], []
+        end = 0
+        for node in tree.body:
+            start = _first_line(node)
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self.imports.append(node)
+            elif node.lineno > 1:                        # not the docstring
+                above = tuple(line for line in self.lines[end:start] if line)
+                self.statements.append(Statement(node, above, self.text(node)))
+            end = node.end_lineno
+        self.definitions = {name: statement for statement in self.statements for name in statement.names}
+
+    def text(self, node):
+        """The lines of a statement as they stand in the file."""
+        return "\n".join(self.lines[_first_line(node):node.end_lineno])
+
+    @cached_property
+    def imported(self):
+        """Name -> the (file, name) of the library that it stands for, (file, None) where it is a whole file."""
+        found = {}
+        for node in self.imports:
+            home = getattr(node, "module", None) or ""
+            for alias in node.names:
+                if home == "tinylm2":
+                    found[alias.asname or alias.name] = (alias.name, None)
+                elif home.startswith("tinylm2."):
+                    found[alias.asname or alias.name] = (home.partition(".")[2], alias.name)
+        return found
+
+    def uses(self, node):
+        """The (file, name) of everything in the library that a piece of this file uses."""
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and part.id in self.definitions:
+                yield self.name, part.id
+            elif isinstance(part, ast.Name) and self.imported.get(part.id, (None, None))[1]:
+                yield self.imported[part.id]
+            elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+                file, name = self.imported.get(part.value.id, (None, None))
+                if file and not name:
+                    yield file, part.attr
+
+
+def _first_line(node):
+    return min(n.lineno for n in (node, *getattr(node, "decorator_list", ()))) - 1
+
+
+@cache
+def module(name):
+    return Module(name)
+
+
+def top(name):
+    """The (file, name) of the top-level definition: ("optim", "AdamW") of "optim.AdamW.step"."""
+    file, name, *_ = name.split(".")
+    return file, name
+
+
+def function(name):
+    """The ast of a definition, or of a method."""
+    file, *path = name.split(".")
+    node = module(file).definitions[path[0]].node
+    for inner in path[1:]:
+        node = next(part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == inner)
+    return node
+
+
+def closure(wanted, without=()):
+    """The wanted definitions and all that they need, but neither those in `without` nor what only those need. A file's
+    effects come with whatever is taken of it."""
+    found, ahead = set(), list(wanted)
+    while ahead:
+        file, name = ahead.pop()
+        if (file, name) not in found and (file, name) not in without:
+            found.add((file, name))
+            home = module(file)
+            for statement in (home.definitions[name], *(s for s in home.statements if not s.names)):
+                ahead += home.uses(statement.node)
+    return found
+
+
+def used_by(functions):
+    """The definitions that these functions' own bodies use."""
+    return {used for name in functions for used in module(top(name)[0]).uses(function(name))}
+
+
+def solution(assignment):
+    """The definitions that make the solution, beside the functions themselves: what is hidden, and the private helpers
+    of the functions' files that are reached from them."""
+    homes = {file for file, _ in map(top, assignment.functions)}
+    hidden = {top(name) for name in assignment.hidden}
+    parts, ahead = set(hidden), used_by((*assignment.functions, *assignment.hidden))
+    while helpers := {name for name in ahead - parts if name[0] in homes and name[1].startswith("_")}:
+        parts |= helpers
+        ahead = used_by(f"{file}.{name}" for file, name in helpers)
+    return parts
+
+
+def offered(assignment):
+    """What the library gives to whoever writes an assignment: all that its solution uses, and what the check needs, but
+    nothing of the solution itself."""
+    parts = solution(assignment)
+    used = used_by((*assignment.functions, *(f"{file}.{name}" for file, name in parts))) - parts
+    withheld = {top(name) for name in (*assignment.functions, *assignment.hidden)}
+    return closure(used | {top(name) for name in assignment.needs}, withheld)
+
+
+def beside(assignment, functions):
+    """The library that runs beside some functions of an assignment under examination: what is offered, and of the
+    assignment's other functions the solutions of those that these call; but nothing of theirs, and nothing hidden."""
+    mine = {top(name) for name in functions}
+    others = {top(name) for name in assignment.functions} & used_by(functions) - mine
+    return closure(offered(assignment) | others, mine | {top(name) for name in assignment.hidden})
+
+
+# -------------------------------------------------------------------------------------------------- putting it together
+
+
+def library(kept, homes=()):
+    """{path: text} of a tinylm2 that holds just these definitions; `homes` are there even where nothing is left."""
+    about = ast.get_docstring(ast.parse((LIBRARY / "__init__.py").read_text(encoding="utf-8")), clean=False)
+    files = {"tinylm2/__init__.py": f'"""{about}"""\n'}
+    for file in sorted({file for file, _ in kept} | set(homes)):
+        home, parts, heading = module(file), [], ""
+        for statement in home.statements:
+            titles = [line for line in statement.above if HEADING.fullmatch(line)]
+            heading = titles[-1] if titles else heading
+            if not statement.names or any((file, name) in kept for name in statement.names):
+                parts.append((statement, heading))
+                heading = ""
+        files[f"tinylm2/{file}.py"] = _file(home.docstring, [home], parts)
+    return files
+
+
+def students_file(assignment, *, solved=False):
+    """The file that students write in: docstrings and contracts, and a NotImplementedError for each body.
+
+    solved: the same file as the library fills it, with the private helpers of its files and what is hidden.
+    """
+    kept = {top(name) for name in assignment.functions} | (solution(assignment) if solved else set())
+    parts, homes = [], [module(file) for file in dict.fromkeys(file for file, _ in map(top, assignment.functions))]
+    for home in homes:
+        for statement in home.statements:
+            if any((home.name, name) in kept for name in statement.names):
+                text = statement.text
+                for name in () if solved else assignment.functions:
+                    if top(name)[0] == home.name and top(name)[1] in statement.names:
+                        text = text.replace(home.text(function(name)), stub(name, assignment.title))
+                parts.append((Statement(statement.node, statement.above, text), ""))
+    about = (f"{assignment.title}: {assignment.subject}.\n\n{assignment.name}.md says what each function must do; "
+             "`python check.py` checks them as far as you have come.\n")
+    return _file(about, homes, parts, offered(assignment))
+
+
+def stub(name, title):
+    """A function with its body gone: what is left is its docstring, its shape contract and an error that says so.
+
+    The contract is the body up to its last `expect(...)` or `if ...: raise` before anything is computed. The docstring
+    of a backward ends with its first sentence: the rest is the derivation, which is what students are here to find.
+    """
+    node, home = function(name), module(top(name)[0])
+    docstring, *body = node.body
+    indent = " " * docstring.col_offset
+    text = "\n".join(home.lines[_first_line(node):docstring.lineno - 1])
+    about = home.text(docstring)
+    if name.endswith("_backward"):
+        about = f'{indent}"""{re.split(r"[.:]", docstring.value.value, maxsplit=1)[0].strip()}."""'
+    contract = max((i + 1 for i, part in enumerate(body) if _is_contract(part)), default=0)
+    kept = "\n".join(home.lines[docstring.end_lineno:body[contract - 1].end_lineno]) + "\n" if contract else ""
+    return f'{text}\n{about}\n{kept}{indent}raise NotImplementedError("{title}: write {name.partition(".")[2]}")'
+
+
+def _is_contract(node):
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return getattr(node.value.func, "id", None) == "expect"
+    return isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse
+
+
+def _file(docstring, homes, parts, offers=()):
+    """A file's text from (Statement, heading) pairs cut from some homes, with the imports that they need; what they
+    use of their homes and is offered is imported from there."""
+    names = {part.id for statement, _ in parts for part in ast.walk(statement.node) if isinstance(part, ast.Name)}
+    imports = set()
+    for home in homes:
+        for node in home.imports:
+            if kept := [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in names]:
+                one = ast.Import(kept) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, kept, 0)
+                imports.add(ast.unparse(one))
+        if public := sorted(n for file, n in offers if file == home.name and n in names and not n.startswith("_")):
+            imports.add(f"from tinylm2.{home.name} import {', '.join(public)}")
+    texts, after_constant = [f'"""{docstring}"""\n', _sorted_imports(imports)], False
+    for statement, heading in parts:
+        constant = not isinstance(statement.node, ast.FunctionDef | ast.ClassDef)
+        comments = [line for line in statement.above if not HEADING.fullmatch(line)]
+        text = "\n".join([*([f"{heading}\n\n"] if heading else []), *comments, statement.text]) + "\n"
+        texts.append(text if constant and after_constant and not heading else f"\n{text}")
+        after_constant = constant
+    return "\n".join(text for text in texts if text)
+
+
+def _sorted_imports(imports):
+    """Imports in the house's order: the standard library, numpy, tinylm2; `import x` before `from x import y`."""
+    def place(line):
+        root = line.split()[1].partition(".")[0]
+        return 0 if root in sys.stdlib_module_names else 2 if root == "tinylm2" else 1, line.startswith("from"), line
+
+    groups = groupby(sorted(imports, key=place), key=lambda line: place(line)[0])
+    return "\n".join("".join(f"{line}\n" for line in group) for _, group in groups)
+
+
+# ---------------------------------------------------------------------------------------------------------- the handout
+
+
+def handout(assignment, *, solved=False):
+    """{path: text} of the folder that students get: the sheet, the file to write in, its check, and the library that
+    it stands on."""
+    return {
+        f"{assignment.name}.md": (HERE / f"{assignment.name}.md").read_text(encoding="utf-8"),
+        f"my_{assignment.name}.py": students_file(assignment, solved=solved),
+        "check.py": (HERE / f"check_{assignment.name}.py").read_text(encoding="utf-8"),
+        "checking.py": (HERE / "checking.py").read_text(encoding="utf-8"),
+        **library(offered(assignment), [top(name)[0] for name in assignment.functions]),
+    }
+
+
+def write(files, folder):
+    """Write {path: text} into a folder."""
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
