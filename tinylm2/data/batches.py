@@ -100,7 +100,9 @@ class Stories:
 
     def _task(self, shape, *key):
         tasks = self.tasks[:shape.tasks]
-        return tasks[0] if len(tasks) == 1 else Dice(self.seed, DATA, 0, *key).weighted(tasks, self.weights[:shape.tasks])
+        if len(tasks) == 1:
+            return tasks[0]
+        return Dice(self.seed, DATA, 0, *key).weighted(tasks, self.weights[:shape.tasks])
 
     def _place(self, example, dice, shape, segments):
         row = None if shape.filler else alone(example, tokenizer=self.tokenizer, width=shape.width)
