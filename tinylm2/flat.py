@@ -21,15 +21,6 @@ class Flat(dict):
         self.matrices = self.buffer[:sum(prod(shape) for shape in shapes.values() if len(shape) >= 2)]
         super().__init__((name, views[name]) for name in shapes)
 
-    @classmethod
-    def join(cls, shapes, arrays, xp, dtype):
-        """The arrays of a dict side by side in a buffer of their own, in one operation; zeros where a name is missing.
-        """
-        longest = max((prod(shape) for name, shape in shapes.items() if name not in arrays), default=0)
-        zeros = xp.zeros(longest, dtype)
-        return cls(shapes, xp, dtype, xp.concatenate([
-            arrays[name].reshape(-1) if name in arrays else zeros[:prod(shapes[name])] for name in _layout(shapes)]))
-
     def like(self, buffer):
         """The same names and shapes over another buffer, such as one of the optimizer's moments."""
         return Flat(self.shapes, None, None, buffer)
@@ -42,6 +33,15 @@ class Flat(dict):
         raise TypeError("the names of a Flat stand for parts of its buffer: none can be bound anew or taken away")
 
     update = setdefault = pop = popitem = clear = __delitem__ = __ior__ = _refuse
+
+
+def join(shapes, arrays, xp, dtype):
+    """The buffer of a `Flat` of these shapes: a dict's arrays side by side, in one operation; zeros where one is missing.
+    """
+    longest = max((prod(shape) for name, shape in shapes.items() if name not in arrays), default=0)
+    zeros = xp.zeros(longest, dtype)
+    return xp.concatenate([arrays[name].reshape(-1) if name in arrays else zeros[:prod(shapes[name])]
+                           for name in _layout(shapes)])
 
 
 def _layout(shapes):

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinylm2 import layers, memory, ops
 from tinylm2.backend import get_xp, to_device
-from tinylm2.flat import Flat
+from tinylm2.flat import Flat, join
 
 _INIT = 0                                                # the stream of random numbers; the data's are in data/dice.py
 MEMORIES = ("slots", "printed", "none")
@@ -295,7 +295,7 @@ def story_backward(dlogits, cache):
     The one place that adds: every segment's shares are laid into one buffer, and so they are summed at once.
     """
     params, cfg = cache["params"], cache["cfg"]
-    grads, shapes = None, param_shapes(cfg)
+    buffer, shapes, xp = None, param_shapes(cfg), get_xp(dlogits)
     dbanks, end = None, dlogits.shape[1]
     for s in reversed(range(len(cache["calls"]))):
         call, segment_cache = cache["calls"][s], cache["segments"][s]
@@ -304,14 +304,10 @@ def story_backward(dlogits, cache):
         rows = call["ids"].shape[1] if call["tail"] is None else call["tail"]
         shares, dbanks = segment_backward(dlogits[:, end - rows:end], dbanks, segment_cache)
         end -= rows
-        share = Flat.join(shapes, shares, get_xp(dlogits), dlogits.dtype)
-        if grads is None:
-            grads = share
-        else:
-            grads.buffer += share.buffer
+        buffer = _sum(join(shapes, shares, xp, dlogits.dtype), buffer)
         if cache["truncate"] and s % cache["truncate"] == 0:
             dbanks = None
-    return grads
+    return Flat(shapes, xp, dlogits.dtype, buffer)
 
 
 def _checked_pad(pad, B, T, xp):
