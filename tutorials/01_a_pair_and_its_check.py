@@ -52,8 +52,8 @@ assert abs(slope - 2 * x) < 1e-8
 #     dx_td = dy_td g_d                 x_td stands in exactly one term
 #     dg_d  = sum_t dy_td x_td          g_d stands in T terms: it met every row, so the rows add up
 #
-# Look at the second line again. **Where forward repeats a value, backward sums.** Half of all mistakes in
-# hand-written gradients are a forgotten sum.
+# Look at the second line again. **Where forward repeats a value, backward sums.** A forgotten sum is the most common
+# mistake in hand-written gradients.
 
 # %%
 def scale_forward(x, g):

@@ -2,8 +2,8 @@
 # # 3. Checking a gradient, and how checks lie
 #
 # Lesson 1 built a check that catches a wrong gradient. This lesson does the opposite: it builds checks that look just
-# as serious, and passes wrong gradients through them. Each of these checks was found in a real library. Whoever knows
-# them trusts a green tick a little less, and writes better ones.
+# as serious, and passes wrong gradients through them. None of them looks silly at first sight. Whoever knows them
+# trusts a green tick a little less, and writes better ones.
 
 # %%
 import lesson

@@ -98,8 +98,8 @@ assert verdict.passed
 # %%
 dx, _ = rmsnorm_backward(dy, rmsnorm_forward(x, g)[1])
 dx_of_longer, _ = rmsnorm_backward(dy, rmsnorm_forward(10 * x, g)[1])
-print("dx · x, a number a row (zero but for eps):", abs((dx * x).sum(-1)).max())
-print("a row ten times longer has a gradient of", (abs(dx_of_longer).max() / abs(dx).max()).round(3), "the size")
+print(f"dx · x, the largest of all rows (zero but for eps): {abs((dx * x).sum(-1)).max():.1e}")
+print(f"a row ten times longer has a gradient of {abs(dx_of_longer).max() / abs(dx).max():.3f} the size")
 assert abs((dx * x).sum(-1)).max() < 1e-3 * abs(dx).max()
 assert np.isclose(abs(dx_of_longer).max() / abs(dx).max(), 0.1, rtol=1e-2)
 

@@ -97,7 +97,7 @@ print(check_grads(feed_forward_forward, feed_forward_backward, h, Wgate, Wup, Wd
 assert check_grads(feed_forward_forward, feed_forward_backward, h, Wgate, Wup, Wdown).passed
 
 # %% [markdown]
-# The library stores the two matrices side by side, as `Wgu` (D, 2F), so that one product serves both:
+# The library stores the two matrices side by side, as `Wgu` (D, 2F):
 
 # %%
 _, our_cache = feed_forward_forward(h, Wgate, Wup, Wdown)
@@ -159,8 +159,8 @@ assert all(np.allclose(dp[name], dp_library[name], atol=1e-13) for name in dp)
 print("our block equals the library's, forward and in all", len(dp), "gradients of its parameters")
 
 # %% [markdown]
-# (`self_attention` is lessons 4, 7 and 8 in a row: one product for queries, keys and values, a turn, `attend`, one
-# product more. Read it in `tinylm2/layers.py`; nothing in it is new to you now.)
+# (`self_attention` is lessons 4, 7 and 8 in a row: products for queries, keys and values, a turn for two of them,
+# `attend`, one product more. Read it in `tinylm2/layers.py`; nothing in it is new to you now.)
 #
 # ## What the road is good for
 #

@@ -150,8 +150,8 @@ if lesson.plt:
     lesson.show(figure, "13-stalling-and-the-curriculum")
 
 # %% [markdown]
-# The loss sinks to the coin's level, rests there, and then falls: binding has been learned. From there on the model
-# is only taught to do the same in more and more text:
+# The loss sinks to the plain, rests there, and then falls: names have been bound to places. From there on the model
+# only has to do the same in more and more text:
 #
 # - **A2**: two to six facts in one full segment, filler around them. It guards against shortcuts, such as "the second
 #   fact from the end".
@@ -194,8 +194,9 @@ if lesson.plt:
     lesson.show(figure, "13-by-distance")
 
 # %% [markdown]
-# Without a memory the model is perfect inside its own segment and guesses beyond it: the binding is there, the
-# carrying is not. `slots` was never trained on more than four segments, and answers over eight.
+# Without a memory the model is nearly perfect inside its own segment and guesses beyond it: the binding is there, the
+# carrying is not. The stuck model is good where the fact is near, for then it is often the last one told. `slots` was
+# never trained on more than four segments, and answers over eight.
 #
 # ## Exercise
 #

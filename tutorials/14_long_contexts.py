@@ -11,8 +11,8 @@
 #
 # Here are all four, and LM2 with its write to the letter as a fifth, each with about 53,000 parameters, trained with
 # the same curriculum on stories of up to four segments. `python -m tutorials.data.make slots rmt none full printed`
-# made the runs, seed 0, a few minutes each. One seed is an example, not a verdict: docs/results has the experiment
-# with several.
+# made the runs, seed 0, a few minutes each. One seed is an example, not a verdict: experiments/horizon.py asks
+# several.
 
 # %%
 import time
@@ -101,7 +101,7 @@ assert accuracy["LM2 as printed"][8] < 0.7
 # whole model in every segment; what is to survive must be copied each time.
 #
 # **LM2** keeps by doing nothing: a forget gate that is open leaves a slot as it is. So it holds out longest on
-# lengths that it was never trained on. **To the letter** it hardly beats the window at a distance: lesson 11 showed
+# lengths that it was never trained on. **To the letter** it is only a little better than the window: lesson 11 showed
 # why.
 
 # %%

@@ -183,7 +183,7 @@ if lesson.plt:
 # ## The gates
 #
 # A table must be overwritten when a person moves, and kept when not. For the owner's slot, split the segments: those
-# in which its person moves, and those in which he does not.
+# in which its person moves, and those in which the person stays.
 
 # %%
 gates = {"moves": {"input": [], "forget": []}, "stays": {"input": [], "forget": []}}
@@ -213,7 +213,7 @@ if lesson.plt:
 # ## Operation 3: move a single person
 #
 # The proof of the table. Take from another story one slot only, the one of the person that is asked for. The answer
-# should follow for those persons who have a slot to themselves. And a control: take a slot of somebody else.
+# should go along. And a control: take the slot of somebody else; the answer should stay.
 
 # %%
 follows, control = {}, {}

@@ -105,8 +105,8 @@ if not usable:
 # A GPU works on its own: the host puts an operation into a queue and goes on at once. Two things cost:
 #
 # - **Launches.** Every array operation is one launch, some microseconds for the host, however small the arrays are.
-#   With small models the GPU waits for launches. So the library prefers one product for queries, keys and values, and
-#   one flat buffer for the optimizer.
+#   With small models the GPU waits for launches. So the library joins what it can: one flat buffer for all
+#   parameters, and chains of small steps written as one kernel (`@fused` in `backend.py`).
 # - **Questions.** Every copy back to the host, a printed loss, an `if` on a value, waits until the queue is empty. A
 #   training step should ask *once*.
 #
