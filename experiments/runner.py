@@ -72,7 +72,7 @@ class Experiment:
             for seed, variant in bar:
                 if results.has(variant, seed):
                     continue
-                if args.minutes and time.monotonic() - began > 60 * args.minutes:
+                if args.minutes is not None and time.monotonic() - began >= 60 * args.minutes:
                     tqdm.write(f"{self.name}: {args.minutes:g} minutes are over; the same command continues")
                     break
                 results.add(variant, seed, self._run(variant, seed, results.budget | given, bar))
@@ -91,7 +91,7 @@ class Experiment:
                             help="seconds instead of minutes, one seed: does it run? The numbers mean nothing")
         parser.add_argument("--seeds", help="such as 0,1,2 (the default)")
         parser.add_argument("--only", action="append", metavar="VARIANT", help="this variant alone; may be repeated")
-        parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
+        parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes (0: only draw)")
         parser.add_argument("--out", type=Path, help="folder of the results (docs/results)")
         for name, text in self.options.items():
             parser.add_argument(f"--{name}", help=text)
@@ -208,11 +208,11 @@ def machine():
 
 
 def spread(values, digits=3):
-    """ "0.97 (0.95-0.99)": mean, lowest and highest."""
+    """ "0.97 (0.95-0.99)": mean, lowest and highest; the mean alone where they are the same."""
     if not values:
         return "-"
     mean = f"{sum(values) / len(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    return mean if min(values) == max(values) else f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def markdown(header, rows):
