@@ -36,8 +36,7 @@ class Flat(dict):
 
 
 def join(shapes, arrays, xp, dtype):
-    """The buffer of a `Flat` of these shapes: a dict's arrays side by side, in one operation; zeros where one is missing.
-    """
+    """The buffer for a `Flat` of these shapes: a dict's arrays side by side, in one operation; zeros if missing."""
     longest = max((prod(shape) for name, shape in shapes.items() if name not in arrays), default=0)
     zeros = xp.zeros(longest, dtype)
     return xp.concatenate([arrays[name].reshape(-1) if name in arrays else zeros[:prod(shapes[name])]

@@ -116,16 +116,22 @@ def loss_and_gradients(params, batch, *, cfg, lm=0.0, truncate=None, replay=Fals
     tail = None if lm else batch.tail
     logits, cache = model.story_forward(params, ids=ids, cfg=cfg, pad=batch.pad, tail=tail, truncate=truncate,
                                         replay=replay)
+    loss, right, dlogits = _judge(logits, targets, weights, to_device(batch.lm_weights, xp) if lm else None, lm)
+    del logits                                           # backward needs room, and has no use for them
+    return loss, right, model.story_backward(dlogits, cache)
+
+
+def _judge(logits, targets, weights, lm_weights, lm):
+    """The loss, which rows are right, and the gradient at the logits of the last positions."""
     targets, weights = targets[:, -logits.shape[1]:], weights[:, -logits.shape[1]:]
     loss, loss_cache = ops.cross_entropy_forward(logits, targets=targets, weights=weights)
     (dlogits,) = ops.cross_entropy_backward(1.0, loss_cache)
     if lm:
-        lm_weights = to_device(batch.lm_weights, xp)
         lm_loss, lm_cache = ops.cross_entropy_forward(logits, targets=targets, weights=lm_weights)
         loss = loss + lm * lm_loss
         dlogits += ops.cross_entropy_backward(lm, lm_cache)[0]
     right = ((logits.argmax(-1) == targets) | (weights == 0)).all(-1)
-    return loss, right, model.story_backward(dlogits, cache)
+    return loss, right, dlogits
 
 
 class Run:
