@@ -26,18 +26,20 @@ from tinylm2.model import Config
 ASKS = "Where does the memory forget, and what helps? qa1, asked at up to 4,096 segments (131,072 tokens)."
 QUARTERS = ("nearest", "near", "far", "farthest")        # of the distances that a length allows
 
+_TO_64 = {4: 400, 8: 200, 16: 200, 32: 200, 64: 250}
+
 # name -> what differs: the plan {longest: steps}, N, bforget, the contender, replay (long stories need it: memory)
 VARIANTS = {
     "up to 4": {"plan": {4: 2000}},
     "up to 8": {"plan": {4: 600, 8: 1200}},
     "up to 16": {"plan": {4: 600, 8: 600, 16: 900}},
     "up to 32": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}},
-    "up to 64": {"plan": {4: 400, 8: 200, 16: 200, 32: 200, 64: 250}},
+    "up to 64": {"plan": _TO_64},
     "up to 512": {"plan": {4: 600, 8: 300, 16: 300, 32: 300, 64: 300, 128: 200, 256: 200, 512: 200}, "replay": True},
     "up to 32, no steps between": {"plan": {32: 1400}},
-    "up to 32, bforget 6": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}, "bforget": 6.0},
-    "up to 32, 32 slots": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}, "slots": 32},
-    "up to 32, rmt": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}, "contender": "rmt"},
+    "up to 64, bforget 6": {"plan": _TO_64, "bforget": 6.0},
+    "up to 64, 32 slots": {"plan": _TO_64, "slots": 32},
+    "up to 64, rmt": {"plan": _TO_64, "contender": "rmt"},
 }
 
 
@@ -95,6 +97,7 @@ def draw(results, plt):
                   marker=".")
     axes.axhline(1 / 6, color="grey", linestyle=":", label="chance")
     axes.set_xscale("log", base=2)
+    axes.set_xticks([int(n) for n in lengths], lengths)
     axes.set_xlabel("segments of 32 tokens")
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.02)

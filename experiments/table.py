@@ -96,7 +96,9 @@ def draw(results, plt):
             curve(axes, [max(_tokens(n), 64) for n in lengths],
                   [[cell["mean"][n] for n in lengths] for cell in results.of(name)], name, marker=".")
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("tokens of the text (64 stands for stories without filler)")
+    asked = [_tokens(n) for n in results.budget["questions"]]
+    axes.set_xticks([max(n, 64) for n in asked], asked)
+    axes.set_xlabel("tokens of the text")
     axes.set_ylabel("accuracy, mean of the tasks")
     axes.set_ylim(0, 1.02)
     axes.legend()
