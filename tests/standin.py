@@ -42,7 +42,7 @@ _watchers = []
 @contextmanager
 def watch():
     """Note what happens on the device meanwhile. An operation is one kernel; views and empty arrays need none."""
-    seen = SimpleNamespace(operations=Counter(), copies=[], uploads=[])
+    seen = SimpleNamespace(operations=Counter(), copies=[], uploads=[], chains={})
     _watchers.append(seen)
     try:
         yield seen
@@ -175,6 +175,8 @@ def _fuse(kernel_name):
             finally:
                 _watchers.extend(watching)
             _count(kernel_name, args[0] if found is None else found[0] if isinstance(found, tuple) else found)
+            for seen in _watchers:
+                seen.chains[kernel_name] = chain.func, [(x.shape, x.dtype) if isinstance(x, Array) else x for x in args]
             return found
         return kernel
     return decorate

@@ -98,8 +98,9 @@ def fused(chain):
     """A chain of elementwise steps, `chain(xp, *arrays)`, as one kernel where the arrays' module can make one (CuPy).
 
     On a GPU each step would be a launch of its own, which costs more than the step; NumPy takes the steps one by one.
-    The arrays broadcast against each other. A chain may write (`+=`, `out=`) into what it made itself, or into its
-    arguments if it returns nothing.
+    The arrays broadcast against each other, numbers may stand among them. A chain may write (`+=`, `out=`) into what it
+    made itself, or into its arguments if it returns nothing. It combines numbers with arrays only: of two numbers CuPy
+    would make a float16.
     """
     kernels = {}
 
@@ -137,25 +138,24 @@ def _add_runs_on_cpu(x, starts):
 
 
 def _add_runs_on_gpu(x, starts):
-    import cupy
-
-    y = cupy.empty((starts.size - 1, x.shape[1]), x.dtype)
+    y = get_xp(x, starts).empty((starts.size - 1, x.shape[1]), x.dtype)
     return _runs_kernel()(x, starts, x.shape[1], y)
+
+
+# One thread an entry of y: none shares its sum with another, so the same rows give the same bits.
+RUNS = """
+    const long long v = i / width, d = i % width;
+    T sum = 0;
+    for (long long r = starts[v]; r < starts[v + 1]; ++r) sum += x[r * width + d];
+    y = sum;
+"""
 
 
 @cache
 def _runs_kernel():
-    """One thread an entry of y: nothing is shared, so the same rows give the same bits."""
     import cupy
 
-    return cupy.ElementwiseKernel(
-        "raw T x, raw S starts, int64 width", "T y",
-        """
-        const long long v = i / width, d = i % width;
-        T sum = 0;
-        for (long long r = starts[v]; r < starts[v + 1]; ++r) sum += x[r * width + d];
-        y = sum;
-        """, "add_runs")
+    return cupy.ElementwiseKernel("raw T x, raw S starts, int64 width", "T y", RUNS, "add_runs")
 
 
 register(np.ndarray, np, lambda x: x, _add_runs_on_cpu)

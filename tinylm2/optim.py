@@ -25,7 +25,7 @@ class AdamW:
         """Move the parameters one step against the gradients, in place."""
         b1, b2 = self.betas
         self.t += 1
-        constants = b1, b2, lr / (1 - b1**self.t), 1 / math.sqrt(1 - b2**self.t), self.eps
+        constants = b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.t), 1 / math.sqrt(1 - b2**self.t), self.eps
         matrices = params.matrices.size
         for start, end, kept in ((0, matrices, 1 - lr * self.decay), (matrices, params.buffer.size, 1.0)):
             w, g, m, v = (x[start:end] for x in (params.buffer, grads.buffer, self.m, self.v))
@@ -34,12 +34,12 @@ class AdamW:
 
 
 @fused
-def _move(xp, w, g, m, v, kept, b1, b2, rate, root, eps):
+def _move(xp, w, g, m, v, kept, b1, b1_rest, b2, b2_rest, rate, root, eps):
     """The equations above, in place: rate is lr / (1 - b1^t), root 1 / sqrt(1 - b2^t)."""
     m *= b1
-    m += g * (1 - b1)
+    m += g * b1_rest
     s = g * g
-    s *= 1 - b2
+    s *= b2_rest
     v *= b2
     v += s
     s = xp.sqrt(v)
