@@ -1,4 +1,4 @@
-"""What a GPU would be given: CuPy writes each chain's kernel and NVRTC compiles it. That takes no GPU, only their wheels
+"""What a GPU would be given: CuPy writes each kernel and NVRTC compiles it. That takes no GPU, only their wheels
 (pip install cupy-cuda12x nvidia-cuda-nvrtc-cu12)."""
 
 from types import SimpleNamespace
