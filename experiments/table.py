@@ -79,8 +79,9 @@ def _lead(results, other, lengths):
         ours, theirs = results.values("slots", "mean", n), results.values(other, "mean", n)
         if _tokens(n) >= FROM and ours and theirs and sum(theirs):
             leads.append(sum(ours) / len(ours) / (sum(theirs) / len(theirs)) - 1)
-    return f"- `slots` leads `{other}` by {100 * sum(leads) / len(leads):.1f} % over texts of {FROM} tokens and more." \
-        if leads else f"- `slots` and `{other}` were not both asked at {FROM} tokens."
+    if not leads:
+        return f"- `slots` against `{other}`: not both asked at {FROM} tokens or more."
+    return f"- `slots` against `{other}`: {100 * sum(leads) / len(leads):+.1f} % over texts of {FROM} tokens and more."
 
 
 def _mean(values):
