@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -307,7 +308,7 @@ def test_the_bank_is_large_enough_and_each_slip_is_its_own():
         assert sum(wrong.assignment == name for wrong in BANK) >= 6
     assert len({str(wrong) for wrong in BANK}) == len(BANK) >= 36
     for wrong in BANK:
-        ast.parse(wrong.text())                          # and every edit finds its line
+        ast.parse(wrong.text())
 
 
 @pytest.mark.parametrize("wrong", SAMPLE, ids=str)
@@ -355,6 +356,19 @@ def test_nothing_is_left_of_a_solutions_process(tmp_path):
         assert folder.exists()
     assert process.poll() is not None
     assert not folder.exists()
+
+
+def test_a_process_that_does_not_listen_does_not_keep_the_grader_waiting(tmp_path):
+    """More than a pipe holds, to a process that was put to sleep."""
+    if not hasattr(signal, "SIGSTOP"):
+        pytest.skip("this system puts no process to sleep")
+    path = written(tmp_path, ASSIGNMENTS["a1"])
+    with bench.Cell(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, bench.Limits(seconds=0.5)) as cell:
+        cell.start()
+        cell.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(bench.Gone, match="stopped after 0.5 seconds"):
+            cell.ask("forward", file="ops", name="linear", inputs=(np.zeros((1000, 1000)), np.zeros((1000, 2))),
+                     constants={})
 
 
 def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):

@@ -28,13 +28,13 @@ def cut(args):
 
 def grade_file(args):
     """Print the table of points; status 0 for all of them, else 1."""
-    if what_is_lacking():
-        print(what_is_lacking(), file=sys.stderr)
     if not Path(args.solution).is_file():
         raise BadInput(f"{args.solution}: found no such file, expected a solution")
     report = grade(ASSIGNMENTS[args.assignment], Path(args.solution), seed=args.seed,
                    limits=Limits(seconds=args.seconds))
     print(report)
+    if lacking := report.walls and what_is_lacking(report.walls):
+        print(lacking, file=sys.stderr)
     if args.json:
         Path(args.json).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     return 0 if report.points == report.out_of else 1

@@ -20,7 +20,7 @@ def _many_places(d):
 
 
 def _loss(bench, pair, logits, constants):
-    loss = bench.student("forward", file=pair.file, name=pair.name, inputs=(logits,), constants=constants)["outputs"][0]
+    loss = bench.student("forward", **pair.scene((logits,), constants))["outputs"][0]
     return float(loss) if np.shape(loss) == () and not isinstance(loss, judge.Foreign) else np.nan
 
 

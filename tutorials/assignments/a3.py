@@ -39,7 +39,7 @@ def _turns_back(bench, pair, inputs, constants, upstreams, gradients):
 
 def _turned_by(bench, pair, inputs, constants, way):
     constants = {**constants, "start": way * constants.get("start", 0), "step": way * constants.get("step", 1)}
-    return bench.truth("forward", file=pair.file, name=pair.name, inputs=inputs, constants=constants)["outputs"][0]
+    return bench.truth("forward", **pair.scene(inputs, constants))["outputs"][0]
 
 
 ROPE = Pair("ops", "rope", ("y",), draws={
@@ -90,7 +90,7 @@ def _grouped(bench, pair, inputs, constants):
     for h in range(q.shape[2]) if y is not None else ():
         for g in range(k.shape[2]):
             alone = q[:, :, h:h + 1], k[:, :, g:g + 1], v[:, :, g:g + 1]
-            right = bench.truth("forward", file=pair.file, name=pair.name, inputs=alone, constants=constants)
+            right = bench.truth("forward", **pair.scene(alone, constants))
             if g != h // R and np.allclose(y[:, :, h:h + 1], right["outputs"][0]):
                 yield (f"y: query head {h} asks key head {g}, and must ask head {h // R}: the first {R} query heads "
                        "share key head 0")
@@ -104,8 +104,7 @@ ATTEND = Pair("ops", "attend", ("y",), draws={
     "causal, the last rows ask": _asked(causal=True, last=True), "large scores": _asked(sharp=True),
     "large": _long,
 }, looks={"plain": (_shares, SEES), "causal": (SEES,), "padded": (SEES,), "causal and padded": (SEES,),
-          "causal, the last rows ask": (SEES,),
-          "grouped heads": (_grouped,)},
+          "causal, the last rows ask": (SEES,), "grouped heads": (_grouped,)},
    questions={"sqrt(K)": "did you scale the scores?", "1/sqrt(K)": "did you scale twice?",
               "K": "did you scale the scores by sqrt(K), once?"})
 
@@ -113,8 +112,8 @@ ATTEND = Pair("ops", "attend", ("y",), draws={
 def _layer(*, padded=False, rows=None, past=False):
     def draw(d):
         B, T, D, G = d.lengths("BTDG")
-        H, d.letters["K"] = 2 * G, 4
-        K = d.letters["K"]
+        H, K = 2 * G, 4
+        d.letters["K"] = K
         constants = {"heads": (H, G), "rows": rows}
         if padded:
             constants["pad"] = np.array([1, 0, *[0] * B])[:B]

@@ -1,9 +1,9 @@
 """Typical wrong solutions, each with what the feedback must say about it: the test of the tests.
 
-A wrong solution is the library's own with a slip made in it. Most slips are wrapped round the right function, which the
-code may call by the name `right`, and so they survive whatever the library does inside; a few are edits of a line, and
-an edit that no longer finds its line says so. `argument` and `symptom` are what one line of the feedback for `function`
-must hold: the argument or output that is wrong, and words that are true of it.
+A wrong solution is the library's own with a slip made in it. The slip is wrapped round the right function, which its
+code calls `right` (or `right_forward` and `right_backward`, where it needs both), so it survives whatever the library
+does inside. `argument` and `symptom` are what one line of the feedback for `function` must hold: the argument or output
+that is wrong, and words that are true of it.
 """
 
 import re
@@ -21,15 +21,14 @@ def _solved(assignment):
 
 @dataclass(frozen=True)
 class Wrong:
-    """One slip. code: definitions that stand behind the right ones. edits: (old, new) in the solution's text."""
+    """One slip. code: definitions that stand behind the right ones."""
 
     assignment: str
     slip: str
     function: str
     argument: str
     symptom: str
-    code: str = ""
-    edits: tuple[tuple[str, str], ...] = ()
+    code: str
 
     def __str__(self):
         return f"{self.assignment}, {self.function}: {self.slip}"
@@ -41,17 +40,11 @@ class Wrong:
                     if any(name.partition(".")[2] == self.function for name in unit.functions))
 
     def text(self):
-        """The whole file of the solution.  LookupError where an edit finds no line, or several."""
-        text = _solved(self.assignment)
-        for old, new in self.edits:
-            if text.count(old) != 1:
-                raise LookupError(f"bank, {self}: found {text.count(old)} times {old!r}, expected it once in the "
-                                  "library's source; say the slip anew")
-            text = text.replace(old, new)
+        """The whole file of the solution."""
         names = re.findall(r"^def (\w+)", self.code, re.MULTILINE)
         rights = "".join(f"right_{name.rpartition('_')[2]} = {name}\n" for name in names)
         right = f"import numpy as np\n\n{rights}right = {self.function.partition('.')[0]}\n"
-        return f"{text}\n\n{right}{self.code}" if self.code else text
+        return f"{_solved(self.assignment)}\n\n{right}{self.code}"
 
     def told(self, report):
         """Does the feedback name the function, the argument and the symptom in one line?"""
@@ -436,7 +429,19 @@ def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
 def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, 0 * Mn + Mn[:1], Wq, Wk, Wv, heads=heads)
 """),
-    ("dMn through the keys only", "read_backward", "dMn", "is a term dropped", (("    dMn += dMn_v\n", ""),)),
+    ("dMn through the keys only", "read_backward", "dMn", "is a term dropped", """
+def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    Emem, cache = right_forward(n, Mn, Wq, Wk, Wv, heads=heads)
+    qkv = [(x @ W).reshape(*x.shape[:2], heads, -1) for x, W in ((n, Wq), (Mn, Wk), (Mn, Wv))]
+    return Emem, (cache, ops.attend_forward(*qkv)[1], Wv, heads)
+
+
+def read_backward(dEmem, cache):
+    cache, attend, Wv, heads = cache
+    dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
+    dv = ops.attend_backward(dEmem.reshape(*dEmem.shape[:2], heads, -1), attend)[2]
+    return dn, dMn - dv.reshape(dMn.shape) @ Wv.T, dWq, dWk, dWv
+"""),
     ("the bank detached", "read_backward", "dMn", "zero everywhere", """
 def read_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
@@ -683,8 +688,13 @@ def story_backward(dlogits, cache):
 def story_backward(dlogits, cache):
     return right(dlogits, {**cache, "truncate": cache["truncate"] and cache["truncate"] + 1})
 """),
-    ("the last share kept instead of the sum", "story_backward", "dparams", "wrong", (
-        ("grads[name] += share", "grads[name][...] = share"),)),
+    ("the last segment's share only", "story_backward", "dparams", "wrong", """
+def story_backward(dlogits, cache):
+    last, S = cache["calls"][-1], len(cache["calls"])
+    rows = last["ids"].shape[1] if last["tail"] is None else last["tail"]
+    masked = dlogits * (np.arange(dlogits.shape[1]) >= dlogits.shape[1] - rows)[:, None]
+    return right(masked, {**cache, "truncate": S - 1})
+"""),
     ("a mean over the segments", "story_backward", "dparams", "1/S: is it a mean over S", """
 def story_backward(dlogits, cache):
     grads = right(dlogits, cache)
@@ -769,7 +779,4 @@ class AdamW(right):
 """),
 ]
 
-BANK = tuple(
-    Wrong(f"a{number}", slip, function, argument, symptom,
-          **({"code": what} if isinstance(what, str) else {"edits": what}))
-    for number, slips in enumerate((A1, A2, A3, A4, A5, A6), 1) for slip, function, argument, symptom, what in slips)
+BANK = tuple(Wrong(f"a{number}", *slip) for number, slips in enumerate((A1, A2, A3, A4, A5, A6), 1) for slip in slips)

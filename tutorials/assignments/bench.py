@@ -98,9 +98,13 @@ class Cell:
         return self._answer("played")["result"]
 
     def _say(self, write):
-        with suppress(OSError):                          # it is gone; `_answer` says how
-            write(self.process.stdin)
-            self.process.stdin.flush()
+        """Write to the process from a thread of its own: who does not listen must not keep the grader waiting."""
+        def speak(pipe=self.process.stdin):
+            with suppress(OSError, ValueError):          # it is gone; `_answer` says how
+                write(pipe)
+                pipe.flush()
+
+        threading.Thread(target=speak, daemon=True).start()
 
     def _answer(self, kind, seconds=None):
         running, seconds = "", seconds or self.limits.seconds
@@ -133,6 +137,7 @@ class Cell:
         text = {"NotImplementedError": "it is not written yet",
                 "MemoryError": f"it asks for more than {self.limits.memory / 2**30:.3g} GiB of memory{where}",
                 "SystemExit": f"it tries to end the process{where}",
+                "Unfit": said,
                 }.get(error, f"it raised {error}{where}: {said}")
         return Failed(str(message.get("function", "")), text, error=error, message=said)
 
@@ -152,7 +157,7 @@ class Cell:
                 self.process.kill()
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
-                with suppress(OSError):
+                with suppress(OSError):                  # what was still to be written to it is lost
                     pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -152,6 +152,13 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     while True:
         pass
 """, "rmsnorm_forward: it was stopped after"),
+    Cheat("stops its own process", """
+import signal
+
+
+def rmsnorm_forward(x, g, *, eps=1e-5):
+    signal.raise_signal(signal.SIGSTOP)
+""", "rmsnorm_forward: it was stopped after"),
     Cheat("eats memory", """
 import numpy as np
 

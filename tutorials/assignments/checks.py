@@ -102,12 +102,16 @@ class Pair:
         """What the differentiable arguments are called."""
         return list(inspect.signature(getattr(TRUTH[self.file], self.forward)).parameters)[:len(inputs)]
 
+    def scene(self, inputs, constants, **more):
+        """What the scenes `forward` and `pair` ask for."""
+        return {"file": self.file, "name": self.name, "inputs": tuple(inputs), "constants": constants, **more}
+
     def drawn(self, bench, title, dtype="float64"):
         """(draw, inputs, constants, upstreams) for one of the draws."""
         draw = bench.draw(dtype)
         inputs, constants = self.draws[title](draw)
         constants = {key: asdict(x) if isinstance(x, Config) else x for key, x in constants.items()}
-        right = bench.truth("forward", file=self.file, name=self.name, inputs=inputs, constants=constants)
+        right = bench.truth("forward", **self.scene(inputs, constants))
         upstreams = mapped(lambda y: draw(*y.shape), right["outputs"])
         upstreams = tuple(None if i in self.unasked.get(title, ()) else dy for i, dy in enumerate(upstreams))
         return draw, inputs, constants, upstreams
@@ -119,7 +123,7 @@ class Pair:
     def _right(self, title, bench):
         for _ in range(ROUNDS):
             draw, inputs, constants, _ = self.drawn(bench, title)
-            arguments = {"file": self.file, "name": self.name, "inputs": inputs, "constants": constants}
+            arguments = self.scene(inputs, constants)
             found, truth = bench.student("forward", **arguments), bench.truth("forward", **arguments)
             wrong = list(judge.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters,
                                        questions=self.questions))
@@ -136,8 +140,7 @@ class Pair:
     def _right_back(self, title, given, bench):
         for drawn in [title] * ROUNDS + ["large"] * (title == "plain"):
             draw, inputs, constants, upstreams = self.drawn(bench, drawn)
-            arguments = {"file": self.file, "name": self.name, "inputs": inputs, "constants": constants,
-                         "upstreams": upstreams}
+            arguments = self.scene(inputs, constants, upstreams=upstreams)
             try:
                 found, truth = self._played(bench, given, **arguments), bench.truth("pair", **arguments)
             except Gone as gone:
@@ -164,7 +167,7 @@ class Pair:
     def _keeps_contract(self, title, bench):
         for dtype, layout in (("float64", "plain"), ("float32", "plain"), ("float64", "strided")):
             draw, inputs, constants, _ = self.drawn(bench, title, dtype)
-            arguments = {"file": self.file, "name": self.name, "inputs": inputs, "constants": constants}
+            arguments = self.scene(inputs, constants)
             found, truth = bench.student("forward", **arguments, layout=layout), bench.truth("forward", **arguments)
             wrong = list(judge.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters))
             if wrong and (dtype, layout) == ("float64", "plain"):
@@ -184,8 +187,7 @@ class Pair:
     def _keeps_contract_back(self, title, given, bench):
         for dtype, layout in (("float64", "plain"), ("float32", "plain"), ("float64", "strided")):
             draw, inputs, constants, upstreams = self.drawn(bench, title, dtype)
-            arguments = {"file": self.file, "name": self.name, "inputs": inputs, "constants": constants,
-                         "upstreams": upstreams}
+            arguments = self.scene(inputs, constants, upstreams=upstreams)
             found, truth = self._played(bench, given, **arguments, layout=layout), bench.truth("pair", **arguments)
             names = self.names(inputs)
             wrong = list(judge.gradients(names, inputs, found["gradients"], truth["gradients"], letters=draw.letters))
@@ -233,7 +235,7 @@ class Pair:
 
     def _refuses(self, bench, inputs, constants):
         """Shapes that the library refuses must be refused."""
-        arguments = {"file": self.file, "name": self.name, "inputs": inputs, "constants": constants}
+        arguments = self.scene(inputs, constants)
         try:
             bench.truth("forward", **arguments)
         except ValueError as error:
@@ -242,14 +244,14 @@ class Pair:
             except Failed as failed:
                 if failed.error == "ValueError":
                     return
-            yield f"it takes shapes that do not fit, where the contract raises ValueError ({error})"
+            yield f"it takes shapes that do not fit, where its contract raises ValueError ({error})"
 
 
 def wrong_shapes(inputs):
-    """The inputs with one array's last axis one longer, for each array."""
+    """The inputs with one axis of one array one longer, for each axis of each."""
     for i, x in enumerate(inputs):
-        if isinstance(x, np.ndarray) and x.ndim:
-            yield *inputs[:i], np.concatenate((x, x[..., :1]), -1), *inputs[i + 1:]
+        for axis in range(np.ndim(x)):
+            yield *inputs[:i], np.concatenate((x, x.take([0], axis)), axis), *inputs[i + 1:]
 
 
 def _circumstance(dtype, layout):
@@ -266,7 +268,7 @@ def call(*inputs, **constants):
 
 def first_output(bench, pair, inputs, constants):
     """The student's and the library's first output, or None and None where the student's has not its shape."""
-    arguments = {"file": pair.file, "name": pair.name, "inputs": tuple(inputs), "constants": constants}
+    arguments = pair.scene(inputs, constants)
     found, right = (play("forward", **arguments)["outputs"] for play in (bench.student, bench.truth))
     return (found[0], right[0]) if getattr(found[0], "shape", None) == np.shape(right[0]) else (None, None)
 
@@ -301,11 +303,12 @@ def ignored_constants(bench, pair, inputs, constants):
     """The output is what it would be without one of the constants."""
     y, _ = first_output(bench, pair, inputs, constants)
     for name in constants:
+        others = {key: x for key, x in constants.items() if key != name}
         try:
-            _, without = first_output(bench, pair, inputs, {key: x for key, x in constants.items() if key != name})
-        except (TypeError, Failed):                      # it cannot be left out
+            without = bench.truth("forward", **pair.scene(inputs, others))["outputs"][0]
+        except TypeError:                                # it cannot be left out
             continue
-        if y is not None and without is not None and judge.same(y, without):
+        if y is not None and judge.same(y, without):
             yield f"{pair.outputs[0]} is what it would be without {name}: where does {name} come in?"
 
 
@@ -360,7 +363,7 @@ def shares_of(P, S, *, letters, rows="a query"):
 def ignored_upstreams(bench, pair, inputs, constants, upstreams, gradients):
     """The gradients are what they would be were an upstream gradient zero, or they do not move with it at all."""
     names = [f"d{name}" for name in pair.outputs]
-    arguments = {"file": pair.file, "name": pair.name, "inputs": inputs, "constants": constants}
+    arguments = pair.scene(inputs, constants)
     here = gradients if isinstance(gradients, tuple) else (gradients,)
     for left_out in [which for n in (1, 2) for which in combinations(range(len(names)), n)] if len(names) > 1 else ():
         without = [mapped(lambda dy: 0 * dy, dy) if i in left_out else dy for i, dy in enumerate(upstreams)]
@@ -379,7 +382,7 @@ def ignored_upstreams(bench, pair, inputs, constants, upstreams, gradients):
 
 def one_story_alone(bench, pair, inputs, constants, upstreams, gradients):
     """The gradient of a matrix that every story met is the sum of their shares, and not one of them."""
-    arguments = {"file": pair.file, "name": pair.name, "inputs": inputs, "constants": constants}
+    arguments = pair.scene(inputs, constants)
     names, arrays = pair.names(inputs), [dy for dy in upstreams if isinstance(dy, np.ndarray) and dy.ndim > 1]
     if not arrays or not isinstance(gradients, tuple) or len(gradients) != len(names):
         return

@@ -2,7 +2,6 @@
 
 import hashlib
 import secrets
-import sys
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -162,10 +161,13 @@ def _seed(seed, test):
     return seed, zlib.crc32(f"{test.function}, {test.title}".encode())
 
 
-def what_is_lacking():
-    """What this system cannot do to keep a solution in, in words; "" where nothing is lacking."""
-    if sys.platform.startswith("linux"):
+def what_is_lacking(walls):
+    """What did not keep the solution in, in words; "" where nothing was lacking."""
+    lacking = [text for name, text in (("RLIMIT_AS", "memory is not bounded"),
+                                       ("RLIMIT_CPU", "processor time is not bounded"))
+               if name not in walls.get("limits", ())]
+    if not walls.get("confined"):
+        lacking.append("no kernel refuses files, only Python's audit hooks do")
+    if not lacking:
         return ""
-    lacking = "no limit of memory and processor time" if sys.platform == "win32" else "no limit of memory"
-    return (f"on this system there is {lacking}, and no wall by the kernel: a time limit and Python's audit hooks are "
-            "all that keeps a solution in. Grade what you do not trust on Linux.")
+    return f"on this system {', and '.join(lacking)}: grade what you do not trust on Linux, or in a container"
