@@ -197,9 +197,11 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
         raise ValueError(f"attend: {T} causal queries, expected at most {U}, the places of k")
     qs, ks, vs = _stack(q / K**0.5, G), _stack(k, G), _stack(v, G)       # (B, G, RT or U, K), R = H/G
     P = ks @ _columns(qs)                                # as yet the scores, (B, G, U, RT): a column a query
-    if causal or pad is not None:
-        by_head = P.reshape(B, G, U, H // G, T)
+    by_head = P.reshape(B, G, U, H // G, T)
+    if pad is not None:
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
+    elif causal:
+        by_head[:, :, U - T:] += _future(xp, T, P.dtype)                 # what stands before the queries is all seen
     _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
     P /= xp.einsum("...ut->...t", P)[..., None, :]
     y = _unstack(P.transpose(0, 1, 3, 2) @ vs, H)
@@ -231,7 +233,7 @@ def attend_backward(dy, cache):
 
 @fused
 def _exp_below(xp, scores, top):
-    """exp(scores - top) in place: taken below the largest, no exponential overflows."""
+    """exp(scores - top), in place: below the largest of its column no exponential overflows."""
     scores -= top
     xp.exp(scores, out=scores)
 
@@ -264,8 +266,6 @@ def _columns(x):
 
 def _hidden(xp, T, U, causal, pad, dtype):
     """0 where key u is seen by query t, -inf where not; broadcasts over (B, G, U, R, T)."""
-    if pad is None:
-        return _future(xp, T, U, dtype)
     u, t = xp.arange(U)[:, None], xp.arange(U - T, U)    # the queries' own places
     hidden = u < pad[:, None, None]                                      # (B, U, 1)
     if causal:
@@ -274,8 +274,9 @@ def _hidden(xp, T, U, causal, pad, dtype):
 
 
 @lru_cache(maxsize=64)
-def _future(xp, T, U, dtype):
-    return xp.where(xp.arange(U)[:, None] > xp.arange(U - T, U), -xp.inf, 0.0).astype(dtype)[:, None]
+def _future(xp, T, dtype):
+    """The same for T queries and their own T places, without padding."""
+    return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
 # ------------------------------------------------------------------------------------------------- one number at a time

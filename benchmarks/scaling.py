@@ -1,0 +1,102 @@
+"""What it takes to answer one question at the end of a long story, with a memory and with full attention.
+
+    python -m benchmarks.scaling [--lengths 1024,4096] [--limit 60] [--write]
+
+The main job's model reads segment after segment and keeps its banks. Beside it the same model without a memory attends
+to everything before, its keys and values kept, for as long as the next length would stay below the limit. Each figure
+comes from a process of its own, on one thread; the memory is the peak, imports included.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+
+from benchmarks import machine
+from tinylm2.backend import keep_memory, to_host
+from tinylm2.data import word_tokenizer
+from tinylm2.generate import answer
+from tinylm2.model import first_banks, init_params, segment_forward
+from tinylm2.runs import Settings
+
+LENGTHS = tuple(4**k * 1024 for k in range(6))           # 1k to 1M tokens
+PIECE = 512                                              # tokens that full attention reads at once
+PLACES = 1                                               # of the answer
+
+
+def with_memory(params, ids, cfg, end):
+    return answer(params, ids=ids, cfg=cfg, places=PLACES, end=end)
+
+
+def with_full_attention(params, ids, cfg, end):
+    """The likeliest next token, every token having attended to all before it."""
+    banks, past = first_banks(params, cfg, len(ids)), None
+    for start in range(0, ids.shape[1], PIECE):
+        logits, _, cache = segment_forward(params, banks, ids=ids[:, start:start + PIECE], cfg=cfg, tail=1, write=False,
+                                           past=past)
+        past = [block["kv"] for block in cache["blocks"]]
+    return to_host(logits.argmax(-1))
+
+
+READERS = {"memory": ("slots", with_memory), "full attention": ("none", with_full_attention)}
+
+
+def alone(reader, length):
+    """In a fresh process: {"seconds": CPU time of one answer, "peak": bytes}."""
+    memory, read = READERS[reader]
+    tokenizer = word_tokenizer()
+    cfg = Settings(memory=memory).config(tokenizer.size)
+    params = init_params(cfg, 0)
+    ids = np.random.default_rng(0).integers(0, cfg.V, (1, length - PLACES), dtype=np.uint16)
+    read(params, ids[:, :2 * cfg.T - PLACES], cfg, tokenizer.end)                 # the first call makes tables
+    seconds = machine.seconds(lambda: read(params, ids, cfg, tokenizer.end), time.process_time)
+    return {"seconds": seconds, "peak": machine.resident(peak=True)}
+
+
+def measure(lengths, limit):
+    """Rows of the table, and the figures: {reader: {length: {...}}}."""
+    found = {reader: {} for reader in READERS}
+    for length in lengths:
+        for reader, figures in found.items():
+            expected = 16 * max((f["seconds"] for f in figures.values()), default=0)         # full attention's growth
+            if reader == "memory" or len(figures) == lengths.index(length) and expected < limit:
+                figures[length] = machine.fresh("benchmarks.scaling", "--alone", reader, length)
+    rows = []
+    for length in lengths:
+        row = [f"{length:,}"]
+        for figures in found.values():
+            f = figures.get(length)
+            row += [f"{f['seconds']:.2f}", f"{f['peak'] / 2**20:.0f}"] if f else ["-", "-"]
+        rows.append(row)
+    return rows, found
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="tokens of the stories (1k to 1M)")
+    parser.add_argument("--limit", type=float, default=60, help="seconds that full attention may take (60)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/PERFORMANCE.md")
+    parser.add_argument("--alone", nargs=2, metavar=("READER", "LENGTH"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    keep_memory()
+    if args.alone:
+        print(json.dumps(alone(args.alone[0], int(args.alone[1]))))
+        return 0
+    lengths = [int(n) for n in args.lengths.split(",")]
+    rows, found = measure(lengths, args.limit)
+    header = ["tokens", "memory: s", "MB", "full attention: s", "MB"]
+    text = f"{machine.describe()}\n\n{machine.table(header, rows)}"
+    short, long = found["memory"].get(2**16), found["memory"].get(2**20)
+    if short and long:
+        text += (f"\n\n1M tokens take {long['seconds'] / short['seconds']:.1f} times as long as 64k and "
+                 f"{long['peak'] / short['peak']:.2f} times the memory.")
+    print(text)
+    if args.write:
+        machine.write("scaling", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
