@@ -22,7 +22,7 @@ from tutorials.assignments import bench, cutter, wire
 from tutorials.assignments.__main__ import main
 from tutorials.assignments.bank import BANK
 from tutorials.assignments.cheats import CHEATS
-from tutorials.assignments.grader import ASSIGNMENTS, grade
+from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(ASSIGNMENTS)
@@ -153,7 +153,8 @@ def statements(tree):
     for node in ast.walk(tree):
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.stmt) and not isinstance(node, apart) and not docstring:
-            yield ast.unparse(node).splitlines()[0]
+            line = ast.unparse(node).splitlines()[0]
+            yield re.sub(r"^\(([^()]*)\) = ", r"\1 = ", line)            # Python 3.10 writes `(a, b) = ...`
 
 
 def withheld(assignment):
@@ -381,13 +382,36 @@ def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):
             assert f"def {name.rpartition('.')[2]}(" not in text or name.count(".") == 2
 
 
-def test_on_linux_the_kernel_keeps_the_walls(tmp_path):
+def test_on_linux_the_kernel_keeps_its_limits(tmp_path):
     if not sys.platform.startswith("linux"):
-        pytest.skip("the kernel's limits are Linux's")
+        pytest.skip("these limits are Linux's")
     report = grade(ASSIGNMENTS["a1"], written(tmp_path, ASSIGNMENTS["a1"]), seed=0, units=(1,))
     assert report.walls["limits"] == ["RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_CORE"]
-    if not report.walls["confined"]:
+    assert not what_is_lacking({**report.walls, "confined": True})
+    assert "memory is not bounded" in what_is_lacking({"limits": ["RLIMIT_CPU"], "confined": True})
+
+
+def test_the_kernels_wall_holds_without_python(tmp_path):
+    """No audit hook is set here: what refuses is Linux itself."""
+    (tmp_path / "inside").write_text("ours")
+    program = f"""
+import sys
+sys.path.insert(0, {str(cutter.HERE)!r})
+import landlock
+if not landlock.confine([{str(tmp_path)!r}]):
+    print("no landlock")
+    sys.exit()
+print(open({str(tmp_path / "inside")!r}).read())
+for path, mode in (({__file__!r}, "r"), ({str(tmp_path / "inside")!r}, "w"), ("/proc/self/maps", "r")):
+    try:
+        open(path, mode)
+    except PermissionError:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if done.stdout == "no landlock\n":
         pytest.skip("this kernel has no Landlock")
+    assert done.stdout.split() == ["ours", "refused", "refused", "refused"], done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------- the wire

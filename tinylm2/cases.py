@@ -1,4 +1,4 @@
-"""The cases that the tests, `python -m tinylm2 gradcheck` and the grader of the course all walk.
+"""The cases that the tests and `python -m tinylm2 gradcheck` walk; the course's grader draws with the same `Draw`.
 
 A case says how to draw the arguments of one pair: shapes small, no two lengths alike where it can be, no axis of one.
 Every public pair of ops, layers, memory and model has one, and so has each use of it that takes a path of its own.
