@@ -1,4 +1,4 @@
-"""What the numeric tests share: the variants of the small model, and why a test that needs a GPU is skipped."""
+"""What the tests share: the variants of the small model, why a test that needs a GPU is skipped, what takes minutes."""
 
 import warnings
 
@@ -6,6 +6,20 @@ import pytest
 
 from tests import small
 from tinylm2 import backend
+
+LONG = {"test_assignments", "test_fuzz", "test_lessons", "test_resume"}          # most of the minutes of all tests
+
+
+def pytest_collection_modifyitems(config, items):
+    """Plain `python -m pytest` leaves the long files out; their names, or `-m long`, ask for them. CI runs both."""
+    for item in items:
+        if item.module.__name__.rpartition(".")[2] in LONG:
+            item.add_marker("long")
+    asked = config.option.markexpr or config.args_source is pytest.Config.ArgsSource.ARGS
+    if not asked:
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(params=small.VARIANTS)
