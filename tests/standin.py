@@ -76,7 +76,7 @@ class Array:
     def __setitem__(self, key, value):
         there, value = self._host[_inside(_index(key))], _inside(value)
         if isinstance(value, np.ndarray) and value.__array_interface__ == there.__array_interface__:
-            return                                       # x[key] += y has been done in place; CuPy copies nothing either
+            return                                       # x[key] += y was done in place; CuPy copies nothing either
         _count("set", there)
         self._host[_inside(key)] = value
 
