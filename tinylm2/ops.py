@@ -204,7 +204,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
         by_head[:, :, U - T:] += _future(xp, T, P.dtype)                 # what stands before the queries is all seen
     _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
     P /= xp.einsum("...ut->...t", P)[..., None, :]
-    y = _unstack(P.transpose(0, 1, 3, 2) @ vs, H)
+    y = _by_place(P.transpose(0, 1, 3, 2), vs, H)                        # (B, T, H, K)
     return y, (qs, ks, vs, P, y)
 
 
@@ -221,14 +221,14 @@ def attend_backward(dy, cache):
     B, T, H, K = y.shape
     G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
-    dv = P @ dys                                                         # (B, G, U, K)
+    dv = _by_place(P, dys, G)                                            # (B, U, G, K)
     dS = vs @ _columns(dys)                                              # dP, (B, G, U, RT)
     mean = xp.einsum("bthk,bthk->bht", dy, y)                            # sum(dP * P)
     _softmax_back(dS, P, mean.reshape(B, G, 1, H // G * T))
-    dq = dS.transpose(0, 1, 3, 2) @ ks                                   # (B, G, RT, K)
+    dq = _by_place(dS.transpose(0, 1, 3, 2), ks, H)                      # (B, T, H, K)
     dq /= K**0.5
-    dk = dS @ qs                                                         # (B, G, U, K): qs carries the 1/sqrt(K)
-    return _unstack(dq, H), _unstack(dk, G), _unstack(dv, G)
+    dk = _by_place(dS, qs, G)                                            # (B, U, G, K): qs carries the 1/sqrt(K)
+    return dq, dk, dv
 
 
 @fused
@@ -251,12 +251,14 @@ def _stack(x, G):
     return x.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
 
 
-def _unstack(x, H):
-    """The way back, (B, G, RT, K) -> (B, T, H, K)."""
-    B, G, RT, K = x.shape
-    T = RT * G // H
-    x = x.reshape(B, G, H // G, T, K).transpose(0, 3, 1, 2, 4)
-    return get_xp(x).ascontiguousarray(x).reshape(B, T, H, K)
+def _by_place(a, b, H):
+    """The product of (B, G, RT, U) and (B, G, U, K), written straight to where it belongs: (B, T, H, K)."""
+    B, G, RT, U = a.shape
+    R, T, K = H // G, RT * G // H, b.shape[-1]
+    xp = get_xp(a, b)
+    y = xp.empty((B, T, G, R, K), a.dtype)
+    xp.matmul(a.reshape(B, G, R, T, U), b[:, :, None], out=y.transpose(0, 2, 3, 1, 4))
+    return y.reshape(B, T, H, K)
 
 
 def _columns(x):
