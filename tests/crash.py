@@ -38,12 +38,13 @@ def curriculum(**_):
 
 
 def child(argv, die_at=None):
-    """train_tiny.py as it is, but for its curriculum, the questions it asks, and a death that may be appointed."""
+    """train_tiny.py as it is, but for curriculum, filler, number of questions, and a death that may be appointed."""
     import train_tiny
+    from tests import small
     from tinylm2 import runs
     from tinylm2.commands import learn
 
-    runs.curriculum, learn.QUESTIONS = curriculum, 20
+    runs.curriculum, runs.GrammarFiller, learn.QUESTIONS = curriculum, small.FewSentences, 20
     counter = _Counter(die_at)
     if die_at is not None:
         sys.settrace(counter.calls)

@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 import train_tiny
+from tests import small
 from tinylm2 import __main__, runs
 from tinylm2.commands import learn
 from tinylm2.data import TASKS, Dice, GrammarFiller, story_text
@@ -148,17 +149,13 @@ def _clock():
         signal.signal(signal.SIGALRM, old)
 
 
-class FewSentences:
-    sentences = GrammarFiller().sentences[::100]         # encoding them all takes longer than a case may
-
-
 @contextlib.contextmanager
 def patched():
     """A curriculum of one small step a stage, few questions, few filler sentences: all else is as users have it."""
     curriculum, questions = runs.curriculum, learn.QUESTIONS
     runs.curriculum = lambda **given: tuple(replace(stage, size=2, steps=1, bar=None, must=False)
                                             for stage in curriculum(**given))
-    runs.GrammarFiller, learn.QUESTIONS = FewSentences, 3
+    runs.GrammarFiller, learn.QUESTIONS = small.FewSentences, 3
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")               # a warning is no clear line

@@ -168,7 +168,7 @@ def mutants(module, source=None):
                 if isinstance(node, ast.AST) and id(node) not in skipped:
                     index = i if isinstance(value, list) else None
                     for new in changes(node):
-                        if new is not None or field in ("body", "orelse"):
+                        if field in ("body", "orelse") if new is None else ast.dump(new) != ast.dump(node):
                             yield Mutant(module, tree, parent, field, index, new)
 
 
@@ -196,8 +196,9 @@ def install(mutant):
 def _transfer(old, new):
     if isinstance(old, property):
         old, new = old.fget, new.fget
-    if hasattr(old, "cache_clear"):
-        old.cache_clear()
+    while hasattr(old, "__wrapped__") and hasattr(new, "__wrapped__"):   # lru_cache, fused
+        if hasattr(old, "cache_clear"):
+            old.cache_clear()
         old, new = old.__wrapped__, new.__wrapped__
     if not isinstance(old, FunctionType) or not isinstance(new, FunctionType):
         return False

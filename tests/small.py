@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tinylm2.data import GrammarFiller
 from tinylm2.model import Config, init_params
 
 CFG = Config(V=11, D=8, L=2, H=4, G=2, F=12, N=4, T=6)   # B is 3 in `ids`
@@ -37,3 +38,9 @@ def ids(cfg, length, seed=0):
 def other(cfg, ids):
     """Every token another one."""
     return (ids + 1) % cfg.V
+
+
+class FewSentences:
+    """Filler enough: encoding all of the grammar's takes longer than a small run does."""
+
+    sentences = GrammarFiller().sentences[::100]

@@ -22,8 +22,8 @@ from tinylm2 import backend
 UFUNC = "out dtype"                                      # name: the keywords that CuPy's version takes
 FUNCTIONS = {
     "add": UFUNC, "multiply": UFUNC, "divide": UFUNC, "exp": UFUNC, "log": UFUNC, "sqrt": UFUNC, "tanh": UFUNC,
-    "maximum": UFUNC, "minimum": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out", "where": "", "concatenate": "axis out",
-    "stack": "axis out", "argsort": "axis kind", "searchsorted": "side", "arange": "dtype", "eye": "dtype k",
+    "maximum": UFUNC, "minimum": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out", "where": "",
+    "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side", "arange": "dtype", "eye": "dtype k",
     "zeros": "dtype", "full": "dtype", "zeros_like": "dtype", "ascontiguousarray": "dtype", "broadcast_to": ""}
 METHODS = {
     "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",

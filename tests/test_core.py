@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests import small
-from tinylm2 import ops
-from tinylm2.model import Config, init_params, param_shapes, story_forward
+from tinylm2 import layers, ops
+from tinylm2.model import Config, block_params, init_params, param_shapes, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 
 pytestmark = pytest.mark.core
@@ -129,7 +129,28 @@ def test_each_pair_of_a_head_turns_at_its_own_speed(start, step):
         np.testing.assert_allclose(y[b, t, h], turned(x[b, t, h], start + step * t), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("told", [1, 3])
+def test_attention_after_a_past_says_what_it_says_in_one_piece(told):
+    """The key/value cache of answering: new tokens stand behind the old ones, and turn with their own positions."""
+    cfg, p = small.CFG, block_params(small.params(small.CFG), 0)
+    n = np.random.default_rng(0).standard_normal((3, 5, cfg.D))
+    attention = {"heads": (cfg.H, cfg.G), "pad": np.array([0, 2, 1])}
+    whole, k, v, _ = layers.self_attention_forward(n, p["attn.Wqkv"], p["attn.Wo"], **attention)
+    for rows in (None, 1):
+        a, *kv, _ = layers.self_attention_forward(n[:, told:], p["attn.Wqkv"], p["attn.Wo"], rows=rows,
+                                                  past=(k[:, :told], v[:, :told]), **attention)
+        np.testing.assert_allclose(a, whole[:, -a.shape[1]:], rtol=1e-10, atol=1e-12)
+        assert a.shape[1] == rows or rows is None
+        for found, expected in zip(kv, (k, v), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------------------- the parameters
+
+
+def test_the_model_of_the_main_job_has_the_letters_that_it_is_known_by():
+    assert Config(V=9) == Config(V=9, D=32, L=2, H=2, G=2, F=78, N=16, T=32, memory="slots", memory_blocks=None,
+                                 tied=False)
 
 
 def test_a_model_starts_as_it_is_said_to():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import crash
+from tests.small import FewSentences
 from tinylm2 import checkpoint, runs
 from tinylm2.data import BadInput
 from tinylm2.runs import Folder, Settings
@@ -23,6 +24,7 @@ SMALL = Settings(width=8, ff=12, slots=4, segments="2")
 def small(monkeypatch):
     """A new run of a few steps: (loaded, run)."""
     monkeypatch.setattr(runs, "curriculum", crash.curriculum)
+    monkeypatch.setattr(runs, "GrammarFiller", FewSentences)
     loaded = runs.new(SMALL)
     return loaded, loaded.training()
 
@@ -55,6 +57,7 @@ def straight(tmp_path_factory):
     """What an undisturbed run leaves behind."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "curriculum", crash.curriculum)
+        patch.setattr(runs, "GrammarFiller", FewSentences)
         folder, loaded = Folder(tmp_path_factory.mktemp("straight")), runs.new(SMALL)
         runs.train(folder, loaded, loaded.training(), save_every=2)
     return folder.path

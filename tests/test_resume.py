@@ -8,6 +8,7 @@ from argparse import Namespace
 import pytest
 
 from tests import crash
+from tests.small import FewSentences
 from tinylm2 import runs
 from tinylm2.commands import learn
 from tinylm2.runs import Folder, Settings, Stopped
@@ -26,6 +27,7 @@ VARIANTS = {
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
     monkeypatch.setattr(runs, "curriculum", crash.curriculum)
+    monkeypatch.setattr(runs, "GrammarFiller", FewSentences)
     monkeypatch.setattr(learn, "QUESTIONS", 10)
 
 

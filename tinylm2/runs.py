@@ -201,7 +201,7 @@ def load(folder, *, xp=np):
     try:
         params, moments, meta = checkpoint.load(path, xp=xp)
         loaded = _loaded(meta, params, path)
-        progress = _checked_progress(meta["progress"], path)
+        progress = _checked_progress(meta.get("progress"), path)
     except BadInput as error:
         if not before.exists():
             raise
