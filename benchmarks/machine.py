@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +14,17 @@ from statistics import median, quantiles
 
 import numpy as np
 
+from tinylm2.backend import gpu
+
 PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def describe():
+def describe(xp=np):
     """The machine, the date and what ran, in two lines."""
+    device = "" if xp is np else f"{gpu()[1]}, "
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "cupy-cuda12x") if has(name))
-    return (f"{_processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today().isoformat()}.\n"
+    return (f"{device}{_processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today()}.\n"
             f"Python {platform.python_version()}, {libraries}; {os.environ['OPENBLAS_NUM_THREADS']} thread, "
             f"sgemm peak {sgemm_peak() / 1e9:.0f} GFLOP/s.")
 
@@ -51,6 +55,20 @@ def seconds(function, clock):
     began = clock()
     function()
     return clock() - began
+
+
+@contextmanager
+def one_core():
+    """Keep this process on one core meanwhile, where the system allows it: a move would cool its cache."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def spread(values):

@@ -79,6 +79,15 @@ def torch_step(work, xp):
                          device="cpu" if xp is np else "cuda")
 
 
+def torch_lacks(xp):
+    """Why PyTorch cannot take part; None where it can."""
+    if not machine.has("torch"):
+        return "PyTorch is not installed (pip install torch)"
+    import torch
+
+    return None if xp is np or torch.cuda.is_available() else "PyTorch finds no GPU"
+
+
 SIDES = {"tinylm2": tinylm2_step, "torch": torch_step}
 
 
@@ -113,7 +122,8 @@ def measure(name, sides, rounds, xp, peak):
     """One row of the table."""
     work = WORKLOADS[name]
     clock = time.process_time if xp is np else time.perf_counter         # a GPU computes on its own time
-    taken = race({side: SIDES[side](work, xp) for side in sides}, rounds, clock)
+    with machine.one_core():
+        taken = race({side: SIDES[side](work, xp) for side in sides}, rounds, clock)
     ours, both = median(taken["tinylm2"]), len(sides) > 1
     row = [name, *(f"{1e3 * median(taken[side]):.1f}" if side in sides else "-" for side in SIDES)]
     row.append(machine.spread([a / b for a, b in zip(*taken.values(), strict=True)]) if both else "-")
@@ -144,16 +154,17 @@ def main(argv=None):
     except NoGPU as error:
         print(error, file=sys.stderr)
         return 2
-    sides = [side for side in SIDES if side != "torch" or machine.has("torch")]
-    if "torch" not in sides:
-        print("PyTorch is not installed (pip install torch): this library's side alone")
+    lacking = torch_lacks(xp)
+    sides = [side for side in SIDES if side != "torch" or not lacking]
+    if lacking:
+        print(f"{lacking}: this library's side alone")
     header = ["model", "tinylm2 ms", "torch ms", "ratio (quartiles)"]
     if xp is np:
         header += ["tinylm2 MB", "torch MB", "ratio", f"tinylm2 ms, {machine.CORES} cores", "torch ms", "ratio",
                    "of the sgemm peak"]
     peak = machine.sgemm_peak()
     rows = [measure(name, sides, args.rounds, xp, peak) for name in args.configs.split(",")]
-    text = f"{machine.describe()}\n\n{machine.table(header, rows)}"
+    text = f"{machine.describe(xp)}\n\n{machine.table(header, rows)}"
     print(text)
     if args.write:
         machine.write("step" if xp is np else "step on a GPU", text)

@@ -23,8 +23,9 @@ UFUNC = "out dtype"                                      # name: the keywords th
 FUNCTIONS = {
     "add": UFUNC, "multiply": UFUNC, "divide": UFUNC, "exp": UFUNC, "log": UFUNC, "sqrt": UFUNC, "tanh": UFUNC,
     "maximum": UFUNC, "minimum": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out", "where": "",
-    "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side", "arange": "dtype", "eye": "dtype k",
-    "zeros": "dtype", "full": "dtype", "zeros_like": "dtype", "ascontiguousarray": "dtype", "broadcast_to": ""}
+    "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side", "arange": "dtype",
+    "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype", "ascontiguousarray": "dtype",
+    "broadcast_to": ""}
 METHODS = {
     "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",
     "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "", "fill": "",

@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import small
+from tests import small, standin
 from tinylm2 import layers, ops
+from tinylm2.backend import to_device
 from tinylm2.model import Config, block_params, init_params, param_shapes, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 
@@ -143,6 +144,16 @@ def test_attention_after_a_past_says_what_it_says_in_one_piece(told):
         assert a.shape[1] == rows or rows is None
         for found, expected in zip(kv, (k, v), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_ids_of_another_device_are_refused():
+    with pytest.raises(TypeError, match="arrays of numpy and of standin in one operation"):
+        ops.embedding_forward(np.zeros((5, 4)), ids=to_device(np.zeros((2, 3), int), standin.xp))
+
+
+def test_logits_without_an_axis_are_refused_by_name():
+    with pytest.raises(ValueError, match="^cross_entropy: logits has shape"):
+        ops.cross_entropy_forward(np.array(1.0), targets=np.array(0), weights=np.array(1.0))
 
 
 # ------------------------------------------------------------------------------------------------------- the parameters

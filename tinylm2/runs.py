@@ -106,6 +106,8 @@ def weighted_tasks(names):
         if not re.fullmatch(r"|\d+(\.\d+)?", weight) or weight and not float(weight):
             raise BadInput(f"task: found the weight {weight!r} of {span}, expected a number above 0")
         low, high = TASKS[first].number, TASKS[last or first].number
+        if low > high:
+            raise BadInput(f"task: found {span!r}, expected the lower number first")
         found |= {task: float(weight or 1) for task in TASKS.values() if low <= task.number <= high}
     return found
 
