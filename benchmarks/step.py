@@ -91,14 +91,20 @@ def torch_lacks(xp):
 SIDES = {"tinylm2": tinylm2_step, "torch": torch_step}
 
 
-def race(steps, rounds, clock, least=0.1):
-    """Seconds a step of each side, round by round: {side: [...]}. Each turn takes at least `least` seconds."""
+def race(steps, rounds, clock, least=0.1, most=40):
+    """Seconds a step of each side, round by round: {side: [...]}.
+
+    Each turn takes at least `least` seconds; after five rounds there are no more once they took `most` in all.
+    """
     taken = {side: [] for side in steps}
     repeats = {}
     for side, step in steps.items():
         step()                                           # the first one makes tables, and wakes the library
         repeats[side] = max(1, round(least / machine.seconds(step, clock)))
+    start = clock()
     for turn in range(rounds):
+        if turn >= 5 and clock() - start > most:
+            break
         for side in sorted(steps, reverse=turn % 2):
             began = clock()
             for _ in range(repeats[side]):
