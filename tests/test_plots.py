@@ -124,6 +124,7 @@ def test_gates_are_drawn_as_means_over_segments_where_they_exist(seen):
 
 
 def test_similarity_is_the_mean_cosine_of_each_slot_with_itself():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
     then, later = [[1.0, 0.0], [0.0, 2.0]], [[0.0, 3.0], [0.0, 1.0]]     # one slot turned, the other only shrank
     trace = Trace(None, [[Look(read=np.ones(1), before=np.array([M]))] for M in (then, later)])
     (drawn,) = maps(plots.bank_similarity(trace)).values()
@@ -131,6 +132,7 @@ def test_similarity_is_the_mean_cosine_of_each_slot_with_itself():
 
 
 def test_curves_show_every_step_and_a_mean_and_name_the_stages():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
     figure = plots.curves(METRICS)
     raw, mean = figure.axes[0].lines
     losses = np.array([m["loss"] for m in METRICS])
@@ -140,6 +142,7 @@ def test_curves_show_every_step_and_a_mean_and_name_the_stages():
 
 
 def test_accuracy_is_drawn_over_distance_a_line_a_length():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
     lines = plots.accuracy_by_distance({"generated": SCORES}).axes[0].lines
     assert [line.get_label() for line in lines] == ["no filler", "4 segments"]
     assert np.array_equal(lines[1].get_data(), [[0, 1, 3], [1.0, 0.9, 0.4]])
