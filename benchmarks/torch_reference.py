@@ -66,8 +66,8 @@ def block(p, x, M, turn, cfg, rows, write):
     if M is not None and write:
         q = rotate((Wq[:cfg.N] * D**0.5).view(1, cfg.N, H, K), turn[T:T + 1]).transpose(1, 2).expand(B, -1, -1, -1)
         R = attend(q, k, v) @ p["attn.Wo"]
-        gin = torch.sigmoid(R @ p["mem.Win"] + Mn @ p["mem.Uin"] + p["mem.bin"])
-        gforget = torch.sigmoid(R @ p["mem.Wforget"] + Mn @ p["mem.Uforget"] + p["mem.bforget"])
+        gin = torch.sigmoid(R @ p["mem.Win"] + p["mem.bin"])
+        gforget = torch.sigmoid(R @ p["mem.Wforget"] + p["mem.bforget"])
         M = gin * torch.tanh(R) + gforget * M
     return y, M
 

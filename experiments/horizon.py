@@ -21,6 +21,7 @@ from experiments.runner import (
     spread,
     stages,
 )
+from experiments.variants import VARIANTS as PARTS
 from tinylm2.model import Config
 
 ASKS = "Where does the memory forget, and what helps? qa1, asked at up to 4,096 segments (131,072 tokens)."
@@ -39,6 +40,7 @@ VARIANTS = {
     "up to 32, no steps between": {"plan": {32: 1400}},
     "up to 64, bforget 6": {"plan": _TO_64, "bforget": 6.0},
     "up to 64, 32 slots": {"plan": _TO_64, "slots": 32},
+    "up to 64, gates see the bank": {"plan": _TO_64, "part": "gates see the bank, too"},
     "up to 64, rmt": {"plan": _TO_64, "contender": "rmt"},
 }
 
@@ -46,8 +48,14 @@ VARIANTS = {
 def measure(name, seed, budget, show):
     """Train by the variant's plan and ask at every length."""
     variant = VARIANTS[name]
+    part = PARTS[variant.get("part", "all parts")]
+    cfg = part.config(replace(Config(V=language()[0].size), N=variant.get("slots", Config.N)))
+    with part.installed(cfg):
+        return _measure(variant, cfg, seed, budget, show)
+
+
+def _measure(variant, cfg, seed, budget, show):
     plan = {longest: max(1, round(steps * budget["scale"])) for longest, steps in variant["plan"].items()}
-    cfg = replace(Config(V=language()[0].size), N=variant.get("slots", Config.N))
     module, cfg = contender(variant.get("contender", "slots"), cfg)
     params = module.init_params(cfg, seed)
     for key, b in params.items():

@@ -14,6 +14,8 @@ import numpy as np
 from tinylm2 import memory, model, ops
 from tinylm2.backend import get_xp
 
+_GATES = ("in", "forget")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -90,47 +92,47 @@ def _slot_without_rope(cfg):
 
 
 def _write(ask, ask_back):
-    """The slots' write with another way of asking: ask(n, k, v, Mn, p, ...) -> R, and its backward."""
+    """The slots' write with another way of asking: ask(n, k, v, M, p, ...) -> R, and its backward."""
 
-    def slots_write_forward(n, Emem, k, v, M, Mn, p, *, heads, pad=None):
-        R, cache = ask(n, k, v, Mn, p, heads=heads, pad=pad)
-        M_next, gates = memory.gates_forward(R, M, Mn, p["mem.Win"], p["mem.Uin"], p["mem.bin"],
-                                             p["mem.Wforget"], p["mem.Uforget"], p["mem.bforget"])
+    def slots_write_forward(n, Emem, k, v, M, p, *, heads, pad=None):
+        R, cache = ask(n, k, v, M, p, heads=heads, pad=pad)
+        M_next, gates = memory.gates_forward(R, M, p["mem.Win"], p["mem.bin"], p["mem.Wforget"], p["mem.bforget"])
         return M_next, (cache, gates)
 
     def slots_write_backward(dM_next, cache):
         asked, gates = cache
-        (dR, dM, dMn, dWin, dUin, dbin, dWforget, dUforget, dbforget) = memory.gates_backward(dM_next, gates)
-        dn, dk, dv, dMn_asked, dp = ask_back(dR, asked)
-        dp |= {"mem.Win": dWin, "mem.Uin": dUin, "mem.bin": dbin, "mem.Wforget": dWforget, "mem.Uforget": dUforget,
-               "mem.bforget": dbforget}
-        return dn, None, dk, dv, dM, dMn if dMn_asked is None else dMn + dMn_asked, dp
+        dR, dM, dWin, dbin, dWforget, dbforget = memory.gates_backward(dM_next, gates)
+        dn, dk, dv, dM_asked, dp = ask_back(dR, asked)
+        dp |= {"mem.Win": dWin, "mem.bin": dbin, "mem.Wforget": dWforget, "mem.bforget": dbforget}
+        return dn, None, dk, dv, dM if dM_asked is None else dM + dM_asked, dp
 
     return ((memory, "slots_write_forward", slots_write_forward),
             (memory, "slots_write_backward", slots_write_backward))
 
 
 def _content_asks(cfg):
-    """No fixed addresses: a slot asks with what it holds, R = attend(rope(Mn Wq), k, v) Wo."""
+    """No fixed addresses: a slot asks with what it holds, R = attend(rope(rmsnorm(M) Wq), k, v) Wo."""
 
-    def ask(n, k, v, Mn, p, *, heads, pad):
-        Wqkv, (H, _), (B, N, _) = p["attn.Wqkv"], heads, Mn.shape
+    def ask(n, k, v, M, p, *, heads, pad):
+        Wqkv, (H, _), (B, N, _) = p["attn.Wqkv"], heads, M.shape
         HK = p["attn.Wo"].shape[0]
+        Mn, c_norm = ops.rmsnorm_forward(M, p["mem.g"])
         q, c_q = ops.linear_forward(Mn, Wqkv[:, :HK])
         q, c_rope = ops.rope_forward(q.reshape(B, N, H, HK // H), start=k.shape[1], step=0)
         y, c_attend = ops.attend_forward(q, k, v, pad=pad)
         R, c_out = ops.linear_forward(y.reshape(B, N, HK), p["attn.Wo"])
-        return R, (c_q, c_rope, c_attend, c_out, y.shape, Wqkv.shape)
+        return R, (c_norm, c_q, c_rope, c_attend, c_out, y.shape, Wqkv.shape)
 
     def ask_back(dR, cache):
-        c_q, c_rope, c_attend, c_out, shape, wide = cache
+        c_norm, c_q, c_rope, c_attend, c_out, shape, wide = cache
         dy, dWo = ops.linear_backward(dR, c_out)
         dq, dk, dv = ops.attend_backward(dy.reshape(shape), c_attend)
         (dq,) = ops.rope_backward(dq, c_rope)
         dMn, dWq = ops.linear_backward(dq.reshape(*shape[:2], -1), c_q)
         dWqkv = np.zeros(wide, dR.dtype)
         dWqkv[:, :dWq.shape[1]] = dWq
-        return None, dk, dv, dMn, {"attn.Wqkv": dWqkv, "attn.Wo": dWo}
+        dM, dg = ops.rmsnorm_backward(dMn, c_norm)
+        return None, dk, dv, dM, {"attn.Wqkv": dWqkv, "attn.Wo": dWo, "mem.g": dg}
 
     return _write(ask, ask_back)
 
@@ -144,8 +146,8 @@ def _own_matrices(cfg):
         return shapes(cfg) | {f"blocks.{i}.own.{name}": shape for i in range(cfg.L)
                               for name, shape in (("Wqkv", (D, wide)), ("Wo", (HK, D)))}
 
-    def ask(n, k, v, Mn, p, *, heads, pad):
-        (H, G), (B, T, _), N = heads, n.shape, Mn.shape[1]
+    def ask(n, k, v, M, p, *, heads, pad):
+        (H, G), (B, T, _), N = heads, n.shape, M.shape[1]
         K = p["own.Wo"].shape[0] // H
         qkv, c_qkv = ops.linear_forward(n, p["own.Wqkv"])
         qkv = qkv.reshape(B, T, H + 2 * G, K)
@@ -184,7 +186,7 @@ def _no_output_gate(cfg):
 
 def _open_gate(which):
     """One gate of the write held at 1, whatever its input says."""
-    i = ("in", "forget").index(which)
+    i = _GATES.index(which)
 
     def replacements(cfg):
         update = memory.update_forward
@@ -199,23 +201,39 @@ def _open_gate(which):
     return replacements
 
 
-def _blind_gates(cfg):
-    """Gates that see what arrives and not what they would overwrite: Uin and Uforget stay zero."""
-    back = memory.gates_backward
+def _seeing_gates(cfg):
+    """Gates that see what they would overwrite, too, as an LSTM's do: z = R W + rmsnorm(M) U + b."""
+    shapes = model.param_shapes
 
-    def gates_backward(dM_next, cache):
-        dR, dM, dMn, dWin, dUin, dbin, dWforget, dUforget, dbforget = back(dM_next, cache)
-        return dR, dM, dMn, dWin, np.zeros_like(dUin), dbin, dWforget, np.zeros_like(dUforget), dbforget
+    def param_shapes(cfg):
+        return shapes(cfg) | {f"blocks.{i}.see.U{gate}": (cfg.D, cfg.D) for i in range(cfg.L) for gate in _GATES}
 
-    return ((memory, "gates_backward", gates_backward),)
+    def slots_write_forward(n, Emem, k, v, M, p, *, heads, pad=None):
+        R, c_gather = memory.gather_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=heads, slots=M.shape[1], pad=pad)
+        Mn, c_norm = ops.rmsnorm_forward(M, p["mem.g"])
+        z, arrived, seen = {}, {}, {}
+        for gate in _GATES:
+            z[gate], arrived[gate] = ops.linear_forward(R, p[f"mem.W{gate}"])
+            z_seen, seen[gate] = ops.linear_forward(Mn, p[f"see.U{gate}"])
+            z[gate] += z_seen + p[f"mem.b{gate}"]
+        M_next, c_update = memory.update_forward(z["in"], z["forget"], R, M)
+        return M_next, (c_gather, c_norm, arrived, seen, c_update)
 
+    def slots_write_backward(dM_next, cache):
+        c_gather, c_norm, arrived, seen, c_update = cache
+        *dz, dR, dM = memory.update_backward(dM_next, c_update)
+        dp, dMn = {}, 0
+        for gate, dz_gate in zip(_GATES, dz, strict=True):
+            dR_gate, dp[f"mem.W{gate}"] = ops.linear_backward(dz_gate, arrived[gate])
+            dMn_gate, dp[f"see.U{gate}"] = ops.linear_backward(dz_gate, seen[gate])
+            dp[f"mem.b{gate}"] = dz_gate.sum((0, 1))
+            dR, dMn = dR + dR_gate, dMn + dMn_gate
+        dM_seen, dp["mem.g"] = ops.rmsnorm_backward(dMn, c_norm)
+        dk, dv, dp["attn.Wqkv"], dp["attn.Wo"] = memory.gather_backward(dR, c_gather)
+        return None, None, dk, dv, dM + dM_seen, dp
 
-def _zero(*names):
-    def start(params):
-        for name in names:
-            for W in _blocks(params, name):
-                W[...] = 0
-    return start
+    return ((model, "param_shapes", param_shapes), (memory, "slots_write_forward", slots_write_forward),
+            (memory, "slots_write_backward", slots_write_backward))
 
 
 def _bias(name, value):
@@ -277,11 +295,9 @@ VARIANTS = {
     "slots ask with what they hold": Variant(_content_asks),
     "a slot's query is not turned": Variant(_slot_without_rope),
     "no output gate": Variant(_no_output_gate, idle=("mem.Wout", "mem.bout")),
-    "no input gate": Variant(_open_gate("in"), idle=("mem.Win", "mem.Uin", "mem.bin")),
-    "no forget gate": Variant(_open_gate("forget"), idle=("mem.Wforget", "mem.Uforget", "mem.bforget")),
-    "gates blind to the bank": Variant(_blind_gates, _zero("mem.Uin", "mem.Uforget"), idle=("mem.Uin", "mem.Uforget")),
-    "gates blind, query not turned": Variant(lambda cfg: _blind_gates(cfg) + _slot_without_rope(cfg),
-                                             _zero("mem.Uin", "mem.Uforget"), idle=("mem.Uin", "mem.Uforget")),
+    "no input gate": Variant(_open_gate("in"), idle=("mem.Win", "mem.bin")),
+    "no forget gate": Variant(_open_gate("forget"), idle=("mem.Wforget", "mem.bforget")),
+    "gates see the bank, too": Variant(_seeing_gates),
     "write matrices of its own": Variant(_own_matrices),
     "start: learned": Variant(_learned_start),
     "start: zero": Variant(_first_banks(_zero_bank)),

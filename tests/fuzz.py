@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import train_tiny
 from tests import small
-from tinylm2 import __main__, runs
+from tinylm2 import __main__, backend, runs
 from tinylm2.commands import learn
 from tinylm2.data import TASKS, Dice, GrammarFiller, story_text
 from tinylm2.data.dice import DATA
@@ -74,6 +74,7 @@ class Ground:
             status = train_tiny.main(["--out", str(self.run), *SMALL, "--eval-segments", "1"])
         assert status == 0
         self.good = {path.name: path.read_bytes() for path in self.run.iterdir()}
+        backend.gpu()                                    # asked first, CuPy runs ldconfig to find its libraries
         sys.addaudithook(self._audit)                    # for the life of the process: there is no way back
 
     def _audit(self, event, args):

@@ -84,9 +84,8 @@ def block(xs, M, p, cfg, pad, memory, write):
         addresses = np.eye(D)[:cfg.N] * math.sqrt(D)
         R = [asked([turned(q, T) for q in heads(address @ Wq, H)], keys, values, range(pad, T)) @ p["attn.Wo"]
              for address in addresses]
-        return ys, [sigmoid(r @ p["mem.Win"] + mn @ p["mem.Uin"] + p["mem.bin"]) * np.tanh(r)
-                    + sigmoid(r @ p["mem.Wforget"] + mn @ p["mem.Uforget"] + p["mem.bforget"]) * m
-                    for r, m, mn in zip(R, M, Mn, strict=True)]
+        return ys, [sigmoid(r @ p["mem.Win"] + p["mem.bin"]) * np.tanh(r)
+                    + sigmoid(r @ p["mem.Wforget"] + p["mem.bforget"]) * m for r, m in zip(R, M, strict=True)]
     new = []
     for r, m in enumerate(M):
         pool = [t for t in range(math.floor(r * T / cfg.N), math.ceil((r + 1) * T / cfg.N)) if t >= pad]
@@ -202,7 +201,7 @@ def test_the_parameters_are_those_of_the_variant_and_no_others(changed):
         a_block |= {"mem.g": (8,), **{f"mem.{name}": (8, 8) for name in ("Wq", "Wk", "Wv", "Wout", "Win", "Wforget")},
                     "mem.bout": (8,)}
     if cfg.memory == "slots":
-        a_block |= {"mem.Uin": (8, 8), "mem.bin": (8,), "mem.Uforget": (8, 8), "mem.bforget": (8,)}
+        a_block |= {"mem.bin": (8,), "mem.bforget": (8,)}
     expected = {f"blocks.{i}.{name}": shape for i in (0, 1) for name, shape in a_block.items()}
     expected |= {"embed.W": (11, 8), "norm.g": (8,)}
     if not cfg.tied:

@@ -79,7 +79,7 @@ def block(x, M, p, cfg, memory, hidden, writes):
         found["output"] = sigmoid(Emem @ p["mem.Wout"] + p["mem.bout"])
         found["before"] = found["after"] = M
         if writes:
-            found |= slots(M, Mn, ks, vs, p, cfg, hidden) if memory == "slots" else printed(M, n, Emem, p, cfg, hidden)
+            found |= slots(M, ks, vs, p, cfg, hidden) if memory == "slots" else printed(M, n, Emem, p, cfg, hidden)
         a = a + found["output"] * Emem
         M = found["after"]
     x = x + a
@@ -87,7 +87,7 @@ def block(x, M, p, cfg, memory, hidden, writes):
     return x + (gate * sigmoid(gate) * up) @ p["ff.Wdown"], M, found
 
 
-def slots(M, Mn, ks, vs, p, cfg, hidden):
+def slots(M, ks, vs, p, cfg, hidden):
     T, K, N = len(hidden), cfg.K, cfg.N
     asked = np.eye(N, cfg.D) * cfg.D**0.5 @ p["attn.Wqkv"]
     write = []
@@ -95,8 +95,8 @@ def slots(M, Mn, ks, vs, p, cfg, hidden):
         scores = turned(asked[:, h * K:(h + 1) * K], np.full(N, T)) @ ks[h].T / K**0.5
         write.append(softmax(np.where(hidden, -np.inf, scores)))
     R = np.hstack([w @ v for w, v in zip(write, vs, strict=True)]) @ p["attn.Wo"]
-    gin = sigmoid(R @ p["mem.Win"] + Mn @ p["mem.Uin"] + p["mem.bin"])
-    gforget = sigmoid(R @ p["mem.Wforget"] + Mn @ p["mem.Uforget"] + p["mem.bforget"])
+    gin = sigmoid(R @ p["mem.Win"] + p["mem.bin"])
+    gforget = sigmoid(R @ p["mem.Wforget"] + p["mem.bforget"])
     return {"write": np.array(write), "input": gin, "forget": gforget, "after": gin * np.tanh(R) + gforget * M}
 
 

@@ -45,8 +45,8 @@ def block(p, x, M, real, cfg, kind):
             address = torch.eye(cfg.N, cfg.D, dtype=x.dtype).expand_as(M) * cfg.D**0.5
             asked = rope(heads(address @ Wq, H), torch.full((cfg.N,), T))
             R = attend(asked, k, v, real[:, None, :].expand(-1, cfg.N, -1)) @ p["attn.Wo"]
-            gin = torch.sigmoid(R @ p["mem.Win"] + Mn @ p["mem.Uin"] + p["mem.bin"])
-            gforget = torch.sigmoid(R @ p["mem.Wforget"] + Mn @ p["mem.Uforget"] + p["mem.bforget"])
+            gin = torch.sigmoid(R @ p["mem.Win"] + p["mem.bin"])
+            gforget = torch.sigmoid(R @ p["mem.Wforget"] + p["mem.bforget"])
             M = gin * torch.tanh(R) + gforget * M
         else:
             M = printed_write(p, n, Emem, M, real)

@@ -161,19 +161,19 @@ def _gather(**constants):
 
 def _gates(d):
     bank = (B, N, D)
-    return call(d(*bank), d(*bank), d(*bank), d.W(D, D), d.W(D, D), d(D), d.W(D, D), d.W(D, D), d(D))
+    return call(d(*bank), d(*bank), d.W(D, D), d(D), d.W(D, D), d(D))
 
 
 def _write(*names, T=T, N=N, **constants):
     """Arguments of either write, p holding what it uses."""
     shapes = {name: shape for name, shape in model.block_params(model.param_shapes(CFG), 0).items() if name in names}
-    return lambda d: call(d(B, T, D), d(B, T, D), d(B, T, G, K), d(B, T, G, K), d(B, N, D), d(B, N, D),
-                          d.params(shapes), heads=(H, G), **constants)
+    return lambda d: call(d(B, T, D), d(B, T, D), d(B, T, G, K), d(B, T, G, K), d(B, N, D), d.params(shapes),
+                          heads=(H, G), **constants)
 
 
-_SLOTS = ("attn.Wqkv", "attn.Wo", "mem.Win", "mem.Uin", "mem.bin", "mem.Wforget", "mem.Uforget", "mem.bforget")
+_SLOTS = ("attn.Wqkv", "attn.Wo", "mem.Win", "mem.bin", "mem.Wforget", "mem.bforget")
 _PRINTED = ("mem.Win", "mem.Wforget")
-_UNASKED = {"slots_write": ("n", "Emem"), "printed_write": ("k", "v", "Mn")}
+_UNASKED = {"slots_write": ("n", "Emem"), "printed_write": ("k", "v")}
 
 MEMORY = (
     Case(memory, "read", "", lambda d: call(d(B, T, D), d(B, N, D), d.W(D, D), d.W(D, D), d.W(D, D), heads=2)),

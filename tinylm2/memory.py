@@ -108,42 +108,34 @@ def gather_backward(dR, cache):
     return dk, dv, dWqkv, dWo
 
 
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
+def gates_forward(R, M, Win, bin, Wforget, bforget):
     """The write: what was gathered comes in by one gate, what was there stays by another.        LM2, equations 4 to 6
 
-    gin = sigmoid(R Win + Mn Uin + bin)
-    gforget = sigmoid(R Wforget + Mn Uforget + bforget)
-    M' = gin * tanh(R) + gforget * M
+    gin = sigmoid(R Win + bin),   gforget = sigmoid(R Wforget + bforget),   M' = gin * tanh(R) + gforget * M
 
-    R gathered rows, M the bank, Mn its normed slots, all (B, N, D); W and U (D, D); b (D,) -> M' (B, N, D). The paper
-    has no U and no b: without them a gate cannot see what it would overwrite.
+    R gathered rows and M the bank, both (B, N, D); W (D, D); b (D,) -> M' (B, N, D). Both gates ask what arrives, not
+    what they would overwrite: gates that see the bank, too, as an LSTM's do, forget sooner (docs/RESULTS.md, parts).
+    The paper has no b, with which a new bank begins by keeping.
     """
-    expect("gates", R=(R, "B N D"), M=(M, "B N D"), Mn=(Mn, "B N D"), Win=(Win, "D D"), Uin=(Uin, "D D"),
-           bin=(bin, "D"), Wforget=(Wforget, "D D"), Uforget=(Uforget, "D D"), bforget=(bforget, "D"))
-    cache = {"M": M}
+    expect("gates", R=(R, "B N D"), M=(M, "B N D"), Win=(Win, "D D"), bin=(bin, "D"), Wforget=(Wforget, "D D"),
+           bforget=(bforget, "D"))
+    cache = {}
     zin, cache["Win"] = ops.linear_forward(R, Win)
-    z, cache["Uin"] = ops.linear_forward(Mn, Uin)
-    zin += z
     zin += bin
     zforget, cache["Wforget"] = ops.linear_forward(R, Wforget)
-    z, cache["Uforget"] = ops.linear_forward(Mn, Uforget)
-    zforget += z
     zforget += bforget
     M_next, cache["update"] = update_forward(zin, zforget, R, M)
     return M_next, cache
 
 
 def gates_backward(dM_next, cache):
-    """Gradients at all nine arguments; R and Mn drive both gates, and R is the content too."""
+    """Gradients at all six arguments; R drives both gates and is the content, too: three shares."""
     dzin, dzforget, dR, dM = update_backward(dM_next, cache["update"])
     dR_in, dWin = ops.linear_backward(dzin, cache["Win"])
-    dMn, dUin = ops.linear_backward(dzin, cache["Uin"])
     dR_forget, dWforget = ops.linear_backward(dzforget, cache["Wforget"])
-    dMn_forget, dUforget = ops.linear_backward(dzforget, cache["Uforget"])
     dR += dR_in
     dR += dR_forget
-    dMn += dMn_forget
-    return dR, dM, dMn, dWin, dUin, _over_rows(dzin), dWforget, dUforget, _over_rows(dzforget)
+    return dR, dM, dWin, _over_rows(dzin), dWforget, _over_rows(dzforget)
 
 
 def update_forward(zin, zforget, R, M):
@@ -166,35 +158,33 @@ def update_backward(dM_next, cache):
     return dzin, dzforget, dR, dM_next * gforget
 
 
-def slots_write_forward(n, Emem, k, v, M, Mn, p, *, heads, pad=None):
-    """`gather`, then `gates`: M' from the segment's keys and values, the bank, its normed slots and the block's p.
+def slots_write_forward(n, Emem, k, v, M, p, *, heads, pad=None):
+    """`gather`, then `gates`: M' from the segment's keys and values, the bank and the block's p.
 
     Shapes as there. n and Emem, which only the printed write asks for, are left alone: their gradients are None.
     """
     cache = {}
     R, cache["gather"] = gather_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=heads, slots=M.shape[1], pad=pad)
-    M_next, cache["gates"] = gates_forward(R, M, Mn, p["mem.Win"], p["mem.Uin"], p["mem.bin"],
-                                           p["mem.Wforget"], p["mem.Uforget"], p["mem.bforget"])
+    M_next, cache["gates"] = gates_forward(R, M, p["mem.Win"], p["mem.bin"], p["mem.Wforget"], p["mem.bforget"])
     return M_next, cache
 
 
 def slots_write_backward(dM_next, cache):
-    """Gradients at n, Emem (None), k, v, M, Mn and p: the two pairs backwards."""
+    """Gradients at n, Emem (None), k, v, M and p: the two pairs backwards."""
     dp = {}
-    (dR, dM, dMn, dp["mem.Win"], dp["mem.Uin"], dp["mem.bin"],
-     dp["mem.Wforget"], dp["mem.Uforget"], dp["mem.bforget"]) = gates_backward(dM_next, cache["gates"])
+    dR, dM, dp["mem.Win"], dp["mem.bin"], dp["mem.Wforget"], dp["mem.bforget"] = gates_backward(dM_next, cache["gates"])
     dk, dv, dp["attn.Wqkv"], dp["attn.Wo"] = gather_backward(dR, cache["gather"])
-    return None, None, dk, dv, dM, dMn, dp
+    return None, None, dk, dv, dM, dp
 
 
-def printed_write_forward(n, Emem, k, v, M, Mn, p, *, heads, pad=None):
-    """The write as printed: the equations of `gates` without U and b, token rows averaged until they fit the slots.
+def printed_write_forward(n, Emem, k, v, M, p, *, heads, pad=None):
+    """The write as printed: no b, the input gate asked by other rows, token rows averaged until they fit the slots.
 
     gin = sigmoid(pool(n) Win),   gforget = sigmoid(pool(Emem) Wforget),   M' = gin * tanh(pool(Emem)) + gforget * M
 
     n, Emem (B, T, D), M (B, N, D), p with mem.Win and mem.Wforget (D, D), pad (B,) -> M' (B, N, D). Row r of the pool
     averages the real tokens among floor(r T / N) .. ceil((r+1) T / N) - 1; a row that has none keeps its slot as it
-    was. k, v and Mn, which only the slots' write asks for, are left alone: their gradients are None.
+    was. k and v, which only the slots' write asks for, are left alone: their gradients are None.
     """
     expect("printed_write", n=(n, "B T D"), Emem=(Emem, "B T D"), M=(M, "B N D"), pad=(pad, "B"))
     xp = get_xp(n, Emem, M)
@@ -209,7 +199,7 @@ def printed_write_forward(n, Emem, k, v, M, Mn, p, *, heads, pad=None):
 
 
 def printed_write_backward(dM_next, cache):
-    """Gradients at n, Emem, k, v (None), M, Mn (None) and p: an average hands each of its tokens the same share."""
+    """Gradients at n, Emem, k, v (None), M and p: an average hands each of its tokens the same share."""
     pool, written, dp = cache["pool"], cache["written"], {}
     poolT = pool.transpose(0, 2, 1)
     dzin, dzforget, dR, dM = update_backward(dM_next * written, cache["update"])
@@ -217,7 +207,7 @@ def printed_write_backward(dM_next, cache):
     dR_forget, dp["mem.Wforget"] = ops.linear_backward(dzforget, cache["Wforget"])
     dR += dR_forget
     dM += dM_next * ~written
-    return poolT @ dE_rows, poolT @ dR, None, None, dM, None, dp
+    return poolT @ dE_rows, poolT @ dR, None, None, dM, dp
 
 
 def _pool(xp, T, N, pad):

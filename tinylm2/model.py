@@ -75,7 +75,7 @@ def param_shapes(cfg):
             shapes |= {b + "mem.g": (D,), b + "mem.Wq": (D, D), b + "mem.Wk": (D, D), b + "mem.Wv": (D, D),
                        b + "mem.Wout": (D, D), b + "mem.bout": (D,), b + "mem.Win": (D, D), b + "mem.Wforget": (D, D)}
         if cfg.memory_of(i) == "slots":
-            shapes |= {b + "mem.Uin": (D, D), b + "mem.bin": (D,), b + "mem.Uforget": (D, D), b + "mem.bforget": (D,)}
+            shapes |= {b + "mem.bin": (D,), b + "mem.bforget": (D,)}
         shapes |= {b + "ff.g": (D,), b + "ff.Wgu": (D, 2 * F), b + "ff.Wdown": (F, D)}
     shapes["norm.g"] = (D,)
     if not cfg.tied:
@@ -141,7 +141,7 @@ def block_forward(x, M, p, *, cfg, pad=None, rows=None, write=True, past=None):
         M_next, cache["asking"] = M, asking
         if write:
             forward = memory.slots_write_forward if cfg.memory == "slots" else memory.printed_write_forward
-            M_next, cache["write"] = forward(n, Emem, k, v, M, Mn, p, heads=(cfg.H, cfg.G), pad=pad)
+            M_next, cache["write"] = forward(n, Emem, k, v, M, p, heads=(cfg.H, cfg.G), pad=pad)
             cache["memory"] = cfg.memory
     h, cache["ff.norm"] = ops.rmsnorm_forward(x, p["ff.g"])
     y, cache["ff"] = layers.feed_forward_forward(h, p["ff.Wgu"], p["ff.Wdown"])
@@ -152,11 +152,11 @@ def block_forward(x, M, p, *, cfg, pad=None, rows=None, write=True, past=None):
 def block_backward(dy, dM_next, cache):
     """Gradients at x, M and p.  dM_next None: nobody reads the new bank, so its gradient is zero.
 
-    Walks the forward from its end. n feeds attention, the read and the printed write; Mn feeds the read and the gates;
-    k, v, Wqkv and Wo serve tokens and slots; M is reached through Mn and through what the forget gate kept. Each is the
-    sum of its shares.
+    Walks the forward from its end. n feeds attention, the read and the printed write; k, v, Wqkv and Wo serve tokens
+    and slots; M is reached through what was read of it and through what the forget gate kept. Each is the sum of its
+    shares.
     """
-    dp, dn_write, dE_write, dk, dv, dM, dMn_write, dp_write = {}, None, None, None, None, dM_next, None, {}
+    dp, dn_write, dE_write, dk, dv, dM, dp_write = {}, None, None, None, None, dM_next, {}
     dh, dp["ff.Wgu"], dp["ff.Wdown"] = layers.feed_forward_backward(dy, cache["ff"])
     dx, dp["ff.g"] = ops.rmsnorm_backward(dh, cache["ff.norm"])
     dx += dy
@@ -164,11 +164,11 @@ def block_backward(dy, dM_next, cache):
     if "read" in cache:
         if dM_next is not None and "write" in cache:
             backward = memory.slots_write_backward if cache["memory"] == "slots" else memory.printed_write_backward
-            dn_write, dE_write, dk, dv, dM, dMn_write, dp_write = backward(dM_next, cache["write"])
+            dn_write, dE_write, dk, dv, dM, dp_write = backward(dM_next, cache["write"])
         dx, da, dEmem, dp["mem.Wout"], dp["mem.bout"] = memory.merge_backward(dx, cache["merge"])
         dEmem = _sum(_at_end(dEmem, cache["asking"]), dE_write)
         dn_read, dMn, dp["mem.Wq"], dp["mem.Wk"], dp["mem.Wv"] = memory.read_backward(dEmem, cache["read"])
-        dM_norm, dp["mem.g"] = ops.rmsnorm_backward(_sum(dMn, dMn_write), cache["mem.norm"])
+        dM_norm, dp["mem.g"] = ops.rmsnorm_backward(dMn, cache["mem.norm"])
         dM = _sum(dM_norm, dM)
     dn, dp["attn.Wqkv"], dp["attn.Wo"] = layers.self_attention_backward(da, dk, dv, cache["attention"])
     for name, share in dp_write.items():
