@@ -16,7 +16,7 @@
 import lesson
 import numpy as np
 
-from tinylm2 import memory, ops
+from tinylm2 import memory
 from tinylm2.gradcheck import check_grads
 
 # %% [markdown]
@@ -64,22 +64,20 @@ assert P[1].argmax() == 2
 # ## Two gates
 #
 # A gate is a number between 0 (shut) and 1 (open) for every number of the bank, made by `sigmoid(z) = 1 / (1 +
-# e^-z)`. It looks at what was gathered, `R`, and at what stands in the slot, `Mn`: the bank with its rows scaled to
-# the same size (lesson 6). What it makes of them is learned: two matrices W and U and a bias b for each gate.
+# e^-z)`. It looks at what was gathered, `R`; what it makes of it is learned: a matrix W and a bias b for each gate.
 
 # %%
 rng = np.random.default_rng(0)
-Win, Uin, Wforget, Uforget = rng.normal(0, 0.3, (4, D, D))
+Win, Wforget = rng.normal(0, 0.3, (2, D, D))
 bin, bforget = np.full(D, 0.0), np.full(D, 3.0)
-Mn, _ = ops.rmsnorm_forward(M, np.ones(D))
 
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-g_in = sigmoid(R @ Win + Mn @ Uin + bin)
-g_forget = sigmoid(R @ Wforget + Mn @ Uforget + bforget)
+g_in = sigmoid(R @ Win + bin)
+g_forget = sigmoid(R @ Wforget + bforget)
 print("g_in =\n", g_in)
 print("g_forget =\n", g_forget)
 
@@ -115,7 +113,7 @@ if lesson.plt:
 # library's function does the same in one call. It works on a whole batch of stories, so we give it a batch of one.
 
 # %%
-arguments = R[None], M[None], Mn[None], Win, Uin, bin, Wforget, Uforget, bforget
+arguments = R[None], M[None], Win, bin, Wforget, bforget
 found, cache = memory.gates_forward(*arguments)
 print("equal to the library's:", np.allclose(found[0], M_next, rtol=0, atol=1e-15))
 
@@ -130,8 +128,7 @@ assert np.allclose(found[0], M_next, rtol=0, atol=1e-15)
 #     dM = g_forget * dM'
 #
 # Twice one segment back means two gates, multiplied. Memory over many segments is a question of how near to one these
-# factors stay, forward and backward alike. (The gates also look at `Mn`, which is made of `M`: that share comes
-# later, in lesson 11.)
+# factors stay, forward and backward alike.
 
 # %%
 dM_next = np.ones((1, N, D))
@@ -140,7 +137,7 @@ print("dM =\n", dM[0])
 assert np.allclose(dM[0], g_forget, rtol=0, atol=1e-15)
 
 # %% [markdown]
-# And all nine gradients of the write, checked as in lesson 1. We check two stories at a time: with one, a forgotten
+# And all six gradients of the write, checked as in lesson 1. We check two stories at a time: with one, a forgotten
 # sum over the stories would go unseen (lesson 3).
 
 # %%

@@ -157,12 +157,16 @@ assert verdict.passed
 # %% [markdown]
 # ## The gates
 #
-# Now (4) to (6) fit, row for row. Two things are added: a gate may look at the slot that it is about to overwrite
-# (`Mn U`, the bank's normed rows), and it has a bias, so that it can start out open or shut.
+# Now (4) to (6) fit, row for row, with R in the place of E and of E_mem. One thing is added: each gate has a bias, so
+# that it can start out open or shut.
 #
-#     z_in     = R Win + Mn Uin + bin                      g_in     = sigmoid(z_in)
-#     z_forget = R Wforget + Mn Uforget + bforget          g_forget = sigmoid(z_forget)
+#     z_in     = R Win + bin                               g_in     = sigmoid(z_in)
+#     z_forget = R Wforget + bforget                       g_forget = sigmoid(z_forget)
 #     M'       = g_in * tanh(R) + g_forget * M
+#
+# Both gates ask what *arrives*, neither asks what it would overwrite. The gates of an LSTM, which these resemble, look
+# at the state as well. It was tried here: no better over a few segments, and over a thousand the bank is lost sooner
+# (docs/MODEL.md has the numbers).
 #
 # Backward. In each product one factor scales the other's gradient:
 #
@@ -170,37 +174,33 @@ assert verdict.passed
 #     dz_forget = dM' * M * g_forget (1 - g_forget)        was what stayed worth it?
 #     dM        = dM' * g_forget                           what was kept is answerable for itself
 #     dR        = dM' * g_in * (1 - tanh(R)²)  +  dz_in Win'  +  dz_forget Wforget'
-#     dMn       = dz_in Uin'  +  dz_forget Uforget'
 #
 # R has three shares: it is the content, and it drives both gates. Each matrix has one: `dWin = R' dz_in`, and so on,
 # summed over all slots of all stories; each bias sums its dz over the same rows.
 
 # %%
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    gin = 1 / (1 + np.exp(-(R @ Win + Mn @ Uin + bin)))
-    gforget = 1 / (1 + np.exp(-(R @ Wforget + Mn @ Uforget + bforget)))
+def gates_forward(R, M, Win, bin, Wforget, bforget):
+    gin = 1 / (1 + np.exp(-(R @ Win + bin)))
+    gforget = 1 / (1 + np.exp(-(R @ Wforget + bforget)))
     content = np.tanh(R)
-    return gin * content + gforget * M, (R, M, Mn, Win, Uin, Wforget, Uforget, gin, gforget, content)
+    return gin * content + gforget * M, (R, M, Win, Wforget, gin, gforget, content)
 
 
 def gates_backward(dM_next, cache):
-    R, M, Mn, Win, Uin, Wforget, Uforget, gin, gforget, content = cache
+    R, M, Win, Wforget, gin, gforget, content = cache
     dzin = dM_next * content * gin * (1 - gin)
     dzforget = dM_next * M * gforget * (1 - gforget)
     dR = dM_next * gin * (1 - content**2) + dzin @ Win.T + dzforget @ Wforget.T
-    dMn = dzin @ Uin.T + dzforget @ Uforget.T
 
-    def matrix(rows, dz):
-        return rows.reshape(-1, D).T @ dz.reshape(-1, D)
+    def matrix(dz):
+        return R.reshape(-1, D).T @ dz.reshape(-1, D)
 
-    return (dR, dM_next * gforget, dMn, matrix(R, dzin), matrix(Mn, dzin), dzin.sum((0, 1)),
-            matrix(R, dzforget), matrix(Mn, dzforget), dzforget.sum((0, 1)))
+    return dR, dM_next * gforget, matrix(dzin), dzin.sum((0, 1)), matrix(dzforget), dzforget.sum((0, 1))
 
 
 M = rng.standard_normal((B, N, D))
-Mn, _ = ops.rmsnorm_forward(M, np.ones(D))
-Win, Uin, Wforget, Uforget = rng.standard_normal((4, D, D)) / D**0.5
-arguments = R, M, Mn, Win, Uin, np.zeros(D), Wforget, Uforget, np.full(D, 3.0)
+Win, Wforget = rng.standard_normal((2, D, D)) / D**0.5
+arguments = R, M, Win, np.zeros(D), Wforget, np.full(D, 3.0)
 dM_next = rng.standard_normal((B, N, D))
 
 M_next, cache = gates_forward(*arguments)
@@ -271,8 +271,8 @@ if lesson.plt:
 #
 # ## What usually goes wrong
 #
-# A share is lost where paths meet. The write has more of them than anything else here: R in three places, Mn in two
-# gates and in the read, Wo and k and v shared with the tokens. Before you write a backward, count for each argument
+# A share is lost where paths meet. The write has more of them than anything else here: R in three places, M in the
+# write and in the read, Wo and k and v shared with the tokens. Before you write a backward, count for each argument
 # in how many places it stands in the forward: that is the number of terms its gradient must have.
 
 # %% [markdown]

@@ -38,13 +38,12 @@ assert np.isclose(dm, 0.9**8)
 # %% [markdown]
 # ## The whole bank
 #
-# In the model the bank that enters segment s is used in three places, so its gradient has three shares:
+# In the model the bank that enters segment s is used in two places, so its gradient has two shares:
 #
 #     dM_s = g_forget * dM_(s+1)            it was kept, by the write of segment s
-#          + through Mn, from the gates     they looked at it
 #          + through Mn, from the read      the tokens of segment s looked at it
 #
-# All three come out of `segment_backward`, which takes the gradient at the banks that went out, and returns the
+# Both come out of `segment_backward`, which takes the gradient at the banks that went out, and returns the
 # gradient at those that came in. A story is a loop over segments; going back is the same loop the other way, and what
 # it hands on is `dbanks`.
 
@@ -119,14 +118,15 @@ if lesson.plt:
     for b, sizes in reach.items():
         axis.semilogy(np.arange(16), sizes / sizes[-1], "o-", markersize=3, label=f"bforget {b:+.0f}")
     axis.set(xlabel="the bank that enters this segment (question: segment 15)", ylabel="gradient, last bank = 1",
-             ylim=(1e-3, 3), title="What arrives of the gradient, nothing learned yet")
+             ylim=(1e-8, 3), title="What arrives of the gradient, nothing learned yet")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     lesson.show(figure, "12-how-far-it-reaches")
 
 # %% [markdown]
-# A gate of 1/2, fifteen times over, would leave nothing. The other two shares are detours around it, and carry a good
-# deal more. Still, with a forget bias of 0 the early segments are hardly heard; with +3 almost all arrives. What to
-# write is learned from what arrives, so the bias starts at +3.
+# A gate of 1/2, fifteen times over, would leave nothing. The other share is a detour around it: the tokens that read
+# a block's bank become keys and values of the block above, and its slots write what they hear. It carries several
+# times more. Still, with a forget bias of 0 the early segments are hardly heard; with +3 more than half arrives. What
+# to write is learned from what arrives, so the bias starts at +3.
 #
 # ## Cutting
 #
@@ -212,17 +212,17 @@ if lesson.plt:
 #
 # <details><summary>Answer</summary>
 #
-# Nobody downstream tells a write what it was good for: Win, Uin, bin, Wforget, Uforget and bforget have gradients of
-# exactly zero. The write stays what it was on the first day, random, and the model learns to *read* whatever a random
-# write happens to leave. At least one border between two segments must be crossed by the gradient before a memory can
-# learn to write.
+# Nobody downstream tells a write what it was good for: Win, bin, Wforget and bforget have gradients of exactly zero.
+# The write stays what it was on the first day, random, and the model learns to *read* whatever a random write happens
+# to leave. At least one border between two segments must be crossed by the gradient before a memory can learn to
+# write.
 #
 # ```python
 # y, cache = model.story_forward(params, ids=ids, cfg=cfg, truncate=1)
 # one = model.story_backward(rng.standard_normal(y.shape), cache)
 # silent = {name for name, gradient in one.items() if not gradient.any()}
 # print(sorted(silent))
-# gates = ("Win", "Uin", "bin", "Wforget", "Uforget", "bforget")
+# gates = ("Win", "bin", "Wforget", "bforget")
 # assert silent == {f"blocks.{i}.mem.{gate}" for i in range(cfg.L) for gate in gates}
 # ```
 #

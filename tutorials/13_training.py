@@ -6,7 +6,7 @@
 # stuck, and at the way around.
 #
 # It trains one stage live, and loads three small finished runs. `python -m tutorials.data.make slots straight none`
-# made them, in a minute or two each; everything said about them is computed here, from their parameters.
+# made them, in about a minute each; everything said about them is computed here, from their parameters.
 
 # %%
 import lesson

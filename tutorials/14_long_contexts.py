@@ -9,9 +9,9 @@
 #   among the tokens, and let the model itself rewrite them;
 # - **LM2**: a bank in every block, read by cross-attention, rewritten by gates.
 #
-# Here are all four, and LM2 with its write to the letter as a fifth, each with about 53,000 parameters, trained with
+# Here are all four, and LM2 with its write to the letter as a fifth, each with about 49,000 parameters, trained with
 # the same curriculum on stories of up to four segments. `python -m tutorials.data.make slots rmt none full printed`
-# made the runs, seed 0, a few minutes each. One seed is an example, not a verdict: experiments/horizon.py asks
+# made the runs, seed 0, about a minute each. One seed is an example, not a verdict: experiments/horizon.py asks
 # several.
 
 # %%
@@ -94,15 +94,15 @@ assert accuracy["LM2 as printed"][8] < 0.7
 # The **window** answers what happens to stand in its last segment. It is the level against which a memory is
 # measured.
 #
-# **Full attention** is perfect up to four segments. Beyond four it falls off, although it has *everything* before its
-# eyes: it meets angles (lesson 7) and crowds of tokens that it has never seen. What is kept is not yet found.
+# **Full attention** is as good as perfect up to four segments. Beyond four it falls off, although it has *everything*
+# before its eyes: it meets angles (lesson 7) and crowds of tokens that it has never seen. What is kept is not yet
+# found.
 #
-# **RMT** carries: far better than the window, with a quarter of LM2's room. But its few vectors are made anew by the
-# whole model in every segment; what is to survive must be copied each time.
+# **RMT** carries: twice as good as the window at eight segments, with a quarter of LM2's room. But its few vectors are
+# made anew by the whole model in every segment; what is to survive must be copied each time.
 #
 # **LM2** keeps by doing nothing: a forget gate that is open leaves a slot as it is. So it holds out longest on
-# lengths that it was never trained on. **To the letter** it is only a little better than the window: lesson 11 showed
-# why.
+# lengths that it was never trained on. **To the letter** it is hardly better than the window: lesson 11 showed why.
 
 # %%
 def seconds(run, segments):

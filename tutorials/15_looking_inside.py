@@ -6,6 +6,8 @@
 # others in, and see what the answers do. What you will find was not put there by anyone.
 
 # %%
+from itertools import combinations
+
 import lesson
 import numpy as np
 
@@ -82,28 +84,60 @@ assert max(without) > 0.95
 # itself.
 
 # %%
-def with_slot(n, M_from):
-    """The banks with slot n of our block taken from other banks."""
+def with_slots(slots, M_from):
+    """The banks with some slots of our block taken from other banks."""
     M = banks[block].copy()
-    M[:, n] = M_from[block][:, n]
+    M[:, slots] = M_from[block][:, slots]
     return tuple(M if j == block else banks[j] for j in range(cfg.L))
 
 
-lost = np.zeros((cfg.N, len(people)))                    # share of a person's answers that a slot's loss spoils
-for n in range(cfg.N):
-    wrong = answers(with_slot(n, fresh)) != truth
-    lost[n] = [wrong[who == token].mean() for token in people]
-owner = {name: int(lost[:, i].argmax()) for i, name in enumerate(people.values())}
-for name, n in owner.items():
-    print(f"{name:<8} is lost with slot {n}: {lost[n, list(people.values()).index(name)]:.2f} of the answers wrong")
-assert len(set(owner.values())) >= 3
-assert all(lost[n, i] > 0.3 for i, n in enumerate(owner.values()))
+def lost_without(*slots):
+    """For each person the share of answers that are wrong when these slots are empty."""
+    wrong = answers(with_slots(slots, fresh)) != truth
+    return np.array([wrong[who == token].mean() for token in people])
+
+
+names, owner = list(people.values()), {}
+lost = np.array([lost_without(n) for n in range(cfg.N)])
+for i, name in enumerate(names):
+    n = int(lost[:, i].argmax())
+    print(f"{name:<8} suffers most without slot {n}: {lost[n, i]:.2f} of the answers wrong")
+    if lost[n, i] > 0.3:
+        owner[name] = (n,)
+assert len(set(owner.values())) == 3
 assert np.median(lost) < 0.02
 
 # %% [markdown]
-# Most slots do not matter at all. A few matter, and each for *one or two persons only*. The model has made itself a
-# table: a slot a person. Nobody asked it to.
+# Most slots do not matter at all. Three matter, and each for *one person only*. The model has made itself a table: a
+# slot a person. Nobody asked it to.
 #
+# And Daniel? No slot is missed when he is asked for. That is weak evidence: a second copy would hide the loss of the
+# first. So let us empty *two* slots at a time, all 120 pairs.
+
+# %%
+pairs = list(combinations(range(cfg.N), 2))
+for i, name in enumerate(names):
+    if name not in owner:
+        shares = [lost_without(*pair)[i] for pair in pairs]
+        owner[name] = pairs[int(np.argmax(shares))]
+        a, b = owner[name]
+        print(f"{name:<8} without slot {a}: {lost[a, i]:.2f} wrong; without slot {b}: {lost[b, i]:.2f}; "
+              f"without both: {max(shares):.2f}")
+        assert max(shares) > 0.4
+        assert np.median(shares) < 0.02
+
+# %% [markdown]
+# He is written down twice, and either copy will do. That is the whole table, as the last cut shows: five slots emptied
+# leave a guess.
+
+# %%
+table = tuple(n for slots in owner.values() for n in slots)
+others = tuple(n for n in range(cfg.N) if n not in table)
+emptied = (answers(with_slots(table, fresh)) == truth).mean()
+print(f"without slots {table}: right {emptied:.3f}")
+assert emptied < 0.3
+
+# %% [markdown]
 # ## What does such a slot listen to?
 #
 # In the segment where a person's last move is told, the person's slot has asked all 32 tokens. Here is what it heard,
@@ -125,7 +159,7 @@ for b, row in enumerate(rows):
     if fact_of(row) is None:
         continue
     s, first, end = fact_of(row)
-    weights = looks[s][block].write[b, :, owner[people[who[b]]]].max(0)          # the head that hears it best
+    weights = looks[s][block].write[b][:, owner[people[who[b]]]].max((0, 1))     # the head that hears it best
     heard["the person"].append(weights[first])
     heard["between"].append(weights[first + 1:end].sum())
     heard["the place"].append(weights[end])
@@ -148,7 +182,7 @@ for b, row in enumerate(rows):
         renamed[b, s * cfg.T + first] = somebody
         cases.append((b, s, end, owner[people[who[b]]], owner[people[somebody]]))
 looks_renamed = trace(params, ids=renamed, cfg=cfg).looks
-by_old, by_new = np.transpose([[looks_renamed[s][block].write[b, :, n, end].max() for n in (old, new)]
+by_old, by_new = np.transpose([[looks_renamed[s][block].write[b][:, slots, end].max() for slots in (old, new)]
                                for b, s, end, old, new in cases])
 print(f"the place is now heard by the old owner's slot {by_old.mean():.2f}, by the new owner's {by_new.mean():.2f}")
 assert by_old.mean() < 0.3
@@ -167,7 +201,7 @@ reading = watch(params, rows[shown], cfg=cfg, tokenizer=tokenizer, places=1)
 texts = pieces(tokenizer, rows[shown].prompt)
 print("facts:", " ".join(rows[shown].example.facts))
 print(rows[shown].example.question, "->", reading.said, f"({reading.chances.max():.3f} sure); "
-      f"slot of {people[who[shown]]}: {owner[people[who[shown]]]} (the pictures count from 1)")
+      f"slots of {people[who[shown]]}: {owner[people[who[shown]]]} (the pictures count from 1)")
 assert reading.said == rows[shown].example.answer
 
 # %%
@@ -188,11 +222,11 @@ if lesson.plt:
 # %%
 gates = {"moves": {"input": [], "forget": []}, "stays": {"input": [], "forget": []}}
 for b in range(len(rows)):
-    n = owner[people[who[b]]]
+    slots = owner[people[who[b]]]
     for s in range(3):                                   # the last segment writes nothing
         told = who[b] in ids[b, s * cfg.T:(s + 1) * cfg.T]
         for name, opened in gates["moves" if told else "stays"].items():
-            opened.append(getattr(looks[s][block], name)[b, n].mean())
+            opened.append(getattr(looks[s][block], name)[b, slots].mean())
 for case, found in gates.items():
     print(f"the person {case}: input gate {np.mean(found['input']):.2f}, forget gate {np.mean(found['forget']):.2f}")
 assert np.mean(gates["moves"]["forget"]) < np.mean(gates["stays"]["forget"])
@@ -212,19 +246,19 @@ if lesson.plt:
 # %% [markdown]
 # ## Operation 3: move a single person
 #
-# The proof of the table. Take from another story one slot only, the one of the person that is asked for. The answer
-# should go along. And a control: take the slot of somebody else; the answer should stay.
+# The proof of the table. Take from another story nothing but the slot of the person that is asked for (Daniel's two).
+# The answer should go along. And a control: take the slot of somebody else; the answer should stay.
 
 # %%
 follows, control = {}, {}
-for name, n in owner.items():
+for name, slots in owner.items():
     asked = np.array([people[token] == name for token in who])
-    moved = answers(with_slot(n, [M[other] for M in banks]))
-    stranger = next(m for m in owner.values() if m != n and lost[m, list(people.values()).index(name)] < 0.05)
-    left = answers(with_slot(stranger, [M[other] for M in banks]))
+    moved = answers(with_slots(slots, [M[other] for M in banks]))
+    stranger = next(theirs for somebody, theirs in owner.items() if somebody != name)
+    left = answers(with_slots(stranger, [M[other] for M in banks]))
     follows[name], control[name] = (moved == truth[other])[asked].mean(), (left == truth)[asked].mean()
-    print(f"{name:<8} slot {n} exchanged: goes along in {follows[name]:.2f};   "
-          f"slot {stranger} exchanged: stays in {control[name]:.2f}")
+    print(f"{name:<8} slots {slots} exchanged: goes along in {follows[name]:.2f};   "
+          f"slots {stranger} exchanged: stays in {control[name]:.2f}")
 assert max(follows.values()) > 0.7
 assert min(control.values()) > 0.9
 
@@ -236,9 +270,9 @@ assert min(control.values()) > 0.9
 #
 # <details><summary>Answer</summary>
 #
-# A table again, in the same block, in other slots. Mary and John have one each; Daniel's is spread over two. And
-# Sandra is lost with no single slot: she is written down more than once, so emptying one proves nothing about her. (A
-# missing effect is weak evidence: there may be a second copy.)
+# A table again, in the same block, in other slots. Daniel, John and Mary have one each. Sandra suffers a little from
+# one slot and is lost with none: she is spread over several. And this model, which answers some questions wrong from
+# the start, goes a little less faithfully along with foreign banks. Count only the answers that an empty slot *spoils*.
 #
 # ```python
 # twin = lesson.trained("slots-1")
@@ -252,20 +286,21 @@ assert min(control.values()) > 0.9
 #     return logits[:, -1].argmax(-1)
 #
 #
+# right = their_answers(their_banks) == truth
 # follow = (their_answers(tuple(M[other] for M in their_banks)) == truth[other]).mean()
-# print(f"right {(their_answers(their_banks) == truth).mean():.3f}; follows exchanged banks in {follow:.3f}")
+# print(f"right {right.mean():.3f}; follows exchanged banks in {follow:.3f}")
 # lost_in = []
 # for i in range(cfg.L):
 #     for n in range(cfg.N):
 #         emptied = [M.copy() for M in their_banks]
 #         emptied[i][:, n] = their_fresh[i][:, n]
-#         wrong = their_answers(tuple(emptied)) != truth
-#         if wrong.mean() > 0.05:
+#         spoiled = right & (their_answers(tuple(emptied)) != truth)
+#         shares = {name: round(float(spoiled[who == token].mean()), 2) for token, name in people.items()}
+#         if max(shares.values()) > 0.1:
 #             lost_in.append((i, n))
-#             shares = {name: round(float(wrong[who == token].mean()), 2) for token, name in people.items()}
-#             print(f"block {i}, slot {n}: answers lost {shares}")
+#             print(f"block {i}, slot {n}: answers spoiled {shares}")
 # assert follow > 0.9
-# assert len(lost_in) >= 2
+# assert len(lost_in) >= 3
 # assert {i for i, _ in lost_in} == {1}
 # ```
 #
@@ -274,15 +309,21 @@ assert min(control.values()) > 0.9
 # ## What usually goes wrong
 #
 # A beautiful map is taken for an explanation. A bright spot says where attention *looked*, not that the answer
-# depends on it. In the map above more slots hear the hallway than the one that is needed. Take one out and see
-# whether an answer changes:
+# depends on it. In the map above more slots hear Daniel's office than the two that hold him. Count it over all
+# stories, then take all of these listeners out at once, since one at a time proves little, and see whether an answer
+# changes:
 
 # %%
-s, _, end = fact_of(rows[shown])
-bright = np.flatnonzero(looks[s][block].write[shown, :, :, end].max(0) > 0.5)
-idle = [int(n) for n in bright if lost[n].max() < 0.05]
-print(f"slots that hear the place: {bright.tolist()}; without which nobody's answer suffers: {idle}")
-assert idle
+listeners = []                                           # slots that hear the place of a fact and own nobody
+for b, row in enumerate(rows):
+    if fact_of(row) is not None:
+        s, _, end = fact_of(row)
+        listeners.append(sum(looks[s][block].write[b, :, n, end].max() > 0.5 for n in others))
+kept = (answers(with_slots(others, fresh)) == truth).mean()
+print(f"a place is heard by {np.mean(listeners):.1f} slots beside its owner's; without all {len(others)} that own "
+      f"nobody: right {kept:.3f}")
+assert np.mean(listeners) > 1
+assert kept > 0.95
 
 # %% [markdown]
 # Next: [16. Causality: an audit](16_causality.py)

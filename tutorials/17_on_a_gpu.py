@@ -124,9 +124,10 @@ assert len(seen.copies) == 1
 assert launches < 3000
 
 # %%
-names = {"__matmul__": "matrix products", "__imul__": "multiply", "__mul__": "multiply", "__iadd__": "add",
-         "__add__": "add", "__isub__": "subtract", "__sub__": "subtract", "__rsub__": "subtract", "set": "copy into",
-         "ascontiguousarray": "copy into", "__itruediv__": "divide", "__truediv__": "divide", "einsum": "sums (einsum)"}
+names = {"__matmul__": "matrix products", "matmul": "matrix products", "__imul__": "multiply", "__mul__": "multiply",
+         "__iadd__": "add", "__add__": "add", "__isub__": "subtract", "__sub__": "subtract", "__rsub__": "subtract",
+         "set": "copy into", "ascontiguousarray": "copy into", "__itruediv__": "divide", "__truediv__": "divide",
+         "einsum": "sums (einsum)"}
 kinds = {}
 for operation, count in seen.operations.items():
     kind = names.get(operation, operation.strip("_"))

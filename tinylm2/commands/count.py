@@ -50,8 +50,8 @@ def multiply_adds(cfg):
     attention = T * D * (width + 2 * cfg.G * cfg.K) + T * width * D + T * scores
     read = T * D * D + 2 * N * D * D + 2 * T * N * D     # queries of tokens, keys and values of slots, who hears whom
     merge = T * D * D
-    write = {"slots": N * scores + N * width * D + 4 * N * D * D,        # gather, then two gates of two matrices
-             "printed": 2 * N * T * D + 2 * N * D * D, "none": 0}        # two averages, two gates of one
+    gates = 2 * N * D * D
+    write = {"slots": N * scores + N * width * D + gates, "printed": 2 * N * T * D + gates, "none": 0}
     memory = sum(read + merge + write[cfg.memory] for i in range(cfg.L) if cfg.memory_of(i) != "none")
     return {"embedding, head, norm": T * D * cfg.V, "attention": cfg.L * attention, "memory": memory,
             "feed-forward": cfg.L * 3 * T * D * cfg.F}

@@ -69,25 +69,24 @@ GATHER = Pair("memory", "gather", ("R",), draws={
 
 def _gated(d):
     B, N, D = d.lengths("BND")
-    bank = (B, N, D)
-    return call(d(*bank), d(*bank), d(*bank), d.W(D, D), d.W(D, D), d(D), d.W(D, D), d.W(D, D), d(D))
+    return call(d(B, N, D), d(B, N, D), d.W(D, D), d(D), d.W(D, D), d(D))
 
 
 def _many_gates(d):
-    bank, D = (8, 64, 48), 48
-    return call(d(*bank), d(*bank), d(*bank), d.W(D, D), d.W(D, D), d(D), d.W(D, D), d.W(D, D), d(D))
+    B, N, D = 8, 64, 48
+    return call(d(B, N, D), d(B, N, D), d.W(D, D), d(D), d.W(D, D), d(D))
 
 
 def _opens_and_shuts(bench, pair, inputs, constants):
     """Gates far open and far shut leave nothing but the old bank, or nothing but the new content."""
-    R, M, Mn, *W = inputs
+    R, M, *W = inputs
     W = [w * 0.1 for w in W]
     for bin, bforget, expected, text in (
             (-60.0, 60.0, M, "input gate shut and forget gate open (bin = -60, bforget = +60), M' must be M"),
             (60.0, -60.0, np.tanh(R), "input gate open and forget gate shut (bin = 60, bforget = -60), M' must be "
                                       "tanh(R)")):
-        W[2], W[5] = np.full_like(W[2], bin), np.full_like(W[5], bforget)
-        found, _ = first_output(bench, pair, (R, M, Mn, *W), constants)
+        W[1], W[3] = np.full_like(W[1], bin), np.full_like(W[3], bforget)
+        found, _ = first_output(bench, pair, (R, M, *W), constants)
         if found is not None and not np.allclose(found, expected):
             other = np.tanh(R) if expected is M else M
             yield f"with {text}, and is not" + (

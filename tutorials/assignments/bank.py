@@ -581,23 +581,24 @@ def gather_backward(dR, cache):
     return dk, dv, None, dWo
 """),
     ("gates swapped", "gates_forward", "M'", "are the gates swapped", """
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    return right(R, M, Mn, Wforget, Uforget, bforget, Win, Uin, bin)
+def gates_forward(R, M, Win, bin, Wforget, bforget):
+    return right(R, M, Wforget, bforget, Win, bin)
 """),
     ("no tanh", "gates_forward", "M'", "must be tanh\\(R\\)", """
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    arguments = Mn, Win, Uin, bin, Wforget, Uforget, bforget
-    M_next, cache = right(R, M, *arguments)
-    new = right(R, 0 * M, *arguments)[0]
+def gates_forward(R, M, Win, bin, Wforget, bforget):
+    M_next, cache = right(R, M, Win, bin, Wforget, bforget)
+    new = right(R, 0 * M, Win, bin, Wforget, bforget)[0]
     return M_next + new * (R / np.tanh(R) - 1), cache
 """),
-    ("the gates ask M instead of Mn", "gates_forward", "M'", "does not move with Mn", """
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    return right(R, M, M, Win, Uin, bin, Wforget, Uforget, bforget)
+    ("as much goes as comes", "gates_forward", "M'", "does not move with Wforget", """
+def gates_forward(R, M, Win, bin, Wforget, bforget):
+    M_next, cache = right(R, M, Win, bin, Wforget, bforget)
+    new = right(R, 0 * M, Win, bin, Wforget, bforget)[0]
+    return new + (1 - new / np.tanh(R)) * M, cache
 """),
     ("the bank overwritten", "gates_forward", "M", "in place", """
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    M_next, cache = right(R, M.copy(), Mn, Win, Uin, bin, Wforget, Uforget, bforget)
+def gates_forward(R, M, Win, bin, Wforget, bforget):
+    M_next, cache = right(R, M.copy(), Win, bin, Wforget, bforget)
     M[...] = M_next
     return M_next, cache
 """),
@@ -606,16 +607,15 @@ def gates_backward(dM_next, cache):
     dR, dM, *others = right(dM_next, cache)
     return dR, None, *others
 """),
-    ("M and Mn swapped", "gates_backward", "dM", "gradient of dMn: were two results swapped", """
+    ("dM past the forget gate", "gates_backward", "dM", "dM is wrong", """
 def gates_backward(dM_next, cache):
-    dR, dM, dMn, *others = right(dM_next, cache)
-    return dR, dMn, dM, *others
+    dR, _, *others = right(dM_next, cache)
+    return dR, dM_next.copy(), *others
 """),
     ("dR through the gates only", "gates_backward", "dR", "term dropped", """
-def gates_forward(R, M, Mn, Win, Uin, bin, Wforget, Uforget, bforget):
-    arguments = Mn, Win, Uin, bin, Wforget, Uforget, bforget
-    M_next, cache = right_forward(R, M, *arguments)
-    return M_next, (cache, right_forward(R, 0 * M, *arguments)[0], R)
+def gates_forward(R, M, Win, bin, Wforget, bforget):
+    M_next, cache = right_forward(R, M, Win, bin, Wforget, bforget)
+    return M_next, (cache, right_forward(R, 0 * M, Win, bin, Wforget, bforget)[0], R)
 
 
 def gates_backward(dM_next, cache):
@@ -629,13 +629,13 @@ def gates_backward(dM_next, cache):
     gradients = list(right(dM_next, cache))
     alone = [right(dM_next * (np.arange(len(dM_next)) == b)[:, None, None], cache)
              for b in range(len(dM_next))]
-    gradients[5], gradients[8] = (np.stack([one[i] for one in alone]) for i in (5, 8))
+    gradients[3], gradients[5] = (np.stack([one[i] for one in alone]) for i in (3, 5))
     return tuple(gradients)
 """),
     ("the two gates' gradients swapped", "gates_backward", "dWin", "gradient of dWforget: were two results swapped", """
 def gates_backward(dM_next, cache):
-    dR, dM, dMn, *gates = right(dM_next, cache)
-    return dR, dM, dMn, *gates[3:], *gates[:3]
+    dR, dM, *gates = right(dM_next, cache)
+    return dR, dM, *gates[2:], *gates[:2]
 """),
 ]
 

@@ -17,12 +17,12 @@ checks.equal("gather_forward, where all tokens say the same, says it, too",
 checks.pair("gather_backward", memory, "gather", k, v, Wqkv, Wo, heads=(4, 2), slots=3)
 checks.pair("gather_backward, padded", memory, "gather", k, v, Wqkv, Wo, heads=(4, 2), slots=3, pad=np.array([2, 0]))
 
-R, M, Mn = d((3, 2, 3, 4))
-W = d((4, 4, 4)) / 2
+R, M = d((2, 2, 3, 4))
+Win, Wforget = d((2, 4, 4)) / 2
 shut, open_ = np.full(4, -60.0), np.full(4, 60.0)
 checks.equal("gates_forward, nothing comes in and all of it stays",
-             lambda: my_a5.gates_forward(R, M, Mn, W[0], W[1], shut, W[2], W[3], open_)[0], M)
+             lambda: my_a5.gates_forward(R, M, Win, shut, Wforget, open_)[0], M)
 checks.equal("gates_forward, all comes in and nothing stays",
-             lambda: my_a5.gates_forward(R, M, Mn, W[0], W[1], open_, W[2], W[3], shut)[0], np.tanh(R))
-checks.pair("gates_backward", memory, "gates", R, M, Mn, W[0], W[1], d(4), W[2], W[3], d(4))
+             lambda: my_a5.gates_forward(R, M, Win, open_, Wforget, shut)[0], np.tanh(R))
+checks.pair("gates_backward", memory, "gates", R, M, Win, d(4), Wforget, d(4))
 checks.end()
