@@ -114,8 +114,8 @@ def gates_forward(R, M, Win, bin, Wforget, bforget):
     gin = sigmoid(R Win + bin),   gforget = sigmoid(R Wforget + bforget),   M' = gin * tanh(R) + gforget * M
 
     R gathered rows and M the bank, both (B, N, D); W (D, D); b (D,) -> M' (B, N, D). Both gates ask what arrives, not
-    what they would overwrite: gates that see the bank, too, as an LSTM's do, forget sooner (docs/RESULTS.md, parts).
-    The paper has no b, with which a new bank begins by keeping.
+    what they would overwrite: gates that see the bank, too, as an LSTM's do, forget sooner (docs/MODEL.md). The paper
+    has no b, with which a new bank begins by keeping.
     """
     expect("gates", R=(R, "B N D"), M=(M, "B N D"), Win=(Win, "D D"), bin=(bin, "D"), Wforget=(Wforget, "D D"),
            bforget=(bforget, "D"))
