@@ -41,6 +41,8 @@ VARIANTS = {
     "up to 64, bforget 6": {"plan": _TO_64, "bforget": 6.0},
     "up to 64, 32 slots": {"plan": _TO_64, "slots": 32},
     "up to 64, gates see the bank": {"plan": _TO_64, "part": "gates see the bank, too"},
+    "up to 64, query not turned": {"plan": _TO_64, "part": "a slot's query is not turned"},
+    "up to 64, no output gate": {"plan": _TO_64, "part": "no output gate"},
     "up to 64, rmt": {"plan": _TO_64, "contender": "rmt"},
 }
 

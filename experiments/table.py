@@ -116,9 +116,9 @@ EXPERIMENT = Experiment(
             "questions": {"0": 256, "4": 256, "8": 256, "16": 256, "32": 256, "64": 128, "128": 64, "256": 64},
             "reach": {"full": 128}},
         "medium": {
-            "model": {}, "tasks": _TASKS, "rates": _RATES, "segments": [4, 8], "steps": [1000, 2000],
+            "model": {}, "tasks": _TASKS, "rates": _RATES, "segments": [4, 8], "steps": [800, 1000],
             "questions": {"0": 100, "4": 100, "8": 100, "16": 100, "32": 100, "64": 100, "128": 50, "256": 50},
-            "reach": {"full": 64}},
+            "reach": {"full": 128}},
         "large": {
             "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": _TASKS,
             "rates": dict.fromkeys(_RATES, 2e-3), "segments": [4, 8], "steps": [4000, 8000],

@@ -77,7 +77,8 @@ def coverage(least=95):
         tests = subprocess.call([*run, "run", *pytest], cwd=ROOT, env=files)
         report = subprocess.call([*run, "report", "--show-missing", "--skip-covered", f"--fail-under={least}"],
                                  cwd=ROOT, env=files)
-    return f"at least {least} % of lines and branches", not tests and not report
+    found = "at least" if not report else "less than"
+    return f"{found} {least} % of lines and branches{', but tests failed' if tests else ''}", not tests and not report
 
 
 def say(line):
