@@ -5,13 +5,11 @@ seeds and, with --stories FOLDER, the official test files, which training never 
 """
 
 import sys
-from dataclasses import replace
 
 from experiments.contenders import contender
-from experiments.runner import HELD_OUT, Experiment, ask, fresh, language, learn, markdown, spread
-from tinylm2.data import TASKS, Shape, find_file, read_examples
+from experiments.runner import HELD_OUT, Experiment, ask, fresh, growing, language, learn, markdown, spread
+from tinylm2.data import TASKS, find_file, read_examples
 from tinylm2.model import Config
-from tinylm2.train import Stage
 
 ASKS = "One model for all twenty tasks, stories without filler: how many tasks pass 95 %?"
 PASS = 0.95
@@ -23,7 +21,7 @@ def measure(name, seed, budget, show):
     module, cfg = contender(name, Config(V=tokenizer.size, **budget["model"]))
     params = module.init_params(cfg, seed)
     learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module, peak=budget["rate"],
-                    stages=_stages(budget))
+                    stages=growing(budget["grow"], width=budget["model"]["T"]))
     sources = {"generated": fresh(budget["tasks"], budget["questions"], HELD_OUT)}
     if budget["stories"]:
         sources["official"] = {
@@ -37,20 +35,6 @@ def measure(name, seed, budget, show):
         accuracy = {task: score["accuracy"] for task, score in scores.items()}
         found[source] = {"accuracy": accuracy, "passed": sum(a >= PASS for a in accuracy.values())}
     return {**learned, **found}
-
-
-def _stages(budget):
-    """A curriculum that grows: the first task alone, then the first so many, each time short stories before long ones.
-
-    All twenty from the first step on are learned six times as slowly: who is where is asked by most of them, and a
-    twentieth of a batch teaches it badly.
-    """
-    stages = []
-    for n, told_short, told in budget["grow"]:
-        shape = Shape(facts=(1, 2, None), segments=(None,), width=budget["model"]["T"], filler=False, tasks=n)
-        stages += [Stage(f"A{n}", replace(shape, facts=(1, 2)) if n == 1 else shape, 64, told_short, bar=0.02),
-                   Stage(f"B{n}", replace(shape, facts=(None, None, 2, 4, 6)), 64, told, bar=0.02)]
-    return (*stages[:-1], replace(stages[-1], bar=None))
 
 
 def report(results):

@@ -23,6 +23,7 @@ from tinylm2.data import (
     TASKS,
     BadInput,
     GrammarFiller,
+    Shape,
     Stories,
     evaluation_rows,
     fresh_examples,
@@ -30,7 +31,7 @@ from tinylm2.data import (
     word_tokenizer,
 )
 from tinylm2.evaluate import ask_rows, score
-from tinylm2.train import NotLearned, Run, curriculum
+from tinylm2.train import NotLearned, Run, Stage, curriculum
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: to choose by, and to report the choice
@@ -245,6 +246,22 @@ def stages(*, segments, steps, width=32, early=None, **options):
     plan = curriculum(width=width, segments=segments, steps=steps, **options)
     return plan if early is None else tuple(
         replace(stage, must=False, steps=min(stage.steps, early)) for stage in plan)
+
+
+def growing(plan, *, width):
+    """A curriculum for a mix of tasks that grows: rows of `plan` are (so many tasks, steps told short, steps told in
+    full); without filler.
+
+    All at once, twenty tasks are learned six times as slowly: most of them ask who is where, and a twentieth of a batch
+    teaches that badly.
+    """
+    stages = []
+    for tasks, short, full in plan:
+        first = Shape(facts=(1, 2) if tasks == 1 else (1, 2, None), segments=(None,), width=width, filler=False,
+                      tasks=tasks)
+        stages += [Stage(f"A{tasks}", first, 64, short, bar=0.02),
+                   Stage(f"B{tasks}", replace(first, facts=(None, None, 2, 4, 6)), 64, full, bar=0.02)]
+    return (*stages[:-1], replace(stages[-1], bar=None))
 
 
 def learn(params, *, cfg, tasks, stages, seed, show, weights=None, **options):

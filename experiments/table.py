@@ -6,6 +6,7 @@ models of qa1 to qa10 as in the paper.
 """
 
 import sys
+from dataclasses import replace
 
 from experiments.contenders import NAMES, contender
 from experiments.runner import (
@@ -14,12 +15,14 @@ from experiments.runner import (
     ask,
     curve,
     fresh,
+    growing,
     language,
     learn,
     markdown,
     spread,
     stages,
 )
+from tinylm2.data import TASKS
 from tinylm2.model import Config
 
 ASKS = ("What is a memory worth beside its rivals? As many parameters each, trained on stories of at most 256 tokens: "
@@ -35,9 +38,7 @@ def measure(name, seed, budget, show):
     module, cfg = contender(name, cfg)
     params = module.init_params(cfg, seed)
     learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module,
-                    peak=budget["rates"][name],
-                    stages=stages(segments=budget["segments"], steps=budget["steps"], mixed=len(budget["tasks"]) > 1,
-                                  early=budget.get("early")))
+                    peak=budget["rates"][name], stages=_stages(budget))
     accuracy = {}
     for segments, questions in budget["questions"].items():
         if int(segments) > budget["reach"].get(name, int(segments)):
@@ -48,6 +49,16 @@ def measure(name, seed, budget, show):
         accuracy[segments] = {task: scores["accuracy"] for task, scores in found.items()}
     mean = {segments: sum(found.values()) / len(found) for segments, found in accuracy.items() if found}
     return {**learned, "parameters": int(params.buffer.size), "accuracy": accuracy, "mean": mean}
+
+
+def _stages(budget):
+    """qa1 by the library's curriculum; several tasks first grow into a mix without filler, then meet stage B."""
+    plan = stages(segments=budget["segments"], steps=budget["steps"], early=budget.get("early"))
+    if "grow" not in budget:
+        return plan
+    return growing(budget["grow"], width=Config.T) + tuple(
+        replace(stage, shape=replace(stage.shape, facts=(None, None, 2, 4, 6, 8, 10)))
+        for stage in plan if stage.name.startswith("B"))
 
 
 def _tokens(segments):
@@ -64,7 +75,8 @@ def report(results):
         text += [_lead(results, other, lengths) for other in names if other != "slots"]
     if len(results.budget["tasks"]) > 1:
         rows = [[name, task, *(_mean(results.values(name, "accuracy", n, task)) for n in lengths)]
-                for name in names for task in results.budget["tasks"]]
+                for name in names
+                for task in sorted(results.budget["tasks"], key=lambda task: TASKS[task].number)]
         text += ["", "By task, mean over seeds:", "",
                  markdown(["contender", "task", *(f"{_tokens(n)}" for n in lengths)], rows)]
     text += ["", "The paper, at 0, 1k, 2k, 4k and 8k tokens or more, of a model 30,000 times as large: "
@@ -106,7 +118,7 @@ def draw(results, plt):
     return figure
 
 
-_TASKS = [f"qa{i}" for i in range(1, 11)]
+_TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join
 _RATES = {"slots": 6e-3, "printed": 6e-3, "none": 6e-3, "rmt": 6e-3, "full": 6e-3}
 EXPERIMENT = Experiment(
     name="table", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: NAMES,
@@ -116,16 +128,19 @@ EXPERIMENT = Experiment(
             "questions": {"0": 256, "4": 256, "8": 256, "16": 256, "32": 256, "64": 128, "128": 64, "256": 64},
             "reach": {"full": 128}},
         "medium": {
-            "model": {}, "tasks": _TASKS, "rates": _RATES, "segments": [4, 8], "steps": [800, 1000],
+            "model": {}, "tasks": _TASKS, "rates": _RATES, "segments": [4, 8], "steps": [600, 800],
+            "grow": [[1, 600, 500], [6, 400, 600], [10, 400, 800]],
             "questions": {"0": 100, "4": 100, "8": 100, "16": 100, "32": 100, "64": 100, "128": 50, "256": 50},
             "reach": {"full": 128}},
         "large": {
             "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": _TASKS,
             "rates": dict.fromkeys(_RATES, 2e-3), "segments": [4, 8], "steps": [4000, 8000],
+            "grow": [[1, 600, 500], [6, 400, 2000], [10, 400, 6000]],
             "questions": {"0": 200, "4": 200, "8": 200, "16": 200, "32": 200, "64": 100, "128": 100, "256": 50},
             "reach": {}},
         "quick": {
             "model": {}, "tasks": ["qa1", "qa6"], "rates": _RATES, "segments": [2], "steps": [2], "early": 2,
+            "grow": [[1, 2, 2], [2, 2, 2]],
             "questions": {"0": 3, "4": 3}, "reach": {}},
     })
 main = EXPERIMENT.main
