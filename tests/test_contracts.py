@@ -197,6 +197,8 @@ REFUSED = [
      "read: Mn has shape (2, 3, 7), expected (B, N, D) with B=2 from n, D=8 from n"),
     (memory.gather_forward, zeros((2, 5, 2, 2), (2, 5, 2, 2), (8, 15), (8, 8)), {"heads": (4, 2), "slots": 3},
      "gather: Wqkv has shape (8, 15), expected (D, 16)"),
+    (memory.printed_write_forward, [*zeros((2, 5, 8), (2, 5, 8)), None, None, *zeros((2, 3, 8)), {}],
+     {"heads": (4, 2), "pad": PAD3}, "printed_write: pad has shape (3,), expected (B) with B=2 from n"),
 ]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests import small, standin
-from tinylm2 import layers, ops
+from tinylm2 import layers, model, ops
 from tinylm2.backend import to_device
+from tinylm2.data import dice
 from tinylm2.model import Config, block_params, init_params, param_shapes, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 
@@ -129,6 +130,31 @@ def test_each_pair_of_a_head_turns_at_its_own_speed(start, step):
         np.testing.assert_allclose(y[b, t, h], turned(x[b, t, h], start + step * t), rtol=1e-12, atol=1e-14)
 
 
+def test_rows_stand_at_positions_from_zero_where_nothing_else_is_said():
+    x = np.random.default_rng(0).standard_normal((1, 3, 2, 4))
+    np.testing.assert_array_equal(ops.rope_forward(x)[0][:, 0], x[:, 0])
+
+
+def test_query_heads_ask_the_key_head_of_their_group():
+    """Three query heads a group, two groups: numbers that cannot be mistaken for each other."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 5, count, 4)) for count in (6, 2, 2))
+    y, _ = ops.attend_forward(q, k, v)
+    for t in range(5):
+        np.testing.assert_allclose(y[0, t].ravel(), asked(q[0, t], k[0], v[0], range(5)), rtol=1e-12)
+
+
+def test_heads_together_may_be_narrower_than_the_model():
+    """H K = 6 in a model 8 wide: Wo leads back from one to the other."""
+    rng = np.random.default_rng(0)
+    n, Wqkv, Wo = (rng.standard_normal(shape) for shape in ((1, 4, 8), (8, 18), (6, 8)))
+    a, k, _, _ = layers.self_attention_forward(n, Wqkv, Wo, heads=(3, 3))
+    assert a.shape == (1, 4, 8)
+    for t, row in enumerate(n[0]):
+        np.testing.assert_allclose(k[0, t], [turned(x, t) for x in heads(row @ Wqkv[:, 6:12], 3)], rtol=1e-12,
+                                   atol=1e-14)
+
+
 @pytest.mark.parametrize("told", [1, 3])
 def test_attention_after_a_past_says_what_it_says_in_one_piece(told):
     """The key/value cache of answering: new tokens stand behind the old ones, and turn with their own positions."""
@@ -161,6 +187,16 @@ def test_logits_without_an_axis_are_refused_by_name():
 def test_the_model_of_the_main_job_has_the_letters_that_it_is_known_by():
     assert Config(V=9) == Config(V=9, D=32, L=2, H=2, G=2, F=78, N=16, T=32, memory="slots", memory_blocks=None,
                                  tied=False)
+
+
+def test_parameters_and_stories_draw_from_streams_of_their_own():
+    assert model._INIT == dice.INIT
+    assert len({dice.INIT, dice.DATA, dice.EVALUATION}) == 3
+
+
+def test_a_config_takes_as_many_slots_as_the_model_is_wide_and_any_sequence_of_blocks():
+    assert Config(V=9, D=8, N=8).N == 8
+    assert hash(Config(V=9, memory_blocks=[0])) == hash(Config(V=9, memory_blocks=(0,)))
 
 
 def test_a_model_starts_as_it_is_said_to():

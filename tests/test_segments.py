@@ -180,6 +180,30 @@ def test_pad_and_tail_that_do_not_fit_are_refused_in_one_line(options, said):
     assert "\n" not in str(error.value)
 
 
+def test_a_segment_has_no_more_rows_to_give_than_tokens():
+    cfg = small.CFG
+    params = small.params(cfg)
+    with pytest.raises(ValueError, match="^segment_forward: tail is 6, expected 0 to 5, the tokens of the segment$"):
+        segment_forward(params, first_banks(params, cfg, 3), ids=small.ids(cfg, 5), cfg=cfg, tail=6)
+
+
+def test_a_segment_that_does_not_write_hands_on_the_banks_that_it_read(remembering):
+    params = small.params(remembering)
+    banks = first_banks(params, remembering, 3)
+    _, found, _ = segment_forward(params, banks, ids=small.ids(remembering, 5), cfg=remembering, write=False)
+    assert all(after is before for before, after in zip(banks, found, strict=True))
+
+
+def test_a_segment_behind_a_past_says_what_it_says_in_one_piece(cfg):
+    params, ids = small.params(cfg), small.ids(cfg, 5)
+    banks = first_banks(params, cfg, 3)
+    whole, _, _ = segment_forward(params, banks, ids=ids, cfg=cfg, write=False)
+    _, _, cache = segment_forward(params, banks, ids=ids[:, :2], cfg=cfg, write=False)
+    rest, _, _ = segment_forward(params, banks, ids=ids[:, 2:], cfg=cfg, write=False,
+                                 past=[block["kv"] for block in cache["blocks"]])
+    np.testing.assert_allclose(rest, whole[:, 2:], rtol=1e-9, atol=1e-11)
+
+
 def test_padding_must_end_within_a_short_first_segment():
     with pytest.raises(ValueError, match=r"expected \(3,\) and 0\.\.3"):
         story_forward(small.params(small.CFG), ids=small.ids(small.CFG, 4), cfg=small.CFG, pad=[0, 4, 0])
