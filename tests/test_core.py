@@ -145,11 +145,11 @@ def test_query_heads_ask_the_key_head_of_their_group():
 
 
 def test_heads_together_may_be_narrower_than_the_model():
-    """H K = 6 in a model 8 wide: Wo leads back from one to the other."""
+    """H K = 6 in a model 9 wide: Wo leads back from one to the other."""
     rng = np.random.default_rng(0)
-    n, Wqkv, Wo = (rng.standard_normal(shape) for shape in ((1, 4, 8), (8, 18), (6, 8)))
+    n, Wqkv, Wo = (rng.standard_normal(shape) for shape in ((1, 4, 9), (9, 18), (6, 9)))
     a, k, _, _ = layers.self_attention_forward(n, Wqkv, Wo, heads=(3, 3))
-    assert a.shape == (1, 4, 8)
+    assert a.shape == (1, 4, 9)
     for t, row in enumerate(n[0]):
         np.testing.assert_allclose(k[0, t], [turned(x, t) for x in heads(row @ Wqkv[:, 6:12], 3)], rtol=1e-12,
                                    atol=1e-14)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -97,6 +98,16 @@ def test_an_experiment_runs_end_to_end(name, tmp_path):
     report = (tmp_path / f"{name}.md").read_text()
     assert all(cell["variant"] in report and cell["wall_s"] >= 0 for cell in cells.values())
     assert f"python -m experiments.{name} --budget quick" in report
+
+
+def test_the_tables_of_the_results_page_are_those_that_the_commands_wrote():
+    page = (runner.FOLDER.parent / "RESULTS.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", page, re.S | re.M))
+    tables = {name: re.findall(r"(?:^\|.*\n)+", text, re.M) for name, text in sections.items()}
+    assert {"parts", "table", "horizon", "blocks", "general", "joint"} <= {name for name in tables if tables[name]}
+    for name, found in tables.items():
+        written = (runner.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        assert all(table in written for table in found), f"RESULTS.md, {name}: not the table in results/{name}.md"
 
 
 def test_a_finished_cell_is_kept_and_not_computed_again(tmp_path, monkeypatch):

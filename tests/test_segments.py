@@ -157,6 +157,7 @@ def test_replay_gives_the_same_bits_and_keeps_no_segment(cfg, options):
     again, replayed = story_forward(params, ids=ids, cfg=cfg, replay=True, **options)
     assert np.array_equal(again, logits)
     assert replayed["segments"] == [None] * 3
+    assert None not in cache["segments"]                 # asked for by name only: it costs a forward
     dlogits = upstream(logits)
     assert np.array_equal(story_backward(dlogits, replayed).buffer, story_backward(dlogits, cache).buffer)
 
