@@ -29,14 +29,14 @@ QUARTERS = ("nearest", "near", "far", "farthest")        # of the distances that
 
 _TO_64 = {4: 400, 8: 200, 16: 200, 32: 200, 64: 250}
 
-# name -> what differs: the plan {longest: steps}, N, bforget, the contender, replay (long stories need it: memory)
+# name -> what differs: the plan {longest: steps}, N, bforget, a part of `parts`, the contender
 VARIANTS = {
     "up to 4": {"plan": {4: 2000}},
     "up to 8": {"plan": {4: 600, 8: 1200}},
     "up to 16": {"plan": {4: 600, 8: 600, 16: 900}},
     "up to 32": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}},
     "up to 64": {"plan": _TO_64},
-    "up to 512": {"plan": {4: 600, 8: 300, 16: 300, 32: 300, 64: 300, 128: 200, 256: 200, 512: 200}, "replay": True},
+    "up to 256": {"plan": {4: 400, 8: 200, 16: 200, 32: 200, 64: 150, 128: 150, 256: 150}},
     "up to 32, no steps between": {"plan": {32: 1400}},
     "up to 64, bforget 6": {"plan": _TO_64, "bforget": 6.0},
     "up to 64, 32 slots": {"plan": _TO_64, "slots": 32},
@@ -64,7 +64,6 @@ def _measure(variant, cfg, seed, budget, show):
         if key.endswith("bforget"):
             b[...] = variant.get("bforget", 3.0)
     learned = learn(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, model=module,
-                    replay=variant.get("replay", False),
                     stages=stages(segments=tuple(plan), steps=tuple(plan.values()), early=budget.get("early")))
     accuracy, quarters = {}, {}
     for segments, questions in budget["questions"].items():
@@ -117,10 +116,11 @@ def draw(results, plt):
 
 _ASKED = {"4": 256, "8": 256, "16": 256, "32": 256, "64": 256, "128": 256, "256": 256, "1024": 128, "4096": 64}
 EXPERIMENT = Experiment(
-    name="horizon", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["variants"],
+    name="horizon", asks=ASKS, measure=measure, report=report, draw=draw,
+    cells=lambda budget: budget.get("variants", VARIANTS),
     budgets={
         "small": {"variants": ["up to 64"], "scale": 1.0, "questions": _ASKED},
-        "large": {"variants": list(VARIANTS), "scale": 1.0, "questions": _ASKED},
+        "large": {"scale": 1.0, "questions": _ASKED},
         "quick": {"variants": ["up to 8"], "scale": 0.002, "early": 2, "questions": {"4": 5, "16": 5}},
     })
 main = EXPERIMENT.main

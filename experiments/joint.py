@@ -79,7 +79,7 @@ EXPERIMENT = Experiment(
         "small": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 3e-3, "model": _MODEL, "questions": 200,
                   "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 1500]]},
         "medium": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 3e-3, "model": _MODEL, "questions": 1000,
-                   "grow": [[1, 600, 500], [6, 500, 1000], [12, 500, 2000], [20, 600, 22000]]},
+                   "grow": [[1, 600, 700], [6, 500, 1000], [12, 500, 2000], [20, 600, 22000]]},
         "large": {"contenders": ["slots", "full"], "tasks": _FAMILIES, "rate": 2e-3, "questions": 1000,
                   "model": {"D": 128, "L": 4, "H": 4, "G": 4, "F": 320, "N": 32, "T": 64},
                   "grow": [[1, 600, 500], [6, 500, 1000], [12, 500, 4000], [20, 600, 40000]]},

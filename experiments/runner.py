@@ -125,7 +125,10 @@ class Results:
         self.experiment, self.path, self.name = experiment, path, budget_name
         self.budget = json.loads(json.dumps(budget))     # as it will be read back: tuples are lists
         self.variants = list(experiment.cells(budget))
-        self.kept = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else {}
+        self.kept = self._read()
+
+    def _read(self):
+        return json.loads(self.path.read_text(encoding="utf-8"))["cells"] if self.path.exists() else {}
 
     def has(self, variant, seed):
         """Whether this cell was measured under the very budget of today."""
@@ -138,6 +141,7 @@ class Results:
     def add(self, variant, seed, found):
         cell = {"variant": variant, "seed": seed, "budget": self.budget, "machine": machine(),
                 "date": date.today().isoformat(), **found}
+        self.kept = self._read()                         # again: another process may have measured other cells
         self.kept[f"{self.name} / {variant} / seed {seed}"] = json.loads(json.dumps(cell))
         cells = ",\n".join(f"{json.dumps(key)}: {json.dumps(cell)}" for key, cell in self.kept.items())
         temporary = self.path.with_suffix(".tmp")
@@ -257,9 +261,9 @@ def growing(plan, *, width):
     """
     stages = []
     for tasks, short, full in plan:
-        first = Shape(facts=(1, 2) if tasks == 1 else (1, 2, None), segments=(None,), width=width, filler=False,
-                      tasks=tasks)
-        stages += [Stage(f"A{tasks}", first, 64, short, bar=0.02),
+        alone = tasks == 1                               # names that are mistaken for each other then stay so
+        first = Shape(facts=(1, 2) if alone else (1, 2, None), segments=(None,), width=width, filler=False, tasks=tasks)
+        stages += [Stage(f"A{tasks}", first, 128 if alone else 64, short, bar=0.02),
                    Stage(f"B{tasks}", replace(first, facts=(None, None, 2, 4, 6)), 64, full, bar=0.02)]
     return (*stages[:-1], replace(stages[-1], bar=None))
 
