@@ -101,6 +101,14 @@ def test_the_language_model_loss_trains_the_rows_of_every_token():
     assert grads["head.W"][:, filler].any()
 
 
+def test_a_bar_asks_what_the_answer_costs_and_not_what_the_language_model_does():
+    """Next words stay uncertain: with their loss beside the answer's no stage would ever reach its bar."""
+    (_, plain), (_, beside) = small_run(), small_run(Settings(width=8, ff=12, slots=4, segments="2", steps="5", lm=0.5))
+    first, other = plain.step(), beside.step()
+    assert other["loss"] == pytest.approx(first["loss"], rel=1e-6)
+    assert other["norm"] != pytest.approx(first["norm"], rel=1e-3)
+
+
 def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
     params = runs.new(SMALL).params
     grads = params.like(np.ones_like(params.buffer))

@@ -86,7 +86,7 @@ class NotFinite(ArithmeticError):
 
 
 def train_step(params, optimizer, batch, *, rate, limit=1.0, **options):
-    """Forward, loss, backward, clip, update, in place.  -> (loss, gradient norm, right (B,)), on the host.
+    """Forward, loss, backward, clip, update, in place.  -> (the answer's loss, gradient norm, right (B,)), on the host.
 
     `options` are those of `loss_and_gradients`. All three numbers come back in one copy, the only one of the step.
     NotFinite where loss or gradient is no number: it says where that began, and nothing was updated.
@@ -105,11 +105,12 @@ def train_step(params, optimizer, batch, *, rate, limit=1.0, **options):
 
 
 def loss_and_gradients(params, batch, *, cfg, lm=0.0, truncate=None, replay=False, model=model):
-    """The loss of a batch, which of its rows are right (B,), and the gradients of all parameters, on their device.
+    """The answer's loss of a batch, which rows are right (B,), and the gradients of all parameters, on their device.
 
-    loss = cross-entropy at the answer + lm * cross-entropy at every token, both means. A row is right when every answer
-    token and the end are the likeliest. `model` is whatever has the pair `story_forward`, `story_backward`: LM2, or a
-    model to compare it with.
+    The gradients are those of cross-entropy at the answer + lm * cross-entropy at every token, both means. The loss is
+    the first alone: a stage's bar asks what was learned of the answer, and next words stay uncertain for ever. A row is
+    right when every answer token and the end are the likeliest. `model` is whatever has the pair `story_forward`,
+    `story_backward`: LM2, or a model to compare it with.
     """
     xp = get_xp(params.buffer)
     ids, targets, weights = (to_device(x, xp) for x in (batch.ids, batch.targets, batch.weights))
@@ -122,13 +123,12 @@ def loss_and_gradients(params, batch, *, cfg, lm=0.0, truncate=None, replay=Fals
 
 
 def _judge(logits, targets, weights, lm_weights, lm):
-    """The loss, which rows are right, and the gradient at the logits of the last positions."""
+    """The answer's loss, which rows are right, and the gradient at the logits of the last positions."""
     targets, weights = targets[:, -logits.shape[1]:], weights[:, -logits.shape[1]:]
     loss, loss_cache = ops.cross_entropy_forward(logits, targets=targets, weights=weights)
     (dlogits,) = ops.cross_entropy_backward(1.0, loss_cache)
     if lm:
-        lm_loss, lm_cache = ops.cross_entropy_forward(logits, targets=targets, weights=lm_weights)
-        loss = loss + lm * lm_loss
+        _, lm_cache = ops.cross_entropy_forward(logits, targets=targets, weights=lm_weights)
         dlogits += ops.cross_entropy_backward(lm, lm_cache)[0]
     right = ((logits.argmax(-1) == targets) | (weights == 0)).all(-1)
     return loss, right, dlogits
