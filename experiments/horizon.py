@@ -43,6 +43,7 @@ VARIANTS = {
     "up to 64, gates see the bank": {"plan": _TO_64, "part": "gates see the bank, too"},
     "up to 64, query not turned": {"plan": _TO_64, "part": "a slot's query is not turned"},
     "up to 64, no output gate": {"plan": _TO_64, "part": "no output gate"},
+    "up to 64, bout 0": {"plan": _TO_64, "part": "bout 0"},
     "up to 64, rmt": {"plan": _TO_64, "contender": "rmt"},
 }
 
@@ -53,13 +54,14 @@ def measure(name, seed, budget, show):
     part = PARTS[variant.get("part", "all parts")]
     cfg = part.config(replace(Config(V=language()[0].size), N=variant.get("slots", Config.N)))
     with part.installed(cfg):
-        return _measure(variant, cfg, seed, budget, show)
+        return _measure(variant, part, cfg, seed, budget, show)
 
 
-def _measure(variant, cfg, seed, budget, show):
+def _measure(variant, part, cfg, seed, budget, show):
     plan = {longest: max(1, round(steps * budget["scale"])) for longest, steps in variant["plan"].items()}
     module, cfg = contender(variant.get("contender", "slots"), cfg)
     params = module.init_params(cfg, seed)
+    part.start(params)
     for key, b in params.items():
         if key.endswith("bforget"):
             b[...] = variant.get("bforget", 3.0)
