@@ -112,7 +112,7 @@ def draw(results, plt):
     axes.set_xlabel("segments of 32 tokens")
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.02)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))              # beside the curves, which fill the picture
     return figure
 
 
