@@ -7,7 +7,7 @@ seeds and, with --stories FOLDER, the official test files, which training never 
 import sys
 
 from experiments.contenders import contender
-from experiments.runner import HELD_OUT, Experiment, ask, fresh, growing, language, learn, markdown, spread
+from experiments.runner import HELD_OUT, Experiment, ask, by_number, fresh, growing, language, learn, markdown, spread
 from tinylm2.data import TASKS, find_file, read_examples
 from tinylm2.model import Config
 
@@ -37,17 +37,13 @@ def measure(name, seed, budget, show):
     return {**learned, **found}
 
 
-def _by_number(results):
-    return sorted(results.budget["tasks"], key=lambda task: TASKS[task].number)
-
-
 def report(results):
     sources = [source for source in ("generated", "official")
                if any(results.values(name, source, "passed") for name in results.variants)]
     names = [name for name in results.variants if results.of(name)]
     rows = [[task, TASKS[task].title, *(spread(results.values(name, source, "accuracy", task))
                                         for name in names for source in sources)]
-            for task in _by_number(results)]
+            for task in by_number(results.budget["tasks"])]
     rows.append(["passed", f"of {len(results.budget['tasks'])}",
                  *(spread(results.values(name, source, "passed"), 1) for name in names for source in sources)])
     rows.append(["", "parameters", *(spread(results.values(name, "parameters"), 0) for name in names for _ in sources)])
@@ -57,7 +53,7 @@ def report(results):
 
 def draw(results, plt):
     """A bar a task."""
-    name, tasks = results.variants[0], _by_number(results)
+    name, tasks = results.variants[0], by_number(results.budget["tasks"])
     source = "official" if results.values(name, "official", "passed") else "generated"
     figure, axes = plt.subplots(figsize=(8, 3))
     for column, task in enumerate(tasks):

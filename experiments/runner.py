@@ -171,10 +171,11 @@ class Results:
             return
         seeds = ",".join(map(str, sorted({cell["seed"] for cell in done})))
         days, machines = sorted({cell["date"] for cell in done}), sorted({cell["machine"] for cell in done})
+        options = "".join(f" --{name} {name.upper()}" for name in self.experiment.options if self.budget[name])
         spent = sum(cell["cpu_s"] for cell in done) / 60, sum(cell["wall_s"] for cell in done) / 60
         text = [f"# {self.experiment.name}", "", self.experiment.asks, "", self.experiment.report(self), "",
                 "Mean (lowest-highest) over the seeds; made by", "",
-                f"    python -m experiments.{self.experiment.name} --budget {self.name} --seeds {seeds}", "",
+                f"    python -m experiments.{self.experiment.name} --budget {self.name} --seeds {seeds}{options}", "",
                 f"in {spent[0]:.0f} minutes of processor time ({spent[1]:.0f} by the clock) on {', '.join(machines)}, "
                 f"{' to '.join(days[:1] + days[1:][-1:])}. Budget `{self.name}`: `{json.dumps(self.budget)}`.", ""]
         (folder / f"{self.experiment.name}.md").write_text("\n".join(text), encoding="utf-8")
@@ -252,6 +253,11 @@ def stages(*, segments, steps, width=32, early=None, **options):
         replace(stage, must=False, steps=min(stage.steps, early)) for stage in plan)
 
 
+def by_number(tasks):
+    """Names of tasks as the official files count them."""
+    return sorted(tasks, key=lambda name: TASKS[name].number)
+
+
 def growing(plan, *, width):
     """A curriculum for a mix of tasks that grows: rows of `plan` are (so many tasks, steps told short, steps told in
     full); without filler.
@@ -268,14 +274,14 @@ def growing(plan, *, width):
     return (*stages[:-1], replace(stages[-1], bar=None))
 
 
-def learn(params, *, cfg, tasks, stages, seed, show, weights=None, **options):
+def learn(params, *, cfg, tasks, stages, seed, show, **options):
     """Train `params` in place through the stages; `options` are `Run`'s.
 
     -> {"steps", "learned", "losses", "accuracies"}: means of 25 steps each. A stage that must reach its bar and does
     not ends the training, and `learned` says where; what was learned till then is asked all the same.
     """
     tokenizer, filler = language()
-    stories = Stories([TASKS[name] for name in tasks], tokenizer=tokenizer, filler=filler, seed=seed, weights=weights)
+    stories = Stories([TASKS[name] for name in tasks], tokenizer=tokenizer, filler=filler, seed=seed)
     run = Run(params, cfg=cfg, stories=stories, stages=stages, **options)
     losses, accuracies, learned = [], [], "yes"
     try:

@@ -13,6 +13,7 @@ from experiments.runner import (
     HELD_OUT,
     Experiment,
     ask,
+    by_number,
     curve,
     fresh,
     growing,
@@ -22,7 +23,6 @@ from experiments.runner import (
     spread,
     stages,
 )
-from tinylm2.data import TASKS
 from tinylm2.model import Config
 
 ASKS = ("What is a memory worth beside its rivals? As many parameters each, trained on stories of at most 256 tokens: "
@@ -75,8 +75,7 @@ def report(results):
         text += [_lead(results, other, lengths) for other in names if other != "slots"]
     if len(results.budget["tasks"]) > 1:
         rows = [[name, task, *(_mean(results.values(name, "accuracy", n, task)) for n in lengths)]
-                for name in names
-                for task in sorted(results.budget["tasks"], key=lambda task: TASKS[task].number)]
+                for name in names for task in by_number(results.budget["tasks"])]
         text += ["", "By task, mean over seeds:", "",
                  markdown(["contender", "task", *(f"{_tokens(n)}" for n in lengths)], rows)]
     text += ["", "The paper, at 0, 1k, 2k, 4k and 8k tokens or more, of a model 30,000 times as large: "
