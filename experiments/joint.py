@@ -7,9 +7,10 @@ seeds and, with --stories FOLDER, the official test files, which training never 
 import sys
 
 from experiments.contenders import contender
-from experiments.runner import HELD_OUT, Experiment, ask, by_number, fresh, growing, language, learn, markdown, spread
+from experiments.runner import HELD_OUT, Experiment, ask, by_number, fresh, language, learn, markdown, spread
 from tinylm2.data import TASKS, find_file, read_examples
 from tinylm2.model import Config
+from tinylm2.train import growing
 
 ASKS = "One model for all twenty tasks, stories without filler: how many tasks pass 95 %?"
 PASS = 0.95
@@ -68,21 +69,20 @@ def draw(results, plt):
     return figure
 
 
-_ALL = [f"qa{i}" for i in range(1, 21)]
 # who is where; who carries what; the rest
 _FAMILIES = [f"qa{i}" for i in (1, 12, 11, 13, 6, 9, 10, 8, 7, 5, 2, 3, 4, 14, 15, 16, 17, 18, 19, 20)]
-_MODEL = {"D": 64, "L": 3, "H": 4, "G": 4, "F": 160, "N": 16, "T": 64}
+_MODEL = {"D": 64, "L": 3, "H": 4, "G": 4, "F": 160, "N": 16, "T": 128}
 EXPERIMENT = Experiment(
     name="joint", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["contenders"],
     options={"stories": "a folder of official bAbI files to ask from, too"},
     budgets={
-        "small": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 3e-3, "model": _MODEL, "questions": 200,
+        "small": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 1.5e-3, "model": _MODEL, "questions": 200,
                   "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 1500]]},
-        "medium": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 3e-3, "model": _MODEL, "questions": 1000,
-                   "grow": [[1, 600, 700], [6, 500, 1000], [12, 500, 2000], [20, 600, 22000]]},
-        "large": {"contenders": ["slots", "full"], "tasks": _FAMILIES, "rate": 2e-3, "questions": 1000,
-                  "model": {"D": 128, "L": 4, "H": 4, "G": 4, "F": 320, "N": 32, "T": 64},
-                  "grow": [[1, 600, 500], [6, 500, 1000], [12, 500, 4000], [20, 600, 40000]]},
+        "medium": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 1.5e-3, "model": _MODEL, "questions": 1000,
+                   "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 40000]]},
+        "large": {"contenders": ["slots", "full"], "tasks": _FAMILIES, "rate": 1e-3, "questions": 1000,
+                  "model": {"D": 128, "L": 4, "H": 4, "G": 4, "F": 320, "N": 32, "T": 128},
+                  "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 4000], [20, 400, 80000]]},
         "quick": {"contenders": ["slots"], "tasks": ["qa1", "qa20"], "rate": 3e-3, "model": {"T": 64}, "questions": 3,
                   "grow": [[1, 2, 2], [2, 2, 2]]},
     })

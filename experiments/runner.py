@@ -23,7 +23,6 @@ from tinylm2.data import (
     TASKS,
     BadInput,
     GrammarFiller,
-    Shape,
     Stories,
     evaluation_rows,
     fresh_examples,
@@ -31,7 +30,7 @@ from tinylm2.data import (
     word_tokenizer,
 )
 from tinylm2.evaluate import ask_rows, score
-from tinylm2.train import NotLearned, Run, Stage, curriculum
+from tinylm2.train import NotLearned, Run, curriculum
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: to choose by, and to report the choice
@@ -256,22 +255,6 @@ def stages(*, segments, steps, width=32, early=None, **options):
 def by_number(tasks):
     """Names of tasks as the official files count them."""
     return sorted(tasks, key=lambda name: TASKS[name].number)
-
-
-def growing(plan, *, width):
-    """A curriculum for a mix of tasks that grows: rows of `plan` are (so many tasks, steps told short, steps told in
-    full); without filler.
-
-    All at once, twenty tasks are learned six times as slowly: most of them ask who is where, and a twentieth of a batch
-    teaches that badly.
-    """
-    stages = []
-    for tasks, short, full in plan:
-        alone = tasks == 1                               # names that are mistaken for each other then stay so
-        first = Shape(facts=(1, 2) if alone else (1, 2, None), segments=(None,), width=width, filler=False, tasks=tasks)
-        stages += [Stage(f"A{tasks}", first, 128 if alone else 64, short, bar=0.02),
-                   Stage(f"B{tasks}", replace(first, facts=(None, None, 2, 4, 6)), 64, full, bar=0.02)]
-    return (*stages[:-1], replace(stages[-1], bar=None))
 
 
 def learn(params, *, cfg, tasks, stages, seed, show, **options):

@@ -16,7 +16,6 @@ from experiments.runner import (
     by_number,
     curve,
     fresh,
-    growing,
     language,
     learn,
     markdown,
@@ -24,6 +23,7 @@ from experiments.runner import (
     stages,
 )
 from tinylm2.model import Config
+from tinylm2.train import growing
 
 ASKS = ("What is a memory worth beside its rivals? As many parameters each, trained on stories of at most 256 tokens: "
         "mean accuracy over the tasks by length of the text, in tokens (0: no filler).")
@@ -34,17 +34,23 @@ FROM = 512                                               # tokens: leads are ave
 
 def measure(name, seed, budget, show):
     """Train one contender on all tasks and ask it at every length that it can be asked at."""
+    return train_and_ask(name, seed, budget, show, rate=budget["rates"][name], questions=HELD_OUT)
+
+
+def train_and_ask(name, seed, budget, show, *, rate, questions):
+    """One contender at one learning rate, asked with questions of a seed: by number of segments, accuracy of each task
+    and their mean."""
     cfg = Config(V=language()[0].size, **budget["model"])
     module, cfg = contender(name, cfg)
     params = module.init_params(cfg, seed)
-    learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module,
-                    peak=budget["rates"][name], stages=_stages(budget))
+    learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module, peak=rate,
+                    stages=_stages(budget))
     accuracy = {}
-    for segments, questions in budget["questions"].items():
+    for segments, count in budget["questions"].items():
         if int(segments) > budget["reach"].get(name, int(segments)):
             continue
         show(f"asking at {segments} segments")
-        found = ask(params, fresh(budget["tasks"], questions, HELD_OUT), [int(segments)], cfg=cfg, seed=HELD_OUT,
+        found = ask(params, fresh(budget["tasks"], count, questions), [int(segments)], cfg=cfg, seed=questions,
                     answer=module.answer)[segments]
         accuracy[segments] = {task: scores["accuracy"] for task, scores in found.items()}
     mean = {segments: sum(found.values()) / len(found) for segments, found in accuracy.items() if found}
@@ -117,7 +123,7 @@ def draw(results, plt):
     return figure
 
 
-_TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join
+TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join
 _RATES = {"slots": 6e-3, "printed": 6e-3, "none": 6e-3, "rmt": 6e-3, "full": 6e-3}
 EXPERIMENT = Experiment(
     name="table", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: NAMES,
@@ -127,12 +133,12 @@ EXPERIMENT = Experiment(
             "questions": {"0": 256, "4": 256, "8": 256, "16": 256, "32": 256, "64": 128, "128": 64, "256": 64},
             "reach": {"full": 128}},
         "medium": {
-            "model": {}, "tasks": _TASKS, "rates": _RATES, "segments": [4, 8], "steps": [600, 800],
+            "model": {}, "tasks": TASKS, "rates": _RATES, "segments": [4, 8], "steps": [600, 800],
             "grow": [[1, 600, 500], [6, 400, 600], [10, 400, 800]],
             "questions": {"0": 100, "4": 100, "8": 100, "16": 100, "32": 100, "64": 100, "128": 50, "256": 50},
             "reach": {"full": 128}},
         "large": {
-            "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": _TASKS,
+            "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": TASKS,
             "rates": dict.fromkeys(_RATES, 2e-3), "segments": [4, 8], "steps": [4000, 8000],
             "grow": [[1, 600, 500], [6, 400, 2000], [10, 400, 6000]],
             "questions": {"0": 200, "4": 200, "8": 200, "16": 200, "32": 200, "64": 100, "128": 100, "256": 50},

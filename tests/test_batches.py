@@ -1,5 +1,7 @@
 """Batches: the layout of a row, chance that keeps rows apart, and the questions of an evaluation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,7 @@ from tinylm2.data.tasks.world import World
 
 WORDS, FILLER = word_tokenizer(), GrammarFiller()
 QA1 = TASKS["qa1"]
+FILLER_ONLY = set(WORDS.encode(" ".join(FILLER_WORDS))) - set(WORDS.encode("the"))
 
 SHORT = Shape(facts=(2,), segments=(1,), width=16, filler=False)
 LONG = Shape(facts=(2, 4, 6, 8, 10), segments=(2, 3, 4), width=32, gap=0.7)
@@ -154,14 +157,81 @@ def test_a_task_that_never_fits_makes_room_for_another():
 
 
 def test_stories_without_filler_fill_up_only_what_their_batch_needs():
-    tokenizer, made = word_tokenizer(), stories()
-    filler = set(tokenizer.encode(" ".join(FILLER_WORDS))) - set(tokenizer.encode("the"))
+    made = stories()
     for segments, filled in ((1, False), (3, True)):     # two facts and a question take 13 or more of 16 tokens
         batch = made.batch(Shape(facts=(2,), segments=(segments,), width=16, filler=False), 0, 8)
-        assert [bool(filler & set(row)) for row in batch.ids.tolist()] == [filled] * 8
-    natural = made.batch(Shape(facts=(None,), segments=(None,), width=16, filler=False), 3, 64)
-    assert natural.ids.shape[1] % 16 == 0
-    assert natural.pad.any()
+        assert [bool(FILLER_ONLY & set(row)) for row in batch.ids.tolist()] == [filled] * 8
+
+
+ALIKE = Shape(facts=(None,), segments=(None,), width=32, filler=False)
+MIX = (TASKS["qa1"], TASKS["qa2"], TASKS["qa15"])
+
+
+def told(shape, steps, size=16):
+    return [stories(MIX).batch(shape, step, size) for step in range(steps)]
+
+
+@pytest.mark.parametrize("every", [0.0, 1.0])
+def test_stories_of_like_length_stand_side_by_side(every):
+    columns = set()
+    for batch in told(replace(ALIKE, every=every), 40):
+        rows, length = batch.ids.shape
+        columns.add(length)
+        assert length in [32 * k / 2 for k in (1, 2, 4, 8, 16, 32)]
+        assert rows == max(1, min(16, 16 * 32 // length))
+        filler = np.isin(batch.ids, list(FILLER_ONLY))
+        assert ((~filler & (batch.ids != WORDS.pad)).sum(1) > (0 if length == 16 else length / 2 - 1)).all()
+        assert (batch.pad < min(length, 32)).all()
+        assert not filler.any() or length > 64           # up to two segments padding is enough
+    assert len(columns) > 2
+
+
+def test_a_length_is_as_frequent_as_among_stories():
+    source, shape = stories(MIX), replace(ALIKE, every=0.5)
+    lengths = [source.batch(shape, step, 1).ids.shape[1] for step in range(600)]
+    alone = [len(source._told(shape, 1000 + step, 0, 0)[1]) - 1 for step in range(600)]
+    for least, most in ((0, 16), (16, 32), (32, 64), (64, 128)):
+        expected = sum(least < n <= most for n in alone)
+        assert abs(lengths.count(most) - expected) < 60  # two samples of 600: 3.5 standard deviations
+
+
+def test_every_question_of_a_story_is_asked_where_the_real_file_asks_it():
+    class Walk(World):
+        questions, pace = 2, 1
+
+        def happen(self):
+            self.tell(("Mary went to the garden.", "Mary went to the office.")[len(self.lines) > 0], "Mary")
+
+        def question(self, topic):
+            return self.ask("Where is Mary?", ("garden", "office")[len(self.lines) > 1])
+
+    batch = stories((Task("qa1", "a walk", Walk),)).batch(replace(ALIKE, every=1.0), 0, 4)
+    text = ("Mary went to the garden. Where is Mary? garden", "Mary went to the office. Where is Mary? office")
+    whole = [token for part in text for token in [*WORDS.encode(part), WORDS.end]]
+    pads = [WORDS.pad] * (32 - len(whole) + 1)
+    for ids, targets, weights in zip(batch.ids, batch.targets, batch.weights, strict=True):
+        assert ids.tolist() == pads + whole[:-1]
+        assert targets.tolist() == pads[1:] + whole
+        assert targets[weights > 0].tolist() == [*WORDS.encode("garden"), WORDS.end, *WORDS.encode("office"), WORDS.end]
+        assert weights.sum() == 4
+    assert batch.tail == 12                              # from the first answer on
+
+
+def test_one_question_of_a_story_is_asked_where_every_is_nought():
+    for batch in told(ALIKE, 20):
+        assert (((batch.targets == WORDS.end) & (batch.weights > 0)).sum(1) == 1).all()
+        assert batch.tail == 2
+        assert (batch.weights.sum(1) == 2).all()
+
+
+def test_the_tail_holds_every_question_or_there_is_none():
+    tails = set()
+    for batch in told(replace(ALIKE, every=1.0), 40):
+        first = int(batch.weights.any(0).argmax())
+        last = min(32, batch.ids.shape[1])               # the columns of the last segment
+        assert batch.tail == (batch.ids.shape[1] - first if batch.ids.shape[1] - first <= last else None)
+        tails.add(batch.tail is None)
+    assert tails == {True, False}
 
 
 def test_stories_told_as_the_real_file_does_are_asked_midway_and_late():

@@ -1,6 +1,7 @@
 """A run learns, stops where it must, and continues from its checkpoint as if nothing had happened."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -41,6 +42,28 @@ def test_steps_saved_and_more_steps_equal_one_undisturbed_run_bit_for_bit_across
     assert before + after == straight
     assert np.array_equal(second.params.buffer, whole.params.buffer)
     assert all(np.array_equal(second.moments[k], whole.moments[k]) for k in ("m", "v"))
+
+
+def test_a_mix_grows_from_its_first_task_told_short_to_all_of_them_told_in_full():
+    plan = train.curriculum(width=32, segments=(4,), steps=(7,), mixed=20)
+    assert [stage.shape.tasks for stage in plan] == [1, 1, 6, 6, 12, 12, 20, 20, None]
+    assert plan[0].shape.width < 32 == plan[1].shape.width
+    for brief, full in zip(plan[:-1:2], plan[1:-1:2], strict=True):
+        assert max(n or 0 for n in brief.shape.facts) < max(n or 0 for n in full.shape.facts)
+        assert not brief.shape.filler
+    assert [stage.bar is None for stage in plan] == [False] * 7 + [True] * 2             # the mix goes on to its end
+    assert (plan[-1].steps, plan[-1].shape.filler) == (7, True)
+
+
+@pytest.mark.parametrize(("task", "sizes"), [
+    ("qa2", [1]), ("qa1,qa6", [1, 2]), ("qa1-qa6", [1, 6]), ("all", [1, 6, 12, 20])])
+def test_a_mix_grows_to_as_many_tasks_as_it_has(task, sizes):
+    run = runs.new(replace(SMALL, task=task, segments="0")).training()
+    assert sorted({stage.shape.tasks for stage in run.stages[:-1]}) == sizes
+    stage = run.stages[-2]
+    batch = run.stories.batch(stage.shape, 0, 4 * len(sizes) ** 3)
+    assert len(set(batch.tasks)) > len(sizes) // 2
+    assert run.stages[-1].shape == replace(stage.shape, tasks=None)
 
 
 def test_metrics_have_every_step_once_after_a_resume(tmp_path):

@@ -154,7 +154,7 @@ class Loaded:
         stories = Stories(weights, weights=weights.values(), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
         segments, steps = plan_of(s)
         alone = list(weights) == [TASKS["qa1"]]
-        stages = curriculum(width=s.segment, segments=segments, steps=steps, mixed=not alone)
+        stages = curriculum(width=s.segment, segments=segments, steps=steps, mixed=0 if alone else len(weights))
         return Run(self.params, cfg=self.cfg, stories=stories, stages=stages, peak=s.rate, lm=s.lm,
                    truncate=s.truncate or None, replay=s.replay)
 

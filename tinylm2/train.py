@@ -4,7 +4,7 @@ Every batch is a function of (seed, step), so a run continues from parameters, m
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from tinylm2.diagnose import first_not_finite
 from tinylm2.optim import AdamW, clip, learning_rate
 
 WINDOW = 20                                              # the losses that a stage's bar looks at
+MIXES = 1, 6, 12                                         # tasks that a growing mix has before it has all
 LENGTHS = tuple(sorted({2**k for k in range(1, 13)} | {3 * 2**k for k in range(12)}))        # segments: 2 3 4 6 8 ...
 
 
@@ -31,22 +32,20 @@ class Stage:
     must: bool = False
 
 
-def curriculum(*, width, segments, steps, mixed=False, short=16):
-    """The three stages that get answers learned. Told at full length from the start, names are never bound to places.
+def curriculum(*, width, segments, steps, mixed=0, short=16):
+    """The stages that get answers learned. Told at full length from the start, names are never bound to places.
 
     A learns to bind a name to a place in two facts, A2 to find them in one full segment, B to keep them over segments.
     A's bar is low because two names that are still mistaken for each other in A stay so, and with four names one such
     pair costs only .04: few stories name both, and the end token, which costs nothing, halves the mean.
     segments and steps: B's longest story and its length, one after another where there are several ("4,8,16" teaches
-    to keep facts longer and longer); 0 segments are stories without filler. mixed: a mix of tasks. Its first one is
-    learned alone (binding comes at once or not at all, and a twentieth of a batch is too little for it); then all are
-    told short, then as the real files do, with short ones still among them.
+    to keep facts longer and longer); 0 segments are stories without filler. mixed: how many tasks a mix has; it is
+    `growing` before B. 0 is qa1 alone.
     """
     if mixed:
         facts = (None, None, 2, 4, 6, 8, 10)
-        stages = [Stage("A1", Shape(facts=(1, 2), width=width, filler=False, tasks=1), 128, 600, bar=0.02),
-                  Stage("A", Shape(facts=(1, 2), width=width, filler=False), 128, 400, bar=0.05),
-                  Stage("A2", Shape(facts=(1, 2, 4, 6), width=width, filler=False), 64, 300, bar=0.05)]
+        sizes = [size for size in MIXES if size < mixed] + [mixed]
+        stages = list(growing([(size, 600 if size == 1 else 400, 500) for size in sizes], width=width))
     else:
         facts = (2, 4, 6, 8, 10)
         first = Shape(facts=(2,), segments=(1,), width=short, filler=False)
@@ -55,13 +54,37 @@ def curriculum(*, width, segments, steps, mixed=False, short=16):
     for longest, count in zip(segments, steps, strict=True):
         name = "B" if len(segments) == 1 else f"B{longest}"
         if longest == 0:
-            shape = Shape(facts=(None, None, 2, 4, 6), segments=(None,), width=width, filler=False)
+            shape = _natural(width)
         else:
             lengths = tuple(n for n in LENGTHS if n <= longest) or (1,)
             shape = Shape(facts=facts, segments=lengths, width=width, gap=0.7)
         if count:
             stages.append(Stage(name, shape, 64, count))
     return tuple(stages)
+
+
+def growing(plan, *, width, short=16):
+    """Stages of a mix that grows, without filler: rows of `plan` are (so many tasks, steps told short, steps told in
+    full). Each but the last ends when it has learned.
+
+    All at once, twenty tasks are learned six times as slowly: most of them ask who is where, and a twentieth of a batch
+    teaches that badly. The first task is told alone and shortest of all, so that no two names are mistaken for each
+    other; and each mix is told short before it is told in full, for a question that needs a long story is answered at
+    random for thousands of steps otherwise.
+    """
+    stages = []
+    for tasks, brief, full in plan:
+        told = replace(_natural(width), tasks=tasks)
+        first = Stage(f"A{tasks}", replace(told, facts=(1, 2, None)), 64, brief, bar=0.02)
+        if tasks == 1:
+            first = replace(first, shape=replace(told, facts=(1, 2), width=short), size=128)
+        stages += [first, Stage(f"G{tasks}", told, 64, full, bar=0.02)]
+    return (*stages[:-1], replace(stages[-1], bar=None))
+
+
+def _natural(width):
+    """Rows without filler: two in five told as the real files tell them, half of these with all of their questions."""
+    return Shape(facts=(None, None, 2, 4, 6), segments=(None,), width=width, filler=False, every=0.5)
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Rows side by side: the batches that training learns from and the questions that evaluation asks."""
 
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
 from tinylm2.data.dice import DATA, EVALUATION, Dice
 from tinylm2.data.errors import BadInput
-from tinylm2.data.haystack import alone, hide
-from tinylm2.data.stories import examples
+from tinylm2.data.haystack import alone, hide, opening
+from tinylm2.data.stories import Question, examples
 
 TRIES, PATIENCE = 1000, 20                               # stories told for one row at most, of one task in a row
 
@@ -17,15 +18,16 @@ class Batch:
     """B rows of one number of segments S. A row is `[pad] story question answer end`, S*T + 1 tokens long.
 
     ids (B, S*T) is the row without its last token, targets (B, S*T) without its first; weights (B, S*T) float32 are 1
-    where the target is the answer or the end, 0 elsewhere; pad (B,) counts the padding on the left. The last `tail`
-    columns hold every weight that is not 0. `tasks` names each row's task.
+    where the target is an answer or its end, 0 elsewhere; pad (B,) counts the padding on the left. The last `tail`
+    columns, all in the last segment, hold every weight that is not 0; None where questions are asked before it, too.
+    `tasks` names each row's task.
     """
 
     ids: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
     pad: np.ndarray
-    tail: int
+    tail: int | None
     tasks: tuple[str, ...]
 
     @property
@@ -53,15 +55,20 @@ def make_prompts(rows):
 @dataclass(frozen=True)
 class Shape:
     """What the rows of a stage look like. `facts` a story and `segments` of `width` tokens a batch are drawn evenly
-    from those given. facts None: any question of a story as the real file tells it; segments None: as many as some
-    story needs. Without `filler` rows are padded on the left, and only those too short for the batch are filled up;
-    `gap` is `hide`'s. tasks: only so many of the mix, its first ones."""
+    from those given. facts None: any question of a story as the real file tells it. Without `filler` rows are padded on
+    the left, and only those too short for the batch are filled up; `gap` is `hide`'s. tasks: only so many of the mix,
+    its first ones.
+
+    segments None: stories side by side that are about as long, each in as many segments as it needs (`Stories.alike`);
+    with probability `every` a row then asks all questions of its story, where the real file asks them.
+    """
 
     facts: tuple[int | None, ...] = (None,)
     segments: tuple[int | None, ...] = (1,)
     width: int = 32
     filler: bool = True
     gap: float = 0.0
+    every: float = 0.0
     tasks: int | None = None
 
 
@@ -82,9 +89,58 @@ class Stories:
         dice = Dice(self.seed, DATA, 0, step)
         segments = dice.pick(shape.segments)
         if segments is None:
-            example = _tell(self._task(shape, step), dice, shape)
-            segments = alone(example, tokenizer=self.tokenizer, width=shape.width).segments
+            return self.alike(shape, step, size)
         return make_batch([self._row(shape, segments, step, i) for i in range(size)], self.tokenizer.end)
+
+    def alike(self, shape, step, size):
+        """The Batch of this step, of stories that are about as long: a row is more than half of the columns.
+
+        The first story, drawn like any other, decides: the columns are the first of width / 2, width, 2 width,
+        4 width, ... that hold it (`_columns`). The others are told until there are enough that need as many, so each
+        length is as frequent as among stories, and little is padded. `size` rows of `width` tokens, fewer of longer.
+        """
+        first = self._told(shape, step, 0, 0)
+        columns = _columns(first, shape.width)
+        rows = [first]
+        for i in range(1, max(1, min(size, size * shape.width // columns))):
+            tries = (self._told(shape, step, i, attempt) for attempt in count())
+            rows.append(next(row for row in tries if _columns(row, shape.width) == columns))
+        return self._side_by_side(rows, columns, shape.width, Dice(self.seed, DATA, 0, step, len(rows)))
+
+    def _told(self, shape, *key):
+        """(task's name, ids, weights) of one story without filler: its text, and 1 on its answers and their ends."""
+        task = self._task(shape, *key)
+        dice = Dice(self.seed, DATA, task.number, *key)
+        facts = dice.pick(shape.facts)
+        story = task.story(dice) if facts is None else task.story(dice, questions=1, facts=facts)
+        if facts is None and not dice.chance(shape.every):
+            example = dice.pick(list(examples(story, task.name)))
+            lines = [(fact, None) for fact in example.facts] + [(example.question, example.answer)]
+        else:
+            lines = [(line.text, line.answer if isinstance(line, Question) else None) for line in story]
+        ids, weights = [], []
+        for text, answer in lines:
+            tokens = self.tokenizer.encode(text)
+            told = [] if answer is None else [*self.tokenizer.encode(answer), self.tokenizer.end]
+            ids += tokens + told
+            weights += [0] * len(tokens) + [1] * len(told)
+        last = len(weights) - weights[::-1].index(1)     # what is told behind the last question teaches nothing
+        return task.name, ids[:last], weights[:last]
+
+    def _side_by_side(self, rows, columns, width, dice):
+        """The Batch of `_told` rows: padded on the left by less than a segment, opened with filler where that is not
+        enough."""
+        tokens = np.full((len(rows), columns + 1), self.tokenizer.pad, np.int64)
+        weights, pads = np.zeros((len(rows), columns + 1), np.float32), np.zeros(len(rows), np.int64)
+        for i, (_, ids, asked) in enumerate(rows):
+            missing = columns + 1 - len(ids)
+            filled = missing // width * width if columns > width else 0
+            ids = opening(self.filler, dice, filled, self.tokenizer) + ids
+            tokens[i, -len(ids):], weights[i, -len(asked):] = ids, asked
+            pads[i] = missing - filled
+        tail = columns + 1 - int(weights.any(0).argmax())
+        return Batch(tokens[:, :-1], tokens[:, 1:], weights[:, 1:], pads, tail if tail <= width else None,
+                     tuple(task for task, _, _ in rows))
 
     def _row(self, shape, segments, step, i):
         """Row i of a step: of a task drawn by weight, the first story that fits."""
@@ -110,6 +166,14 @@ class Stories:
             row = hide(example, dice, tokenizer=self.tokenizer, filler=self.filler, segments=segments,
                        width=shape.width, gap=shape.gap)
         return row
+
+
+def _columns(row, width):
+    """The first of width / 2, width, 2 width, 4 width, ... that holds a row without its last token."""
+    columns = width // 2
+    while columns < len(row[1]) - 1:
+        columns *= 2
+    return columns
 
 
 def _tell(task, dice, shape):

@@ -51,11 +51,7 @@ def hide(example, dice, *, tokenizer, filler, segments, width, room=None, gap=0.
     missing = segments * width - parts.length
     if missing < 0:
         return None
-    sentences, encoded = [], _encoded(filler, tokenizer)
-    while missing > 0:
-        sentences.append(dice.pick(encoded))
-        missing -= len(sentences[-1])
-    opener = sentences.pop()[-missing:] if sentences else []
+    sentences, opener = _filling(filler, dice, missing, tokenizer)
     behind = dice.below(len(sentences) + 1) if dice.chance(gap) else 0
     places = sorted(dice.below(len(sentences) - behind + 1) for _ in parts.facts)
     return _lay(example, parts, width, segments, opener=opener, sentences=sentences, places=places)
@@ -67,6 +63,22 @@ def alone(example, *, tokenizer, width, room=None):
     segments = -(-parts.length // width)
     pad = segments * width - parts.length
     return _lay(example, parts, width, segments, opener=[tokenizer.pad] * pad, places=[0] * len(parts.facts), pad=pad)
+
+
+def opening(filler, dice, length, tokenizer):
+    """Exactly `length` tokens of filler, the head of the first sentence cut off."""
+    sentences, opener = _filling(filler, dice, length, tokenizer)
+    return opener + [token for sentence in sentences for token in sentence]
+
+
+def _filling(filler, dice, missing, tokenizer):
+    """Sentences of filler as ids, and what is left of one more that makes `missing` tokens exact."""
+    sentences, encoded = [], _encoded(filler, tokenizer)
+    while missing > 0:
+        sentences.append(dice.pick(encoded))
+        missing -= len(sentences[-1])
+    opener = sentences.pop()[-missing:] if sentences else []
+    return sentences, opener
 
 
 @lru_cache(maxsize=4)
