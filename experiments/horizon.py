@@ -28,15 +28,17 @@ ASKS = "Where does the memory forget, and what helps? qa1, asked at up to 4,096 
 QUARTERS = ("nearest", "near", "far", "farthest")        # of the distances that a length allows
 
 _TO_64 = {4: 400, 8: 200, 16: 200, 32: 200, 64: 250}
+_TO_256 = {4: 400, 8: 200, 16: 200, 32: 200, 64: 150, 128: 150, 256: 150}
 
-# name -> what differs: the plan {longest: steps}, N, bforget, a part of `parts`, the contender
+# name -> what differs: the plan {longest: steps}, N, bforget, a part of `parts`, the contender, the learning rate
 VARIANTS = {
     "up to 4": {"plan": {4: 2000}},
     "up to 8": {"plan": {4: 600, 8: 1200}},
     "up to 16": {"plan": {4: 600, 8: 600, 16: 900}},
     "up to 32": {"plan": {4: 600, 8: 600, 16: 600, 32: 800}},
     "up to 64": {"plan": _TO_64},
-    "up to 256": {"plan": {4: 400, 8: 200, 16: 200, 32: 200, 64: 150, 128: 150, 256: 150}},
+    "up to 256": {"plan": _TO_256},
+    "up to 256, rate 3e-3": {"plan": _TO_256, "rate": 3e-3},
     "up to 32, no steps between": {"plan": {32: 1400}},
     "up to 64, bforget 6": {"plan": _TO_64, "bforget": 6.0},
     "up to 64, 32 slots": {"plan": _TO_64, "slots": 32},
@@ -65,7 +67,7 @@ def _measure(variant, part, cfg, seed, budget, show):
     for key, b in params.items():
         if key.endswith("bforget"):
             b[...] = variant.get("bforget", 3.0)
-    learned = learn(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, model=module,
+    learned = learn(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, model=module, peak=variant.get("rate", 6e-3),
                     stages=stages(segments=tuple(plan), steps=tuple(plan.values()), early=budget.get("early")))
     accuracy, quarters = {}, {}
     for segments, questions in budget["questions"].items():

@@ -50,9 +50,11 @@ def draw(results, plt):
     for name, found in _scores(results).items():
         axes.plot([float(rate) for rate in found], list(found.values()), marker=".", label=name)
     axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks([float(rate) for rate in results.budget["tried"]], results.budget["tried"])
     axes.set_xlabel("learning rate")
     axes.set_ylabel("accuracy, mean from 128 tokens on")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

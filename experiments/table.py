@@ -124,7 +124,7 @@ def draw(results, plt):
 
 
 TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join
-_RATES = {"slots": 6e-3, "printed": 6e-3, "none": 6e-3, "rmt": 6e-3, "full": 6e-3}
+_RATES = {"slots": 3e-3, "printed": 6e-3, "none": 3e-3, "rmt": 3e-3, "full": 3e-3}             # experiments/rates.py
 EXPERIMENT = Experiment(
     name="table", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: NAMES,
     budgets={
@@ -134,13 +134,13 @@ EXPERIMENT = Experiment(
             "reach": {"full": 128}},
         "medium": {
             "model": {}, "tasks": TASKS, "rates": _RATES, "segments": [4, 8], "steps": [600, 800],
-            "grow": [[1, 600, 500], [6, 400, 600], [10, 400, 800]],
+            "grow": [[1, 600, 500], [6, 400, 600], [10, 400, 2000]],
             "questions": {"0": 100, "4": 100, "8": 100, "16": 100, "32": 100, "64": 100, "128": 50, "256": 50},
             "reach": {"full": 128}},
         "large": {
             "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": TASKS,
             "rates": dict.fromkeys(_RATES, 2e-3), "segments": [4, 8], "steps": [4000, 8000],
-            "grow": [[1, 600, 500], [6, 400, 2000], [10, 400, 6000]],
+            "grow": [[1, 600, 500], [6, 400, 2000], [10, 400, 12000]],
             "questions": {"0": 200, "4": 200, "8": 200, "16": 200, "32": 200, "64": 100, "128": 100, "256": 50},
             "reach": {}},
         "quick": {
