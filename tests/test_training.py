@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tinylm2 import checkpoint, runs, train
-from tinylm2.data import BadInput
-from tinylm2.model import init_params
+from tinylm2.data import BadInput, Shape
+from tinylm2.model import init_params, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 from tinylm2.runs import Folder, Settings
 from tinylm2.train import NotFinite, NotLearned
@@ -122,6 +122,25 @@ def test_the_language_model_loss_trains_the_rows_of_every_token():
     grads = run.params.like(run.optimizer.m)
     assert moved
     assert grads["head.W"][:, filler].any()
+
+
+@pytest.mark.parametrize("width", [128, 8])              # all questions in the last segment, or in earlier ones, too
+def test_every_question_of_a_row_counts_alike_wherever_it_is_asked(width):
+    loaded = runs.new(replace(SMALL, task="qa1,qa6"))
+    stories, cfg = loaded.training().stories, replace(loaded.cfg, T=width)
+    params = init_params(cfg, 0, dtype="float64")
+    shape = Shape(facts=(None,), segments=(None,), width=128, filler=False, every=1.0)
+    batch = stories.batch(shape, 0, 3)
+    batch = replace(batch, tail=batch.tail if width == 128 else None, pad=np.minimum(batch.pad, width - 1))
+    loss, _, grads = train.loss_and_gradients(params, batch, cfg=cfg)
+    logits, _ = story_forward(params, ids=batch.ids, cfg=cfg, pad=batch.pad)
+    said = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    each = -np.take_along_axis(said, batch.targets[..., None], -1)[..., 0][batch.weights > 0]
+    assert len(each) == 3 * 5 * 2                        # three rows, five questions each, an answer and an end
+    assert loss == pytest.approx(each.mean())
+    _, _, whole = train.loss_and_gradients(params, replace(batch, tail=None), cfg=cfg)
+    assert np.allclose(grads.buffer, whole.buffer, atol=1e-12)
+    assert grads.buffer.any()
 
 
 def test_a_bar_asks_what_the_answer_costs_and_not_what_the_language_model_does():
