@@ -167,10 +167,10 @@ def test_any_text_is_a_label_and_no_formula(seen, tmp_path):
 
 def test_plot_writes_every_picture_of_a_run(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
-    watched.save(tmp_path, runs.new(replace(watched.SETTINGS, width=8, segment=12, heads=1, kv_heads=1, blocks=1)))
+    watched.save(tmp_path, runs.new(replace(watched.SETTINGS, width=8, segment=16, heads=1, kv_heads=1, blocks=1)))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in METRICS))
     (tmp_path / "evaluation.json").write_text(json.dumps({"generated": SCORES}))
-    assert main(["plot", str(tmp_path), "--length", "36"]) == 0
+    assert main(["plot", str(tmp_path), "--length", "48"]) == 0
     names = ["accuracy-by-distance", "bank-similarity", "curves", "gates",
              *(f"{name}-block-1" for name in ("before-after", "read", "write"))]
     found = sorted(path.name for path in (tmp_path / "pictures").iterdir())

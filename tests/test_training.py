@@ -66,6 +66,15 @@ def test_a_mix_grows_to_as_many_tasks_as_it_has(task, sizes):
     assert run.stages[-1].shape == replace(stage.shape, tasks=None)
 
 
+@pytest.mark.parametrize(("settings", "line"), [
+    ({"segment": 8}, "qa1: found no story among 1000 that fits 1 segments of 8 tokens"),                  # stage A2
+    ({"segment": 8, "task": "qa1,qa19"}, "the question 'How do you go .*found 1. tokens, expected at most 8")])
+def test_what_no_segment_holds_is_said_before_the_first_step(settings, line):
+    loaded = runs.new(replace(SMALL, **settings))
+    with pytest.raises(BadInput, match=line):
+        loaded.training()
+
+
 def test_metrics_have_every_step_once_after_a_resume(tmp_path):
     folder = Folder(tmp_path)
     for number in (10, 20):                              # the first time, stop behind the last checkpoint

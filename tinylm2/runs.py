@@ -22,7 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from tinylm2 import checkpoint
-from tinylm2.data import TASKS, BadInput, BookFiller, GrammarFiller, Stories, Tokenizer, bpe_tokenizer, word_tokenizer
+from tinylm2.data import (
+    TASKS,
+    BadInput,
+    BookFiller,
+    GrammarFiller,
+    Stories,
+    Tokenizer,
+    alone,
+    bpe_tokenizer,
+    fresh_examples,
+    word_tokenizer,
+)
 from tinylm2.data.errors import parse_json, read_lines
 from tinylm2.diagnose import finite
 from tinylm2.model import MEMORIES, Config, init_params, param_shapes
@@ -155,8 +166,21 @@ class Loaded:
         segments, steps = plan_of(s)
         alone = list(weights) == [TASKS["qa1"]]
         stages = curriculum(width=s.segment, segments=segments, steps=steps, mixed=0 if alone else len(weights))
+        _tell_ahead(stories, stages, s.segment)
         return Run(self.params, cfg=self.cfg, stories=stories, stages=stages, peak=s.rate, lm=s.lm,
                    truncate=s.truncate or None, replay=s.replay)
+
+
+def _tell_ahead(stories, stages, width):
+    """BadInput before the first step, and not hours later, where a stage finds no story or a segment holds no question.
+
+    A few questions of every task, since a long one is rare, and one row of every stage.
+    """
+    for task in stories.tasks:
+        for example in fresh_examples(task, 50, seed=0):
+            alone(example, tokenizer=stories.tokenizer, width=width)
+    for stage in stages:
+        stories.batch(stage.shape, 0, 1)
 
 
 def new(settings, *, xp=np):
