@@ -11,6 +11,7 @@ does to stories of one kind. A told story is close enough when it adds no more t
 import argparse
 import sys
 from collections import Counter
+from math import fsum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def _counts(stories):
 
 
 def _variation(p, q):
-    return sum(abs(p[x] / p.total() - q[x] / q.total()) for x in p | q) / 2
+    return fsum(abs(p[x] / p.total() - q[x] / q.total()) for x in p | q) / 2
 
 
 def chance(stories, dice):
@@ -83,7 +84,7 @@ def chance(stories, dice):
         mixed = dice.shuffled(stories)
         half = len(mixed) // 2
         found.append(variations(mixed[:half], mixed[half:]))
-    return [sum(values) / HALVINGS for values in zip(*found, strict=True)]
+    return [fsum(values) / HALVINGS for values in zip(*found, strict=True)]         # sum rounds by Python's version
 
 
 def compare(task, path, *, seed=0):
