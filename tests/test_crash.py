@@ -13,6 +13,8 @@ import pytest
 from tests import crash
 from tests.small import FewSentences
 from tinylm2 import checkpoint, runs
+from tinylm2.commands import learn
+from tinylm2.console import Parser
 from tinylm2.data import BadInput
 from tinylm2.runs import Folder, Settings
 
@@ -191,6 +193,21 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_pat
     assert again.settings == SMALL
     assert run.progress.step == 0
     assert np.array_equal(run.params.buffer, small[1].params.buffer)
+
+
+@pytest.mark.parametrize("there", [("config.json",), ("config.json", "model.npz"), ("model.npz",)], ids="+".join)
+def test_resuming_writes_what_a_kill_kept_from_being_written(tmp_path, small, there):
+    folder = Folder(tmp_path)
+    folder.describe(small[0])
+    folder.save(*small)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in before.keys() - set(there):
+        (tmp_path / name).unlink()
+    parser = Parser()
+    learn.add_arguments(parser)
+    learn.start(folder, parser.parse_args(["--resume"]))
+    for name in ("config.json", "tokenizer.json"):
+        assert (tmp_path / name).read_bytes() == before[name]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 5}', '{"settings": {"width": "8"}}',

@@ -58,12 +58,11 @@ def start(folder, args):
     if args.resume:
         loaded, run = runs.resume(folder, xp=xp)
         runs.given_settings(vars(args), loaded.settings)
+        folder.describe(loaded)                          # killed between its two files, a run had the first alone
         print(f"continuing {folder.path} at step {run.progress.step}")
         return loaded, run
     loaded = runs.new(runs.given_settings(vars(args)), xp=xp)
-    run = loaded.training()
-    for stage in run.stages:                             # stories that cannot be told are found before another run goes
-        run.stories.batch(stage.shape, 0, 1)
+    run = loaded.training()                              # what cannot be told is found before another run goes
     folder.claim(overwrite=args.overwrite)
     folder.describe(loaded)
     return loaded, run
