@@ -1,7 +1,7 @@
 """joint: one model for all twenty tasks, without filler: how many pass?
 
 A task is passed at 95 % (Weston et al. 2015). Trained on generated stories only; asked are generated stories of other
-seeds and, with --stories FOLDER, the official test files, which training never sees.
+seeds and, with --stories FOLDER, the official files, which training never sees.
 """
 
 import sys
@@ -21,8 +21,9 @@ def measure(name, seed, budget, show):
     tokenizer, _ = language()
     module, cfg = contender(name, Config(V=tokenizer.size, **budget["model"]))
     params = module.init_params(cfg, seed)
-    learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module, peak=budget["rate"],
-                    stages=growing(budget["grow"], width=budget["model"]["T"]))
+    learned = learn(params, cfg=cfg, tasks=budget["tasks"], weights=budget["weights"], seed=seed, show=show,
+                    model=module, peak=budget["rate"],
+                    stages=growing(budget["grow"], width=budget["model"]["T"], size=budget["size"]))
     sources = {"generated": fresh(budget["tasks"], budget["questions"], HELD_OUT)}
     if budget["stories"]:
         sources["official"] = {
@@ -71,19 +72,23 @@ def draw(results, plt):
 
 # who is where; who carries what; the rest
 _FAMILIES = [f"qa{i}" for i in (1, 12, 11, 13, 6, 9, 10, 8, 7, 5, 2, 3, 4, 14, 15, 16, 17, 18, 19, 20)]
+# told more often: what was below 95 % in training after seven minutes, but for qa3, whose stories are long enough, and
+# qa16 and qa19, which stood still
+_WEIGHTS = {**dict.fromkeys(("qa2", "qa5", "qa7", "qa8", "qa10", "qa17"), 2),
+            **dict.fromkeys(("qa4", "qa14", "qa15", "qa18"), 3)}
 _MODEL = {"D": 64, "L": 3, "H": 4, "G": 4, "F": 160, "N": 16, "T": 128}
+_COMMON = {"contenders": ["slots"], "tasks": _FAMILIES, "weights": _WEIGHTS, "size": 32, "rate": 1e-3, "model": _MODEL}
 EXPERIMENT = Experiment(
     name="joint", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["contenders"],
     options={"stories": "a folder of official bAbI files to ask from, too"},
     budgets={
-        "small": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 1.5e-3, "model": _MODEL, "questions": 200,
-                  "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 1500]]},
-        "medium": {"contenders": ["slots"], "tasks": _FAMILIES, "rate": 1.5e-3, "model": _MODEL, "questions": 1000,
-                   "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 40000]]},
-        "large": {"contenders": ["slots", "full"], "tasks": _FAMILIES, "rate": 1e-3, "questions": 1000,
+        "small": {**_COMMON, "questions": 200, "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 3000]]},
+        "medium": {**_COMMON, "questions": 1000,
+                   "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 500], [20, 400, 100_000]]},
+        "large": {**_COMMON, "contenders": ["slots", "full"], "size": 64, "questions": 1000,
                   "model": {"D": 128, "L": 4, "H": 4, "G": 4, "F": 320, "N": 32, "T": 128},
-                  "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 4000], [20, 400, 80000]]},
-        "quick": {"contenders": ["slots"], "tasks": ["qa1", "qa20"], "rate": 3e-3, "model": {"T": 64}, "questions": 3,
+                  "grow": [[1, 600, 500], [6, 400, 500], [12, 400, 4000], [20, 400, 200_000]]},
+        "quick": {**_COMMON, "tasks": ["qa1", "qa20"], "size": 16, "model": {"T": 64}, "questions": 3,
                   "grow": [[1, 2, 2], [2, 2, 2]]},
     })
 main = EXPERIMENT.main

@@ -257,14 +257,16 @@ def by_number(tasks):
     return sorted(tasks, key=lambda name: TASKS[name].number)
 
 
-def learn(params, *, cfg, tasks, stages, seed, show, **options):
-    """Train `params` in place through the stages; `options` are `Run`'s.
+def learn(params, *, cfg, tasks, stages, seed, show, weights=None, **options):
+    """Train `params` in place through the stages; weights: task -> how often it is told, 1 where none is given;
+    `options` are `Run`'s.
 
     -> {"steps", "learned", "losses", "accuracies"}: means of 25 steps each. A stage that must reach its bar and does
     not ends the training, and `learned` says where; what was learned till then is asked all the same.
     """
     tokenizer, filler = language()
-    stories = Stories([TASKS[name] for name in tasks], tokenizer=tokenizer, filler=filler, seed=seed)
+    stories = Stories([TASKS[name] for name in tasks], weights=[(weights or {}).get(name, 1) for name in tasks],
+                      tokenizer=tokenizer, filler=filler, seed=seed)
     run = Run(params, cfg=cfg, stories=stories, stages=stages, **options)
     losses, accuracies, learned = [], [], "yes"
     try:

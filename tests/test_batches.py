@@ -21,6 +21,7 @@ from tinylm2.data import (
     make_prompts,
     word_tokenizer,
 )
+from tinylm2.data.batches import GROUP, _cut
 from tinylm2.data.filler import FILLER_WORDS
 from tinylm2.data.tasks.world import World
 
@@ -171,28 +172,59 @@ def told(shape, steps, size=16):
     return [stories(MIX).batch(shape, step, size) for step in range(steps)]
 
 
+def texts(batch):
+    """Each row of a batch without padding and the sentences that open it."""
+    for pad, row in zip(batch.pad, np.concatenate((batch.ids, batch.targets[:, -1:]), 1).tolist(), strict=True):
+        opened = max((place + 1 for place, token in enumerate(row) if token in FILLER_ONLY), default=0)
+        yield tuple(row[max(pad, opened):])
+
+
 @pytest.mark.parametrize("every", [0.0, 1.0])
 def test_stories_of_like_length_stand_side_by_side(every):
-    columns = set()
-    for batch in told(replace(ALIKE, every=every), 40):
-        rows, length = batch.ids.shape
-        columns.add(length)
-        assert length in [32 * k / 2 for k in (1, 2, 4, 8, 16, 32)]
-        assert rows == max(1, min(16, 16 * 32 // length))
-        filler = np.isin(batch.ids, list(FILLER_ONLY))
-        assert ((~filler & (batch.ids != WORDS.pad)).sum(1) > (0 if length == 16 else length / 2 - 1)).all()
-        assert (batch.pad < min(length, 32)).all()
-        assert not filler.any() or length > 64           # up to two segments padding is enough
-    assert len(columns) > 2
+    batches = sorted(told(replace(ALIKE, every=every), GROUP), key=lambda batch: sorted(map(len, texts(batch))))
+    lengths = [[len(text) for text in texts(batch)] for batch in batches]
+    share = sum(map(sum, lengths)) / GROUP
+    for batch, each, longer in zip(batches, lengths, [*lengths[1:], [10_000]], strict=True):
+        assert max(each) <= min(longer)
+        assert sum(each) <= share + max(each)
+        columns = batch.ids.shape[1]
+        assert columns == max(each) - 1 or (columns % 32 == 0 and 32 < max(each) - 1 <= columns < max(each) + 31)
+        assert (batch.pad < min(columns, 32)).all()
+        assert columns > 32 or not np.isin(batch.ids, list(FILLER_ONLY)).any()
+    assert len(lengths[0]) > 16 > len(lengths[-1])       # many short ones, few long ones
+    assert batches[-1].ids.shape[1] > 64
 
 
-def test_a_length_is_as_frequent_as_among_stories():
+def test_the_batches_of_a_group_hold_each_of_its_stories_once():
     source, shape = stories(MIX), replace(ALIKE, every=0.5)
-    lengths = [source.batch(shape, step, 1).ids.shape[1] for step in range(600)]
-    alone = [len(source._told(shape, 1000 + step, 0, 0)[1]) - 1 for step in range(600)]
-    for least, most in ((0, 16), (16, 32), (32, 64), (64, 128)):
-        expected = sum(least < n <= most for n in alone)
-        assert abs(lengths.count(most) - expected) < 60  # two samples of 600: 3.5 standard deviations
+    for group in (0, 1):
+        found = [text for step in range(GROUP) for text in texts(source.batch(shape, GROUP * group + step, 4))]
+        drawn = [tuple(source._told(shape, group, i)[1]) for i in range(GROUP * 4)]
+        assert sorted(found) == sorted(drawn)
+
+
+def test_the_lengths_of_a_group_come_in_an_order_of_its_own():
+    orders = [np.argsort([batch.ids.shape[1] for batch in told(ALIKE, 2 * GROUP)[start:start + GROUP]]).tolist()
+              for start in (0, GROUP)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(GROUP))
+    assert orders[0] != orders[1]
+    assert all(order not in (list(range(GROUP)), list(range(GROUP))[::-1]) for order in orders)
+
+
+def test_a_batch_does_not_depend_on_those_asked_for_before():
+    source, full = stories(MIX), replace(ALIKE, every=1.0)
+    for step, shape, size in ((3, ALIKE, 4), (3, full, 4), (3, full, 2), (40, full, 2), (3, ALIKE, 4)):
+        assert np.array_equal(source.batch(shape, step, size).ids, stories(MIX).batch(shape, step, size).ids)
+
+
+@pytest.mark.parametrize("lengths", [[5] * GROUP, [5] * (GROUP + 1), [1] * GROUP + [1000], [1] * 100 + [50, 60, 70],
+                                     list(range(1, 200)), [1] + [7] * GROUP])
+def test_a_group_is_cut_into_as_many_batches_as_steps_and_none_is_empty(lengths):
+    rows = [("", [0] * length, []) for length in lengths]
+    batches = _cut(rows)
+    assert len(batches) == GROUP
+    assert all(batches)
+    assert [row for batch in batches for row in batch] == rows
 
 
 def test_every_question_of_a_story_is_asked_where_the_real_file_asks_it():
@@ -208,10 +240,9 @@ def test_every_question_of_a_story_is_asked_where_the_real_file_asks_it():
     batch = stories((Task("qa1", "a walk", Walk),)).batch(replace(ALIKE, every=1.0), 0, 4)
     text = ("Mary went to the garden. Where is Mary? garden", "Mary went to the office. Where is Mary? office")
     whole = [token for part in text for token in [*WORDS.encode(part), WORDS.end]]
-    pads = [WORDS.pad] * (32 - len(whole) + 1)
     for ids, targets, weights in zip(batch.ids, batch.targets, batch.weights, strict=True):
-        assert ids.tolist() == pads + whole[:-1]
-        assert targets.tolist() == pads[1:] + whole
+        assert ids.tolist() == whole[:-1]
+        assert targets.tolist() == whole[1:]
         assert targets[weights > 0].tolist() == [*WORDS.encode("garden"), WORDS.end, *WORDS.encode("office"), WORDS.end]
         assert weights.sum() == 4
     assert batch.tail == 12                              # from the first answer on

@@ -63,7 +63,7 @@ def curriculum(*, width, segments, steps, mixed=0, short=16):
     return tuple(stages)
 
 
-def growing(plan, *, width, short=16):
+def growing(plan, *, width, size=64):
     """Stages of a mix that grows, without filler: rows of `plan` are (so many tasks, steps told short, steps told in
     full). Each but the last ends when it has learned.
 
@@ -75,10 +75,10 @@ def growing(plan, *, width, short=16):
     stages = []
     for tasks, brief, full in plan:
         told = replace(_natural(width), tasks=tasks)
-        first = Stage(f"A{tasks}", replace(told, facts=(1, 2, None)), 64, brief, bar=0.02)
+        first = Stage(f"A{tasks}", replace(told, facts=(1, 2, None)), size, brief, bar=0.02)
         if tasks == 1:
-            first = replace(first, shape=replace(told, facts=(1, 2), width=short), size=128)
-        stages += [first, Stage(f"G{tasks}", told, 64, full, bar=0.02)]
+            first = replace(first, shape=replace(told, facts=(1, 2)), size=2 * size)
+        stages += [first, Stage(f"G{tasks}", told, size, full, bar=0.02)]
     return (*stages[:-1], replace(stages[-1], bar=None))
 
 

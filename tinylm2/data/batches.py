@@ -1,7 +1,6 @@
 """Rows side by side: the batches that training learns from and the questions that evaluation asks."""
 
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 
@@ -11,16 +10,18 @@ from tinylm2.data.haystack import alone, hide, opening
 from tinylm2.data.stories import Question, examples
 
 TRIES, PATIENCE = 1000, 20                               # stories told for one row at most, of one task in a row
+GROUP = 16                                               # steps whose stories are told at once, to be sorted by length
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of one number of segments S. A row is `[pad] story question answer end`, S*T + 1 tokens long.
+    """B rows of one number of segments S. A row is `[pad] story question answer end`, C + 1 tokens long: C = S*T, or
+    fewer where one segment is more than any of the rows needs.
 
-    ids (B, S*T) is the row without its last token, targets (B, S*T) without its first; weights (B, S*T) float32 are 1
-    where the target is an answer or its end, 0 elsewhere; pad (B,) counts the padding on the left. The last `tail`
-    columns, all in the last segment, hold every weight that is not 0; None where questions are asked before it, too.
-    `tasks` names each row's task.
+    ids (B, C) is the row without its last token, targets (B, C) without its first; weights (B, C) float32 are 1 where
+    the target is an answer or its end, 0 elsewhere; pad (B,) counts the padding on the left. The last `tail` columns,
+    all in the last segment, hold every weight that is not 0; None where questions are asked before it, too. `tasks`
+    names each row's task.
     """
 
     ids: np.ndarray
@@ -73,7 +74,7 @@ class Shape:
 
 
 class Stories:
-    """Endless batches of fresh stories, every one a function of (seed, step) alone.
+    """Endless batches of fresh stories, every one a function of (seed, step) and what is asked for, alone.
 
     `tasks` are Task values, `weights` how often each is told (default: evenly). The dice of a row are its own, named by
     its task's number, its step, its place in the batch and the try: one more throw in one story moves no other. A task
@@ -83,6 +84,7 @@ class Stories:
     def __init__(self, tasks, *, tokenizer, filler, seed, weights=None):
         self.tasks, self.weights = tuple(tasks), tuple(weights or [1] * len(tasks))
         self.tokenizer, self.filler, self.seed = tokenizer, filler, seed
+        self._kept = None, None
 
     def batch(self, shape, step, size):
         """The Batch of `size` rows that belongs to this step."""
@@ -93,19 +95,25 @@ class Stories:
         return make_batch([self._row(shape, segments, step, i) for i in range(size)], self.tokenizer.end)
 
     def alike(self, shape, step, size):
-        """The Batch of this step, of stories that are about as long: a row is more than half of the columns.
+        """The Batch of this step, of stories that are about as long: a row for `size` on average.
 
-        The first story, drawn like any other, decides: the columns are the first of width / 2, width, 2 width,
-        4 width, ... that hold it (`_columns`). The others are told until there are enough that need as many, so each
-        length is as frequent as among stories, and little is padded. `size` rows of `width` tokens, fewer of longer.
+        The stories of GROUP steps, drawn like any others, are sorted by length and cut into batches of as many tokens
+        each. So each length is as frequent as among stories, little is padded, and steps cost about the same: many
+        short rows or a few long ones. Dice say which batch of its group a step takes. The columns are the longest
+        story's, or whole segments where that is longer than one.
         """
-        first = self._told(shape, step, 0, 0)
-        columns = _columns(first, shape.width)
-        rows = [first]
-        for i in range(1, max(1, min(size, size * shape.width // columns))):
-            tries = (self._told(shape, step, i, attempt) for attempt in count())
-            rows.append(next(row for row in tries if _columns(row, shape.width) == columns))
-        return self._side_by_side(rows, columns, shape.width, Dice(self.seed, DATA, 0, step, len(rows)))
+        group, place = divmod(step, GROUP)
+        batches, dice = self._group(shape, group, size), Dice(self.seed, DATA, 0, group, GROUP)
+        rows = batches[dice.shuffled(range(GROUP))[place]]
+        return self._side_by_side(rows, shape.width, Dice(self.seed, DATA, 0, step))
+
+    def _group(self, shape, group, size):
+        """The rows of each batch of a group, shortest first; kept until another group is asked for."""
+        key = shape, group, size
+        if self._kept[0] != key:
+            told = [self._told(shape, group, i) for i in range(GROUP * size)]
+            self._kept = key, _cut(sorted(told, key=lambda row: len(row[1])))
+        return self._kept[1]
 
     def _told(self, shape, *key):
         """(task's name, ids, weights) of one story without filler: its text, and 1 on its answers and their ends."""
@@ -127,9 +135,11 @@ class Stories:
         last = len(weights) - weights[::-1].index(1)     # what is told behind the last question teaches nothing
         return task.name, ids[:last], weights[:last]
 
-    def _side_by_side(self, rows, columns, width, dice):
+    def _side_by_side(self, rows, width, dice):
         """The Batch of `_told` rows: padded on the left by less than a segment, opened with filler where that is not
         enough."""
+        longest = max(len(ids) for _, ids, _ in rows) - 1
+        columns = longest if longest <= width else -(-longest // width) * width
         tokens = np.full((len(rows), columns + 1), self.tokenizer.pad, np.int64)
         weights, pads = np.zeros((len(rows), columns + 1), np.float32), np.zeros(len(rows), np.int64)
         for i, (_, ids, asked) in enumerate(rows):
@@ -168,12 +178,13 @@ class Stories:
         return row
 
 
-def _columns(row, width):
-    """The first of width / 2, width, 2 width, 4 width, ... that holds a row without its last token."""
-    columns = width // 2
-    while columns < len(row[1]) - 1:
-        columns *= 2
-    return columns
+def _cut(rows):
+    """GROUP lists of `_told` rows that are sorted by length: as many tokens in each as can be, a row at least."""
+    ends = np.cumsum([len(ids) for _, ids, _ in rows])
+    place = np.arange(GROUP + 1)
+    cuts = np.searchsorted(GROUP * ends, place * ends[-1], "right")
+    cuts = np.minimum(cuts, len(rows) - GROUP + place)   # behind stories longer than a share, a row for every batch
+    return [rows[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
 
 
 def _tell(task, dice, shape):
