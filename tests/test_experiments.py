@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,16 @@ def test_the_tables_of_the_results_page_are_those_that_the_commands_wrote():
     for name, found in tables.items():
         written = (runner.FOLDER / f"{name}.md").read_text(encoding="utf-8")
         assert all(table in written for table in found), f"RESULTS.md, {name}: not the table in results/{name}.md"
+
+
+def test_tasks_are_told_by_the_weights_of_a_budget(monkeypatch):
+    told = []
+    monkeypatch.setattr(runner, "Run", lambda params, *, stories, **_: told.append(stories) or SimpleNamespace(
+        steps=list, progress=SimpleNamespace(step=0)))
+    for weights in (None, {"qa6": 3}):
+        runner.learn(None, cfg=None, tasks=["qa1", "qa6"], stages=(), seed=0, show=print, weights=weights)
+    assert [stories.weights for stories in told] == [(1, 1), (1, 3)]
+    assert [task.name for task in told[0].tasks] == ["qa1", "qa6"]
 
 
 def test_a_finished_cell_is_kept_and_not_computed_again(tmp_path, monkeypatch):

@@ -54,11 +54,16 @@ def test_a_mix_grows_from_its_first_task_told_short_to_all_of_them_told_in_full(
     assert (plan[-1].steps, plan[-1].shape.filler) == (7, True)
 
 
+def test_the_stages_of_a_growing_mix_have_rows_as_they_are_told_and_the_first_twice_as_many():
+    stages = train.growing([[1, 10, 20], [3, 30, 40]], width=32, size=8)
+    assert [(stage.size, stage.steps) for stage in stages] == [(16, 10), (8, 20), (8, 30), (8, 40)]
+
+
 @pytest.mark.parametrize(("task", "sizes"), [
     ("qa2", [1]), ("qa1,qa6", [1, 2]), ("qa1-qa6", [1, 6]), ("all", [1, 6, 12, 20])])
 def test_a_mix_grows_to_as_many_tasks_as_it_has(task, sizes):
     run = runs.new(replace(SMALL, task=task, segments="0")).training()
-    assert sorted({stage.shape.tasks for stage in run.stages[:-1]}) == sizes
+    assert [stage.shape.tasks for stage in run.stages[:-1]] == [size for size in sizes for _ in ("short", "in full")]
     stage = run.stages[-2]
     batch = run.stories.batch(stage.shape, 0, 4 * len(sizes) ** 3)
     assert len(set(batch.tasks)) > len(sizes) // 2

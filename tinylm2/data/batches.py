@@ -132,8 +132,7 @@ class Stories:
             told = [] if answer is None else [*self.tokenizer.encode(answer), self.tokenizer.end]
             ids += tokens + told
             weights += [0] * len(tokens) + [1] * len(told)
-        last = len(weights) - weights[::-1].index(1)     # what is told behind the last question teaches nothing
-        return task.name, ids[:last], weights[:last]
+        return task.name, ids, weights
 
     def _side_by_side(self, rows, width, dice):
         """The Batch of `_told` rows: padded on the left by less than a segment, opened with filler where that is not
@@ -144,7 +143,7 @@ class Stories:
         weights, pads = np.zeros((len(rows), columns + 1), np.float32), np.zeros(len(rows), np.int64)
         for i, (_, ids, asked) in enumerate(rows):
             missing = columns + 1 - len(ids)
-            filled = missing // width * width if columns > width else 0
+            filled = missing // width * width
             ids = opening(self.filler, dice, filled, self.tokenizer) + ids
             tokens[i, -len(ids):], weights[i, -len(asked):] = ids, asked
             pads[i] = missing - filled
