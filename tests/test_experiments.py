@@ -91,7 +91,7 @@ def test_contenders_have_as_many_parameters_within_2_percent(name):
     assert size(module, cfg) == pytest.approx(size(model, BIG), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["parts", "horizon", "blocks", "general", "rates", "table", "joint"])
+@pytest.mark.parametrize("name", ["parts", "horizon", "blocks", "general", "rates", "table", "joint", "alone"])
 def test_an_experiment_runs_end_to_end(name, tmp_path):
     command = importlib.import_module(f"experiments.{name}").main
     assert command(["--quick", "--out", str(tmp_path)]) == 0
