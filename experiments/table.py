@@ -124,7 +124,7 @@ def draw(results, plt):
 
 
 TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join
-_RATES = {"slots": 3e-3, "printed": 6e-3, "none": 3e-3, "rmt": 3e-3, "full": 3e-3}             # experiments/rates.py
+_RATES = {"slots": 3e-3, "printed": 6e-3, "none": 1.5e-3, "rmt": 3e-3, "full": 6e-3}           # experiments/rates.py
 EXPERIMENT = Experiment(
     name="table", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: NAMES,
     budgets={
