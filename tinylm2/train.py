@@ -65,7 +65,8 @@ def curriculum(*, width, segments, steps, mixed=0, short=16):
 
 def growing(plan, *, width, size=64):
     """Stages of a mix that grows, without filler: rows of `plan` are (so many tasks, steps told short, steps told in
-    full). Each but the last ends when it has learned.
+    full), `size` stories a batch on average, twice as many in the very first. Each but the last ends when it has
+    learned.
 
     All at once, twenty tasks are learned six times as slowly: most of them ask who is where, and a twentieth of a batch
     teaches that badly. The first task is told alone and shortest of all, so that no two names are mistaken for each

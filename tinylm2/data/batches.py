@@ -1,6 +1,7 @@
 """Rows side by side: the batches that training learns from and the questions that evaluation asks."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,8 +78,8 @@ class Stories:
     """Endless batches of fresh stories, every one a function of (seed, step) and what is asked for, alone.
 
     `tasks` are Task values, `weights` how often each is told (default: evenly). The dice of a row are its own, named by
-    its task's number, its step, its place in the batch and the try: one more throw in one story moves no other. A task
-    of which no story fits, try after try, makes room for another.
+    its task's number, its step (or group of steps), its place there and the try: one more throw moves no other story. A
+    task of which no story fits, try after try, makes room for another.
     """
 
     def __init__(self, tasks, *, tokenizer, filler, seed, weights=None):
@@ -87,7 +88,7 @@ class Stories:
         self._kept = None, None
 
     def batch(self, shape, step, size):
-        """The Batch of `size` rows that belongs to this step."""
+        """The Batch of `size` rows that belongs to this step; `alike` keeps to `size` on average."""
         dice = Dice(self.seed, DATA, 0, step)
         segments = dice.pick(shape.segments)
         if segments is None:
@@ -183,7 +184,7 @@ def _cut(rows):
     place = np.arange(GROUP + 1)
     cuts = np.searchsorted(GROUP * ends, place * ends[-1], "right")
     cuts = np.minimum(cuts, len(rows) - GROUP + place)   # behind stories longer than a share, a row for every batch
-    return [rows[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [rows[start:end] for start, end in pairwise(cuts)]
 
 
 def _tell(task, dice, shape):
