@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import parts, runner
+from experiments import alone, joint, parts, runner
 from experiments.contenders import NAMES, contender, size
 from experiments.variants import VARIANTS
 from tinylm2 import memory, model, ops
@@ -120,6 +120,15 @@ def test_tasks_are_told_by_the_weights_of_a_budget(monkeypatch):
         runner.learn(None, cfg=None, tasks=["qa1", "qa6"], stages=(), seed=0, show=print, weights=weights)
     assert [stories.weights for stories in told] == [(1, 1), (1, 3)]
     assert [task.name for task in told[0].tasks] == ["qa1", "qa6"]
+
+
+def test_alone_trains_the_model_of_joint_on_the_one_task(monkeypatch):
+    asked = []
+    monkeypatch.setattr(joint, "measure", lambda *given: asked.append(given))
+    alone.measure("qa4", 3, {"tasks": ["qa1", "qa4"], "size": 32}, print)
+    assert asked == [("slots", 3, {"tasks": ["qa4"], "size": 32, "weights": {}}, print)]
+    for name in ("model", "rate", "size"):
+        assert alone.EXPERIMENT.budgets["small"][name] == joint.EXPERIMENT.budgets["medium"][name]
 
 
 def test_a_finished_cell_is_kept_and_not_computed_again(tmp_path, monkeypatch):
