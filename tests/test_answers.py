@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from tests.official import asked, needs_files, official
+from tests.support.official import asked, needs_files, official
 from tinylm2 import runs
-from tinylm2.commands.evaluate import render, token_lengths
-from tinylm2.data import TASKS, BadInput, Example, fresh_examples, word_tokenizer
-from tinylm2.evaluate import babilong, exact, labels_of, score
-from tinylm2.generate import answer, read
+from tinylm2.cli.evaluate import render, token_lengths
+from tinylm2.data import TASKS, BadInput, Example, generated_examples, word_tokenizer
+from tinylm2.inspect.evaluate import babilong, exact, labels_of, score
+from tinylm2.recurrence import answer, read
 from tinylm2.model import Config, init_params, story_forward
 
 WORDS = word_tokenizer()
@@ -112,13 +112,13 @@ def test_the_labels_of_a_task_are_those_of_its_official_file(task):
     assert labels_of(task) == {word for answer in answers for word in answer.split(",")}
 
 
-class Row:
+class EncodedExample:
     def __init__(self, answer, distance, depth):
         self.example, self.distance, self.depth = example("qa1", "Where is Mary?", answer), distance, depth
 
 
 def test_accuracy_is_split_by_distance_and_depth():
-    rows = [Row("garden", 0, 0.95), Row("garden", 2, 0.1), Row("office", 2, 0.15), Row("office", None, None)]
+    rows = [EncodedExample("garden", 0, 0.95), EncodedExample("garden", 2, 0.1), EncodedExample("office", 2, 0.15), EncodedExample("office", None, None)]
     found = score(rows, ["garden", "kitchen", "office", "office"], WORDS)
     assert found == {"accuracy": 0.75, "questions": 4, "by_distance": {"0": 1.0, "2": 0.5},
                      "by_depth": {"0.0": 0.5, "0.8": 1.0}}
@@ -149,7 +149,7 @@ def trained(tmp_path_factory):
     """A run of a few steps: it answers badly, but it answers."""
     out = tmp_path_factory.mktemp("run")
     loaded = runs.new(runs.Settings(task="qa1,qa8", width=8, ff=12, slots=4, segments="2", steps="1"))
-    folder = runs.Folder(out)
+    folder = runs.RunDir(out)
     folder.claim()
     folder.describe(loaded)
     folder.save(loaded, loaded.training())
@@ -201,15 +201,15 @@ def test_what_a_command_cannot_use_is_one_line_and_status_2(trained, capsys, arg
 def test_stories_mark_what_an_answer_rests_on(capsys):
     assert call("stories", "--task", "qa2", "--seed", "7") == 0
     lines = capsys.readouterr().out.splitlines()
-    first = fresh_examples(TASKS["qa2"], 1, seed=7)[0]
+    first = generated_examples(TASKS["qa2"], 1, seed=7)[0]
     assert [line[2:] for line in lines if line.startswith("> ")] == [first.facts[i] for i in sorted(first.support)]
     assert call("stories", "--task", "qa1", "--length", "128", "--seed", "7") == 0
     assert capsys.readouterr().out.count("[") == 1
 
 
 def test_official_stories_can_be_read_back(tmp_path, capsys):
-    from tinylm2.data import Dice, read_stories
+    from tinylm2.data import Rng, read_stories
 
     assert call("stories", "--task", "qa5", "--official", "--count", "3", "--seed", "2") == 0
     (tmp_path / "qa5.txt").write_text(capsys.readouterr().out)
-    assert read_stories(tmp_path / "qa5.txt") == [TASKS["qa5"].story(Dice(2, 1, 5, n)) for n in range(3)]
+    assert read_stories(tmp_path / "qa5.txt") == [TASKS["qa5"].story(Rng(2, 1, 5, n)) for n in range(3)]

@@ -8,7 +8,7 @@ import pytest
 from tinylm2.data import (
     TASKS,
     BadInput,
-    Dice,
+    Rng,
     Fact,
     Question,
     find_file,
@@ -77,7 +77,7 @@ def test_line_ends_marks_and_blank_lines_at_the_end_do_not_matter(tmp_path, vari
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_generated_stories_survive_writing_and_reading(tmp_path, task):
-    stories = [task.story(Dice(3, task.number, i)) for i in range(20)]
+    stories = [task.story(Rng(3, task.number, i)) for i in range(20)]
     write_stories(tmp_path / "stories.txt", stories)
     assert read_stories(tmp_path / "stories.txt") == stories
 

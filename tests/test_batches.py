@@ -14,14 +14,14 @@ from tinylm2.data import (
     Stories,
     Task,
     alone,
-    evaluation_rows,
-    fresh_examples,
-    longest_answer,
+    encode_examples,
+    generated_examples,
+    max_answer_len,
     make_batch,
     make_prompts,
     word_tokenizer,
 )
-from tinylm2.data.batches import GROUP, _cut
+from tinylm2.data.samplers import GROUP, _cut
 from tinylm2.data.filler import FILLER_WORDS
 from tinylm2.data.tasks.world import World
 
@@ -42,7 +42,7 @@ class Carry(World):
         self.tell("Mary got the milk.", len(self.lines) + 1)
 
     def question(self, line):
-        return self.ask("What is Mary carrying?", self.dice.pick(("milk", "milk,football")), line)
+        return self.ask("What is Mary carrying?", self.rng.choice(("milk", "milk,football")), line)
 
 
 CARRY = Task("qa8", "a stand-in for lists", Carry)
@@ -117,7 +117,7 @@ def test_a_row_does_not_depend_on_the_size_of_its_batch():
 def test_one_more_throw_in_one_task_moves_no_row_of_another():
     class Wordier(Carry):
         def question(self, line):
-            self.dice.below(2)
+            self.rng.integers(2)
             return super().question(line)
 
     before = stories((QA1, CARRY)).batch(LONG, 0, 32)
@@ -269,15 +269,15 @@ def test_stories_told_as_the_real_file_does_are_asked_midway_and_late():
 
 
 def test_fresh_examples_are_the_first_of_an_endless_list():
-    many = fresh_examples(QA1, 50, seed=0)
+    many = generated_examples(QA1, 50, seed=0)
     assert len(many) == 50
-    assert many[:7] == fresh_examples(QA1, 7, seed=0)
-    assert many != fresh_examples(QA1, 50, seed=1)
+    assert many[:7] == generated_examples(QA1, 7, seed=0)
+    assert many != generated_examples(QA1, 50, seed=1)
 
 
 def test_evaluation_asks_none_of_the_training_stories():
     """The streams differ: training's first rows and the first fresh stories share no story of four facts or more."""
-    asked = {example.facts[:4] for example in fresh_examples(QA1, 500, seed=0) if len(example.facts) >= 4}
+    asked = {example.facts[:4] for example in generated_examples(QA1, 500, seed=0) if len(example.facts) >= 4}
     source, told = stories(), []
     for step in range(10):
         told += [source._row(Shape(facts=(10,)), 4, step, i).example.facts[:4] for i in range(64)]
@@ -285,12 +285,12 @@ def test_evaluation_asks_none_of_the_training_stories():
 
 
 def ask(examples, segments, **knobs):
-    return evaluation_rows(examples, segments, tokenizer=WORDS, filler=FILLER, width=32, seed=0, **knobs)
+    return encode_examples(examples, segments, tokenizer=WORDS, filler=FILLER, width=32, seed=0, **knobs)
 
 
 def test_questions_leave_room_for_the_longest_answer_of_all():
-    examples = fresh_examples(CARRY, 20, seed=0)
-    assert longest_answer(examples, WORDS) == 2
+    examples = generated_examples(CARRY, 20, seed=0)
+    assert max_answer_len(examples, WORDS) == 2
     for segments in (0, 2):
         rows, out = ask(examples, segments)
         ids, pad = make_prompts(rows)
@@ -302,7 +302,7 @@ def test_questions_leave_room_for_the_longest_answer_of_all():
 
 
 def test_questions_that_do_not_fit_are_left_out_and_counted():
-    examples = fresh_examples(QA1, 200, seed=0)
+    examples = generated_examples(QA1, 200, seed=0)
     rows, out = ask(examples, 1)
     assert 0 < out < 200
     assert len(rows) + out == 200
@@ -313,7 +313,7 @@ def test_questions_that_do_not_fit_are_left_out_and_counted():
 
 
 def test_one_question_less_moves_no_other():
-    examples = fresh_examples(QA1, 30, seed=0)
+    examples = generated_examples(QA1, 30, seed=0)
     assert [row.prompt for row in ask(examples, 4)[0][:20]] == [row.prompt for row in ask(examples[:20], 4)[0]]
 
 

@@ -1,6 +1,6 @@
 """What every pair promises whatever it computes: inputs left alone, any layout taken, the dtype kept, errors that say.
 
-The pairs are those of tinylm2.cases, where every public one must have its case.
+The pairs are those of tinylm2.checking.cases, where every public one must have its case.
 """
 
 import re
@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-from tests import standin
-from tests.leaves import leaves, map_arrays
+from tests.support import fake_cupy
+from tests.support.leaves import leaves, map_arrays
 from tinylm2 import backend, layers, memory, ops
-from tinylm2.cases import CASES
+from tinylm2.checking.cases import CASES
 
 pytestmark = pytest.mark.core
 
@@ -195,7 +195,7 @@ REFUSED = [
      "feed_forward: Wgu has shape (8, 11), expected (D, 12) with D=8 from h"),
     (memory.read_forward, zeros((2, 5, 8), (2, 3, 7), (8, 8), (8, 8), (8, 8)), {"heads": 2},
      "read: Mn has shape (2, 3, 7), expected (B, N, D) with B=2 from n, D=8 from n"),
-    (memory.gather_forward, zeros((2, 5, 2, 2), (2, 5, 2, 2), (8, 15), (8, 8)), {"heads": (4, 2), "slots": 3},
+    (memory.write_attention_forward, zeros((2, 5, 2, 2), (2, 5, 2, 2), (8, 15), (8, 8)), {"heads": (4, 2), "slots": 3},
      "gather: Wqkv has shape (8, 15), expected (D, 16)"),
     (memory.printed_write_forward, [*zeros((2, 5, 8), (2, 5, 8)), None, None, *zeros((2, 3, 8)), {}],
      {"heads": (4, 2), "pad": PAD3}, "printed_write: pad has shape (3,), expected (B) with B=2 from n"),

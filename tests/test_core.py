@@ -13,7 +13,7 @@ import pytest
 from tests import small, standin
 from tinylm2 import layers, model, ops
 from tinylm2.backend import to_device
-from tinylm2.data import dice
+from tinylm2.data import rng
 from tinylm2.model import Config, block_params, init_params, param_shapes, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
 
@@ -190,8 +190,8 @@ def test_the_model_of_the_main_job_has_the_letters_that_it_is_known_by():
 
 
 def test_parameters_and_stories_draw_from_streams_of_their_own():
-    assert model._INIT == dice.INIT
-    assert len({dice.INIT, dice.DATA, dice.EVALUATION}) == 3
+    assert model._INIT == rng.INIT
+    assert len({rng.INIT, rng.DATA, rng.EVALUATION}) == 3
 
 
 def test_a_config_takes_as_many_slots_as_the_model_is_wide_and_any_sequence_of_blocks():

@@ -7,7 +7,7 @@ import pytest
 
 from tests import small
 from tinylm2 import __main__, ops
-from tinylm2.commands import count as counting
+from tinylm2.cli import count as counting
 from tinylm2.model import first_banks, segment_forward
 
 

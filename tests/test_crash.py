@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests import crash
-from tests.small import FewSentences
+from tests.support.small import FewSentences
 from tinylm2 import checkpoint, runs
-from tinylm2.commands import learn
-from tinylm2.console import Parser
+from tinylm2.cli import learn
+from tinylm2.cli.console import Parser
 from tinylm2.data import BadInput
-from tinylm2.runs import Folder, Settings
+from tinylm2.training.run_dir import RunDir, Settings
 
 KILLS = 10                                               # `python -m tests.full kills` makes a hundred
 SMALL = Settings(width=8, ff=12, slots=4, segments="2")
@@ -60,7 +60,7 @@ def straight(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "curriculum", crash.curriculum)
         patch.setattr(runs, "GrammarFiller", FewSentences)
-        folder, loaded = Folder(tmp_path_factory.mktemp("straight")), runs.new(SMALL)
+        folder, loaded = RunDir(tmp_path_factory.mktemp("straight")), runs.new(SMALL)
         runs.train(folder, loaded, loaded.training(), save_every=2)
     return folder.path
 
@@ -71,7 +71,7 @@ def straight(tmp_path_factory):
                          ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_where_the_disk_refuses_the_run_says_so_and_resumes(straight, tmp_path, monkeypatch, small, module, name, nth,
                                                             number):
-    folder, (loaded, run) = Folder(tmp_path / "run"), small
+    folder, (loaded, run) = RunDir(tmp_path / "run"), small
     folder.claim()
     folder.describe(loaded)
     with monkeypatch.context() as patch:
@@ -87,7 +87,7 @@ def test_where_the_disk_refuses_the_run_says_so_and_resumes(straight, tmp_path, 
 def test_a_disk_without_second_names_keeps_the_checkpoint_before_all_the_same(tmp_path, monkeypatch, small):
     loaded, run = small
     monkeypatch.setattr(os, "link", Refusal(os.link, 1, errno.EPERM))
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.save(loaded, run)
     first = (tmp_path / "model.npz").read_bytes()
     run.step()
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(t
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/below"):
         with pytest.raises(BadInput, match="cannot be written"):
-            Folder(tmp_path / place).claim()
+            RunDir(tmp_path / place).claim()
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(t
 def test_a_read_only_folder_is_refused_before_anything_is_trained(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(BadInput, match="cannot be written"):
-        Folder(tmp_path).claim()
+        RunDir(tmp_path).claim()
 
 
 # ------------------------------------------------------------------------------------------------------------- signals
@@ -150,7 +150,7 @@ def test_a_signal_ends_the_step_saves_and_leaves_with_its_status(tmp_path, numbe
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
-    program = ("import os, signal, time; from tinylm2.runs import polite_signals\n"
+    program = ("import os, signal, time; from tinylm2.training.run_dir import polite_signals\n"
                "with polite_signals():\n"
                "    os.kill(os.getpid(), signal.SIGTERM); print('on', flush=True)\n"
                "    os.kill(os.getpid(), signal.SIGTERM); print('never')")
@@ -163,7 +163,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
 
 def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(tmp_path, small):
     loaded, run = small
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     for _ in range(3):
         folder.save(loaded, run)
         run.step()
@@ -174,7 +174,7 @@ def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(t
 
 def test_a_damaged_checkpoint_is_not_passed_over_but_the_one_before_is_named(tmp_path, small):
     loaded, run = small
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.save(loaded, run)
     run.step()
     folder.save(loaded, run)
@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_is_not_passed_over_but_the_one_before_is_named(tmp
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_path, small):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.claim()
     folder.describe(small[0])
     again, run = runs.resume(folder)
@@ -197,7 +197,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_pat
 
 @pytest.mark.parametrize("there", [("config.json",), ("config.json", "model.npz"), ("model.npz",)], ids="+".join)
 def test_resuming_writes_what_a_kill_kept_from_being_written(tmp_path, small, there):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.describe(small[0])
     folder.save(*small)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -215,20 +215,20 @@ def test_resuming_writes_what_a_kill_kept_from_being_written(tmp_path, small, th
 def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadInput, match=r"config.json") as error:
-        runs.resume(Folder(tmp_path))
+        runs.resume(RunDir(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_in_which_no_run_was_begun_says_how_to_begin(tmp_path):
     with pytest.raises(BadInput, match="found no run in it, expected one that was begun; without --resume, one begins"):
-        runs.resume(Folder(tmp_path))
+        runs.resume(RunDir(tmp_path))
     with pytest.raises(BadInput, match="found no such folder"):
-        runs.resume(Folder(tmp_path / "nowhere"))
+        runs.resume(RunDir(tmp_path / "nowhere"))
 
 
 def test_overwriting_takes_an_old_run_away_in_an_order_that_can_be_stopped_anywhere(tmp_path, small):
     loaded, run = small
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     for stop in range(len(runs.FILES) + 1):
         folder.claim(overwrite=True)
         folder.describe(loaded)
@@ -245,7 +245,7 @@ def test_overwriting_takes_an_old_run_away_in_an_order_that_can_be_stopped_anywh
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     pytest.importorskip("fcntl", reason="this system has no such locks")
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     with folder.metrics(0), pytest.raises(BadInput, match="found another process that trains in it"), folder.metrics(0):
         pass
     with folder.metrics(0):

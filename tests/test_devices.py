@@ -11,11 +11,11 @@ import pytest
 from tests import small, standin
 from tinylm2 import checkpoint, evaluate, generate, ops
 from tinylm2.backend import array_module, get_xp, to_device, to_host
-from tinylm2.data import TASKS, Batch, GrammarFiller, Shape, Stories, evaluation_rows, fresh_examples, word_tokenizer
+from tinylm2.data import TASKS, Batch, GrammarFiller, Shape, Stories, encode_examples, generated_examples, word_tokenizer
 from tinylm2.flat import Flat
 from tinylm2.model import Config, init_params, story_backward, story_forward
 from tinylm2.optim import AdamW
-from tinylm2.train import Run, Stage, train_step
+from tinylm2.training.trainer import Trainer, Stage, train_step
 
 FLOATS = ["float32", "float64"]
 
@@ -76,7 +76,7 @@ def assert_equal_steps(found, expected):
 # ------------------------------------------------------------------------------------------- the model on the stand-in
 
 
-@pytest.mark.parametrize("options", [{}, {"tail": 1}, {"truncate": 2}, {"replay": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"tail": 1}, {"truncate": 2}, {"recompute": True}], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_pass_gives_numpys_bits_and_asks_the_device_nothing(cfg, dtype, options):
     params = small.params(cfg, dtype)
@@ -92,7 +92,7 @@ def test_a_pass_gives_numpys_bits_and_asks_the_device_nothing(cfg, dtype, option
 
 
 @pytest.mark.parametrize(("dtype", "options"), [
-    ("float64", {}), ("float32", {}), ("float32", {"lm": 0.5}), ("float32", {"replay": True, "truncate": 1})], ids=str)
+    ("float64", {}), ("float32", {}), ("float32", {"lm": 0.5}), ("float32", {"recompute": True, "truncate": 1})], ids=str)
 def test_training_steps_give_numpys_bits_with_one_copy_each(cfg, dtype, options):
     expected = steps(small.params(cfg, dtype), cfg, **options)
     found = steps(on_device(small.params(cfg, dtype), standin.xp), cfg, **options)
@@ -127,8 +127,8 @@ def asking(xp, dtype="float64", count=6, segments=2):
     """A word model, its tokenizer, and rows to ask it over two segments."""
     tokenizer, filler = word_tokenizer(), GrammarFiller()
     cfg = Config(V=tokenizer.size, D=8, L=2, H=2, G=1, F=12, N=4, T=32)
-    examples = fresh_examples(TASKS["qa1"], count, seed=0)
-    rows, _ = evaluation_rows(examples, segments, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=0, room=2)
+    examples = generated_examples(TASKS["qa1"], count, seed=0)
+    rows, _ = encode_examples(examples, segments, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=0, room=2)
     return on_device(small.params(cfg, dtype), xp), cfg, tokenizer, rows
 
 
@@ -159,7 +159,7 @@ def a_run(params, cfg, tokenizer):
     stories = Stories([TASKS["qa1"]], tokenizer=tokenizer, filler=GrammarFiller(), seed=0)
     stages = (Stage("A", Shape(facts=(2,), width=16, filler=False), 4, 2),
               Stage("B", Shape(facts=(2,), segments=(2,), width=32), 4, 2))
-    run = Run(params, cfg=cfg, stories=stories, stages=stages)
+    run = Trainer(params, cfg=cfg, stories=stories, stages=stages)
     return run, list(run.steps())
 
 
@@ -186,7 +186,7 @@ def cupy():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"tail": 1}, {"replay": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"tail": 1}, {"recompute": True}], ids=str)
 def test_a_gpu_gives_numpys_numbers(cfg, cupy, options):
     params = small.params(cfg)
     expected, found = (a_pass(on_device(params, xp), cfg, a_batch(cfg), **options) for xp in (np, cupy))
@@ -249,6 +249,6 @@ def test_a_gpu_learns_qa1(cupy):
     cfg = Config(V=tokenizer.size)
     stories = Stories([TASKS["qa1"]], tokenizer=tokenizer, filler=GrammarFiller(), seed=0)
     stages = (Stage("A", Shape(facts=(2,), width=16, filler=False), 128, 1000, bar=0.15, must=True),)
-    run = Run(init_params(cfg, 0, xp=cupy), cfg=cfg, stories=stories, stages=stages)
+    run = Trainer(init_params(cfg, 0, xp=cupy), cfg=cfg, stories=stories, stages=stages)
     *_, last = run.steps()
     assert last["accuracy"] > 0.9

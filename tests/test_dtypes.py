@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import small
-from tests.leaves import leaves
+from tests.support.leaves import leaves
 from tinylm2 import ops, optim
 from tinylm2.model import init_params, story_backward, story_forward
 
@@ -31,8 +31,8 @@ def training_step(cfg, dtype, **options):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("options", [{}, {"tail": 1, "pad": True}, {"replay": True, "truncate": 1}],
-                         ids=["plain", "tail, pad", "replay, truncate"])
+@pytest.mark.parametrize("options", [{}, {"tail": 1, "pad": True}, {"recompute": True, "truncate": 1}],
+                         ids=["plain", "tail, pad", "recompute, truncate"])
 def test_every_number_of_a_run_keeps_its_precision(cfg, dtype, options):
     if "pad" in options:
         options = {**options, "pad": np.minimum([0, 2, 1], cfg.T - 1)}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests import small
-from tests.leaves import leaves
+from tests.support.leaves import leaves
 from tinylm2 import diagnose, layers, memory, ops, runs, train
 from tinylm2.model import first_banks, segment_backward, segment_forward, story_backward, story_forward
-from tinylm2.runs import Folder, Settings
-from tinylm2.train import NotFinite
+from tinylm2.training.run_dir import RunDir, Settings
+from tinylm2.training.trainer import NotFinite
 
 FLOATS = ("float32", "float64")
 
@@ -84,8 +84,8 @@ def test_saturated_gates_are_shut_or_open_and_finite(dtype, size):
 def test_a_bank_behind_saturated_gates_is_kept_or_replaced(dtype, size):
     R, M = (random(2, 3, 4, dtype=dtype, seed=seed) for seed in range(2))
     W, b = np.zeros((4, 4), dtype), np.full(4, size, dtype)
-    M_next, cache = memory.gates_forward(R, M, W, b, W, -b)
-    assert_finite((M_next, memory.gates_backward(np.ones_like(M), cache)))
+    M_next, cache = memory.memory_update_forward(R, M, W, b, W, -b)
+    assert_finite((M_next, memory.memory_update_backward(np.ones_like(M), cache)))
     np.testing.assert_allclose(M_next, np.tanh(R) if size > 0 else M, rtol=1e-6)
 
 
@@ -145,8 +145,8 @@ def run(monkeypatch):
     (ops, "attend_forward", "story > segment 1 > block 1 > self_attention > attend, forward"),
     (ops, "cross_entropy_backward", "cross_entropy, backward"),
     (ops, "rmsnorm_backward", "story > segment 1 > rmsnorm, backward"),
-    (memory, "gates_forward", "story > segment 1 > block 1 > slots_write > gates, forward"),
-    (memory, "gates_backward", "story > segment 2 > block 1 > slots_write > gates, backward"),
+    (memory, "memory_update_forward", "story > segment 1 > block 1 > write > gates, forward"),
+    (memory, "memory_update_backward", "story > segment 2 > block 1 > write > gates, backward"),
     (layers, "feed_forward_backward", "story > segment 1 > block 1 > feed_forward, backward"),
 ])
 def test_the_first_operation_that_is_not_finite_is_named_and_nothing_is_learned(monkeypatch, run, module, name, where):
@@ -197,7 +197,7 @@ def test_where_all_is_finite_nothing_is_found(run):
     (3, "step 4: head.W is not finite; the checkpoint before stays")])
 def test_the_last_good_checkpoint_is_untouched_and_the_metrics_end_before_the_step(tmp_path, run, broken_in, said):
     loaded, run = run
-    folder, saved = Folder(tmp_path), []
+    folder, saved = RunDir(tmp_path), []
 
     def show(metrics):
         if metrics["step"] == broken_in:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinylm2.data import TASKS, BadInput, BookFiller, Dice, GrammarFiller, bpe_tokenizer, word_tokenizer
+from tinylm2.data import TASKS, BadInput, BookFiller, Rng, GrammarFiller, bpe_tokenizer, word_tokenizer
 from tinylm2.data.filler import FILLER_WORDS, sentences
 from tinylm2.data.tokenizer import TASK_WORDS
 
@@ -21,7 +21,7 @@ def told_words():
     told = set(TASK_WORDS.split())
     for task in TASKS.values():
         for i in range(50):
-            for line in task.story(Dice(5, task.number, i)):
+            for line in task.story(Rng(5, task.number, i)):
                 told |= words(line.text) | words(getattr(line, "answer", ""))
     for path in OFFICIAL.glob("*.txt"):
         told |= words(path.read_text())

@@ -12,7 +12,7 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip insta
 from hypothesis import given, settings  # noqa: E402
 
 from tests import fuzz  # noqa: E402
-from tests.crash import ARGUMENTS  # noqa: E402
+from tests.support.crash import ARGUMENTS  # noqa: E402
 
 CASES = 1000                                           # `python -m tests.full fuzz` runs ten thousand
 ROOT = Path(__file__).parents[1]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests import standin
+from tests.support import fake_cupy
 from tinylm2 import gradcheck, ops
-from tinylm2.cases import CASES
+from tinylm2.checking.cases import CASES
 from tinylm2.gradcheck import Checker, Refused, check_grads
 
 pytestmark = pytest.mark.core

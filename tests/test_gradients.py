@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from tinylm2 import layers, memory, model, ops
-from tinylm2.cases import CASES
+from tinylm2.checking.cases import CASES
 
 DIRECTIONS = 8                                           # of a model's tensors; the command checks every entry of them
 

@@ -7,23 +7,23 @@ import pytest
 from tinylm2.data import (
     TASKS,
     BadInput,
-    Dice,
+    Rng,
     Example,
     GrammarFiller,
     alone,
     examples,
-    fresh_examples,
+    generated_examples,
     hide,
     word_tokenizer,
 )
 
 WORDS, FILLER = word_tokenizer(), GrammarFiller()
-TOLD = fresh_examples(TASKS["qa1"], 200, seed=1)
+TOLD = generated_examples(TASKS["qa1"], 200, seed=1)
 KNOWN = {tuple(WORDS.encode(sentence)) for sentence in FILLER.sentences}
 
 
 def hidden(example, *key, segments=4, width=32, **knobs):
-    return hide(example, Dice(9, *key), tokenizer=WORDS, filler=FILLER, segments=segments, width=width, **knobs)
+    return hide(example, Rng(9, *key), tokenizer=WORDS, filler=FILLER, segments=segments, width=width, **knobs)
 
 
 def ids(*texts):
@@ -188,6 +188,6 @@ def test_the_same_dice_hide_the_same_way_for_ever():
 
 def test_every_task_can_be_hidden():
     for task in TASKS.values():
-        for example in examples(task.story(Dice(2, task.number), questions=1, facts=2), task.name):
+        for example in examples(task.story(Rng(2, task.number), questions=1, facts=2), task.name):
             row = hidden(example, task.number, segments=8)
             assert len(row.prompt) + len(row.answer) == 256

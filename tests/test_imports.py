@@ -29,10 +29,10 @@ LADDER = [
     ["__main__"],
 ]
 STEP = {"tinylm2." + name: step for step, names in enumerate(LADDER) for name in names}
-KNOWS_STORIES = STEP["tinylm2.generate"]
+KNOWS_STORIES = STEP["tinylm2.recurrence"]
 CORE = ["ops", "layers", "memory", "model"]
 NEEDED = {"tinylm2.backend": {"numpy", "cupy"}, "tinylm2.data": {"numpy", "tokenizers"},
-          "tinylm2.plots": {"numpy", "matplotlib"}}      # tqdm: who shows a run
+          "tinylm2.inspect.plots": {"numpy", "matplotlib"}}      # tqdm: who shows a run
 
 
 def house(name):
@@ -61,12 +61,12 @@ def test_imports_point_down(name):
     here = house(name)
     for imported, line in imports(FILES[name]):
         there = house(imported)
-        if not imported.startswith("tinylm2") or there == here and here in ("tinylm2.data", "tinylm2.commands"):
+        if not imported.startswith("tinylm2") or there == here and here in ("tinylm2.data", "tinylm2.cli"):
             continue
         if here == "tinylm2.data":
             down = False
         elif there == "tinylm2.data":
-            down = STEP[here] >= KNOWS_STORIES and here != "tinylm2.cases"
+            down = STEP[here] >= KNOWS_STORIES and here != "tinylm2.checking.cases"
         else:
             down = STEP[there] < STEP[here]
         assert down, f"{FILES[name]}:{line}: {name} imports {imported}"
@@ -75,7 +75,7 @@ def test_imports_point_down(name):
 @pytest.mark.parametrize("name", FILES)
 def test_only_the_five_packages_are_needed(name):
     here = house(name)
-    allowed = NEEDED[here] if here in NEEDED else {"numpy"} if STEP[here] < STEP["tinylm2.runs"] else {"numpy", "tqdm"}
+    allowed = NEEDED[here] if here in NEEDED else {"numpy"} if STEP[here] < STEP["tinylm2.training.run_dir"] else {"numpy", "tqdm"}
     for imported, line in imports(FILES[name]):
         top = imported.partition(".")[0]
         assert top in sys.stdlib_module_names or top == "tinylm2" or top in allowed, f"{name}:{line}: {imported}"

@@ -10,7 +10,7 @@ from tests import small, standin
 from tests.test_devices import a_batch, on_device
 from tinylm2 import backend
 from tinylm2.optim import AdamW
-from tinylm2.train import train_step
+from tinylm2.training.trainer import train_step
 
 
 @pytest.fixture(scope="module")
@@ -101,5 +101,5 @@ def test_a_chain_becomes_one_kernel_of_its_own_precision(cupy, compiles, name, d
 @pytest.mark.parametrize("ctype", ["float", "double"])
 def test_the_kernel_that_adds_runs_compiles(compiles, ctype):
     types = f"typedef {ctype} T; typedef long long S;"
-    compiles(f"{types}\n" + source("add_runs", [], [SimpleNamespace(ctype="T", name="y")], backend.RUNS)
+    compiles(f"{types}\n" + source("segment_sum", [], [SimpleNamespace(ctype="T", name="y")], backend.RUNS)
              .replace("(T* all_y,", "(const T* x, const S* starts, long long width, T* all_y,"))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinylm2 import model
-from tinylm2.cases import CASES, Draw
+from tinylm2.checking.cases import CASES, Draw
 
 torch = pytest.importorskip("torch", reason="PyTorch, to compare with, is not installed (pip install torch==2.13.0)")
 

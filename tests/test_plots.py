@@ -13,7 +13,7 @@ from tests import watched
 from tinylm2 import plots, runs
 from tinylm2.__main__ import main
 from tinylm2.data import BadInput, Example
-from tinylm2.trace import Look, Trace
+from tinylm2.inspect.trace import Look, Trace
 
 METRICS = [{"step": i, "stage": "A" if i < 60 else "A2" if i < 90 else "B", "loss": 6 * 0.97**i, "accuracy": i / 200}
            for i in range(200)]

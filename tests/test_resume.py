@@ -8,10 +8,10 @@ from argparse import Namespace
 import pytest
 
 from tests import crash
-from tests.small import FewSentences
+from tests.support.small import FewSentences
 from tinylm2 import runs
-from tinylm2.commands import learn
-from tinylm2.runs import Folder, Settings, Stopped
+from tinylm2.cli import learn
+from tinylm2.training.run_dir import RunDir, Settings, Stopped
 
 SMALL = {"width": 8, "ff": 12, "slots": 4, "segments": "2"}
 VARIANTS = {
@@ -19,7 +19,7 @@ VARIANTS = {
     "printed": {"memory": "printed"},
     "no memory": {"memory": "none"},
     "language model": {"lm": 0.5},
-    "truncate, replay": {"truncate": 1, "replay": True},
+    "truncate, recompute": {"truncate": 1, "recompute": True},
     "several tasks": {"task": "qa1:2,qa6"},
 }
 
@@ -32,7 +32,7 @@ def _few_steps(monkeypatch):
 
 
 def begin(path, settings):
-    folder, loaded = Folder(path), runs.new(settings)
+    folder, loaded = RunDir(path), runs.new(settings)
     folder.claim()
     folder.describe(loaded)
     return folder, loaded, loaded.training()

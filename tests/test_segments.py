@@ -95,7 +95,7 @@ def test_tail_gives_the_gradients_of_a_loss_on_the_last_rows(cfg):
         np.testing.assert_allclose(last[name], whole[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-# ----------------------------------------------------------------------------------------------------- truncate, replay
+# ----------------------------------------------------------------------------------------------------- truncate, recompute
 
 EARLY = 7                                                # a token that stands in the first segment only
 
@@ -154,7 +154,7 @@ def test_replay_gives_the_same_bits_and_keeps_no_segment(cfg, options):
     options = {**options, "pad": np.minimum(PAD, cfg.T - 1)} if "pad" in options else options
     params, ids = small.params(cfg), small.ids(cfg, 3 * cfg.T)
     logits, cache = story_forward(params, ids=ids, cfg=cfg, **options)
-    again, replayed = story_forward(params, ids=ids, cfg=cfg, replay=True, **options)
+    again, replayed = story_forward(params, ids=ids, cfg=cfg, recompute=True, **options)
     assert np.array_equal(again, logits)
     assert replayed["segments"] == [None] * 3
     assert None not in cache["segments"]                 # asked for by name only: it costs a forward

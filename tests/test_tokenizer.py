@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from tinylm2.data import TASKS, BadInput, Dice, GrammarFiller, Question, Tokenizer, bpe_tokenizer, word_tokenizer
+from tinylm2.data import TASKS, BadInput, Rng, GrammarFiller, Question, Tokenizer, bpe_tokenizer, word_tokenizer
 from tinylm2.data.tokenizer import END, PAD, TASK_WORDS
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "babi"
@@ -18,7 +18,7 @@ both = pytest.mark.parametrize("tokenizer", [WORDS, PAIRS], ids=["words", "pairs
 @both
 def test_every_text_of_every_task_comes_back(tokenizer):
     for task in TASKS.values():
-        for line in task.story(Dice(7, task.number)):
+        for line in task.story(Rng(7, task.number)):
             texts = [line.text] + ([line.answer] if isinstance(line, Question) else [])
             for text in texts:
                 plain = " ".join(re.findall("[a-z]+", text.lower())) if tokenizer is WORDS else text

@@ -9,12 +9,12 @@ import pytest
 
 from tests import small, standin, watched
 from tinylm2.__main__ import main
-from tinylm2.commands.ask import heat_map
-from tinylm2.data import TASKS, alone, bpe_tokenizer, evaluation_rows, fresh_examples, word_tokenizer
+from tinylm2.cli.ask import heat_map
+from tinylm2.data import TASKS, alone, bpe_tokenizer, encode_examples, generated_examples, word_tokenizer
 from tinylm2.data.filler import GrammarFiller
-from tinylm2.evaluate import ask_rows
+from tinylm2.inspect.evaluate import ask_rows
 from tinylm2.model import init_params, story_backward, story_forward
-from tinylm2.trace import pieces, trace, watch
+from tinylm2.inspect.trace import pieces, trace, watch
 
 PARTS = ("read", "output", "write", "input", "forget", "before", "after")
 
@@ -175,8 +175,8 @@ def test_watching_a_question_gives_the_answer_that_asking_gives_and_its_probabil
     tokenizer = word_tokenizer()
     cfg = replace(small.CFG, V=tokenizer.size, T=32)
     params = init_params(cfg, 0)
-    examples = fresh_examples(TASKS["qa8"], 5, seed=0)
-    rows, _ = evaluation_rows(examples, 0, tokenizer=tokenizer, filler=GrammarFiller(), width=32, seed=0, room=3)
+    examples = generated_examples(TASKS["qa8"], 5, seed=0)
+    rows, _ = encode_examples(examples, 0, tokenizer=tokenizer, filler=GrammarFiller(), width=32, seed=0, room=3)
     asked = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=3, frozen=frozen)
     for row, text in zip(rows, asked, strict=True):
         reading = watch(params, row, cfg=cfg, tokenizer=tokenizer, places=3, frozen=frozen)
@@ -190,10 +190,10 @@ def test_watching_a_question_gives_the_answer_that_asking_gives_and_its_probabil
 def test_an_answer_is_watched_up_to_its_end_and_no_further(monkeypatch):
     tokenizer = word_tokenizer()
     cfg = replace(small.CFG, V=tokenizer.size, T=32)
-    row = alone(fresh_examples(TASKS["qa1"], 1, seed=0)[0], tokenizer=tokenizer, width=32, room=4)
+    row = alone(generated_examples(TASKS["qa1"], 1, seed=0)[0], tokenizer=tokenizer, width=32, room=4)
     word, end = 5, tokenizer.end
     for said, kept in (([word, end, end], [word, end]), ([end, end, end], [end]), ([word, word], [word, word])):
-        monkeypatch.setattr("tinylm2.trace.answer", lambda *_, said=said, **__: np.array([said]))
+        monkeypatch.setattr("tinylm2.inspect.trace.answer", lambda *_, said=said, **__: np.array([said]))
         reading = watch(init_params(cfg, 0), row, cfg=cfg, tokenizer=tokenizer, places=3)
         assert (reading.tokens, reading.said) == (kept, tokenizer.decode(kept))
         assert reading.trace.logits.shape[1] == len(row.prompt) + len(kept) - 1

@@ -11,8 +11,8 @@ from tinylm2 import checkpoint, runs, train
 from tinylm2.data import BadInput, Shape
 from tinylm2.model import init_params, story_forward
 from tinylm2.optim import AdamW, clip, learning_rate
-from tinylm2.runs import Folder, Settings
-from tinylm2.train import NotFinite, NotLearned
+from tinylm2.training.run_dir import RunDir, Settings
+from tinylm2.training.trainer import NotFinite, NotLearned
 
 SMALL = Settings(width=8, ff=12, slots=4, segments="2", steps="5")
 
@@ -30,7 +30,7 @@ def test_steps_saved_and_more_steps_equal_one_undisturbed_run_bit_for_bit_across
     straight = list(whole.steps())
     assert [m["stage"] for m in straight] == ["A"] * 6 + ["A2"] * 5 + ["B"] * 9
 
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     loaded, first = small_run()
     before = list(islice(first.steps(), 11))             # 11: a checkpoint at the very end of stage A2
     folder.save(loaded, first)
@@ -80,7 +80,7 @@ def test_what_no_segment_holds_is_said_before_the_first_step(settings, line):
 
 
 def test_metrics_have_every_step_once_after_a_resume(tmp_path):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     for number in (10, 20):                              # the first time, stop behind the last checkpoint
         loaded, run = small_run()
         if number == 20:
@@ -204,7 +204,7 @@ def test_variants_have_as_many_parameters_within_one_percent():
 
 
 def test_a_new_run_never_touches_another(tmp_path):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     (tmp_path / "thesis.txt").write_text("mine")
     folder.claim()
     loaded, run = small_run()
@@ -219,7 +219,7 @@ def test_a_new_run_never_touches_another(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flip", "shape", "empty", "text"])
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
     loaded, run = small_run()
-    Folder(tmp_path).save(loaded, run)
+    RunDir(tmp_path).save(loaded, run)
     path = tmp_path / "model.npz"
     raw = bytearray(path.read_bytes())
     if damage == "cut":

@@ -1,16 +1,16 @@
-"""`python -m tinylm2 COMMAND`: gradcheck, ask, count, and whatever else stands in tinylm2/commands/."""
+"""`python -m tinylm2 COMMAND`: one file per command in tinylm2/cli/."""
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # see train_tiny.py
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # the products are small: two threads are slower than one
 
 import sys
 
-from tinylm2.commands import ask, count, evaluate, explore, gradcheck, plot, stories
-from tinylm2.console import Parser, command
+from tinylm2.cli import ask, count, evaluate, explore, gradcheck, plot, stories, train
+from tinylm2.cli.console import Parser, command
 
-COMMANDS = {"gradcheck": gradcheck, "ask": ask, "explore": explore, "plot": plot, "evaluate": evaluate,
-            "stories": stories, "count": count}
+COMMANDS = {"train": train, "ask": ask, "explore": explore, "plot": plot, "evaluate": evaluate, "stories": stories,
+            "gradcheck": gradcheck, "count": count}
 
 
 @command

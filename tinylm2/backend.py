@@ -8,12 +8,12 @@ import numpy as np
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3                # numbers of mallopt's knobs, from malloc.h
 BLOCK = 2**15                                            # numbers of a flat array that the CPU's cache holds with ease
-_HOMES = {}                                              # array type -> its module, how it comes to the host, add_runs
+_HOMES = {}                                              # array type -> module, way to the host, segment_sum
 
 
-def register(array_type, module, to_host, add_runs):
+def register(array_type, module, to_host, segment_sum):
     """Make an array type known: NumPy's below, CuPy's when a GPU is found, the tests' stand-in for one."""
-    _HOMES[array_type] = (module, to_host, add_runs)
+    _HOMES[array_type] = (module, to_host, segment_sum)
 
 
 def _home(x):
@@ -121,7 +121,7 @@ def blocks(x):
     return [slice(start, start + length) for start in range(0, x.size, length)]
 
 
-def add_runs(x, starts):
+def segment_sum(x, starts):
     """Sums of runs of rows: y[v] = x[starts[v]:starts[v+1]].sum(0), each in order; zeros where a run is empty.
 
     x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). A door of its own, for CuPy's
@@ -155,7 +155,7 @@ RUNS = """
 def _runs_kernel():
     import cupy
 
-    return cupy.ElementwiseKernel("raw T x, raw S starts, int64 width", "T y", RUNS, "add_runs")
+    return cupy.ElementwiseKernel("raw T x, raw S starts, int64 width", "T y", RUNS, "segment_sum")
 
 
 register(np.ndarray, np, lambda x: x, _add_runs_on_cpu)
@@ -175,8 +175,8 @@ def keep_memory():
         mallopt(knob, 2**30)
 
 
-def expect(op, **named):
-    """Check shapes where they enter: `expect("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
+def check_shapes(op, **named):
+    """Check shapes where they enter: `check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
     A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself; an
     array that is None is left out. Reads metadata only, so it never waits for a device.  ValueError names the
@@ -187,8 +187,7 @@ def expect(op, **named):
 
 @lru_cache(maxsize=2**12)
 def _check(op, arguments):
-    """`expect`, of (name, shape, spec) an array. A step asks the same again and again: what was found right is known,
-    what was not is not remembered."""
+    """`check_shapes` of (name, shape, spec) per array. Successful checks are cached: a step asks the same ones again."""
     bound = {}
     for name, shape, spec in arguments:
         axes = spec.removeprefix("...").split()

@@ -7,8 +7,8 @@ returns to 1 where a new story starts. Files without supporting facts end the li
 import re
 from pathlib import Path
 
-from tinylm2.data.errors import BadInput, read_lines
 from tinylm2.data.stories import Fact, Question, examples
+from tinylm2.errors import BadInput, read_lines
 
 
 def read_stories(path, tokenizer=None):

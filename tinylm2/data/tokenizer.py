@@ -3,11 +3,11 @@
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
-from tinylm2.data.dice import DATA, Dice
-from tinylm2.data.errors import BadInput
 from tinylm2.data.filler import FILLER_WORDS, GrammarFiller
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
+from tinylm2.errors import BadInput
 
 PAD, END = "[pad]", "[end]"
 
@@ -135,7 +135,7 @@ def _reading(stories=50):
     """What the pairs are learned from, always the same: some stories of each task, with their answers, and filler."""
     for task in TASKS.values():
         for number in range(stories):
-            for line in task.story(Dice(0, DATA, task.number, number)):
+            for line in task.story(Rng(0, DATA, task.number, number)):
                 yield line.text
                 if isinstance(line, Question):
                     yield line.answer

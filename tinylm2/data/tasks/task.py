@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tinylm2.data.dice import Dice
+from tinylm2.data.rng import Rng
 from tinylm2.data.stories import Story
 from tinylm2.data.tasks.world import World
 
@@ -19,7 +19,7 @@ class Task:
     def number(self):
         return int(self.name[2:])
 
-    def story(self, dice: Dice, *, questions: int | None = None, facts: int | None = None) -> Story:
+    def story(self, rng: Rng, *, questions: int | None = None, facts: int | None = None) -> Story:
         """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
 
         So many facts, or the nearest number that the task allows, stand before the first question. A later one waits
@@ -32,7 +32,7 @@ class Task:
         if facts is not None:
             facts = min(max(facts, self.world.least), self.world.most)
         while True:
-            world = self.world(dice)
+            world = self.world(rng)
             if world.run(questions or self.world.questions, facts):
                 return tuple(world.lines)
 

@@ -1,0 +1,95 @@
+"""What the commands share at the terminal: errors in one line, tables, sparklines."""
+
+import argparse
+import os
+import sys
+from contextlib import suppress
+from functools import wraps
+
+import numpy as np
+
+from tinylm2.backend import NoGPU, keep_memory
+from tinylm2.errors import BadInput
+from tinylm2.training.loop import Stopped
+from tinylm2.training.step import NotFinite
+from tinylm2.training.trainer import NotLearned
+
+
+def command(main):
+    """Wrap a command: bad input leaves with status 2 and one line, a run that failed with 1, a signal with 128 + it."""
+
+    @wraps(main)
+    def run(argv=None):
+        keep_memory()
+        for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            with np.errstate(all="ignore"):              # numbers that went wrong are looked for, and named, by us
+                status = main(argv) or 0
+            sys.stdout.flush()
+            return status
+        except (BadInput, NoGPU) as error:
+            return _say(f"error: {error}", 2)
+        except (NotLearned, NotFinite) as error:
+            return _say(f"{type(error).__name__}: {error}", 1)
+        except Stopped as error:
+            return _say(str(error), error.status)
+        except KeyboardInterrupt:
+            return _say("stopped by SIGINT", 130)
+        except MemoryError as error:
+            return _say(f"error: out of memory ({error}), expected less to do at once", 2)
+        except BrokenPipeError:                          # the reader of our output went away: `... | head`
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # Python's own last flush goes there
+            return 1
+        except OSError as error:
+            return _say(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
+
+    return run
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as one line like all others."""
+
+    def error(self, message):
+        raise BadInput(f"{message} (see --help)")
+
+
+def whole(low, high=2**63 - 1):
+    """For an argument's `type=`: a whole number from low to high."""
+    def number(text):
+        if not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"found {text:.40}, expected a whole number from {low} to {high}")
+        return int(text)
+    number.__name__ = "whole number"                     # how argparse calls it in its own message
+    return number
+
+
+def _say(text, status):
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr)       # one line, always
+    return status
+
+
+def table(header, rows):
+    """Rows of text under a header, in columns: the first to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [" ".join([row[0].ljust(widths[0]), *(c.rjust(w + 1) for c, w in zip(row[1:], widths[1:], strict=True))])
+             for row in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def percent(accuracy):
+    return "-" if accuracy is None else f"{accuracy:.3f}"
+
+
+def sparkline(values, width=60):
+    """A curve in one line of text: `values` averaged into at most `width` bars."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    cut = [i * len(values) // width for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(cut, cut[1:], strict=False)]
+    low, span = min(means), max(means) - min(means) or 1
+    return "".join("▁▂▃▄▅▆▇█"[min(int((v - low) / span * 8), 7)] for v in means)

@@ -1,0 +1,140 @@
+"""Train a tiny LM2 on bAbI stories with filler between the facts, then evaluate it."""
+
+import time
+from dataclasses import fields
+
+from tqdm import tqdm
+
+from tinylm2.backend import array_module
+from tinylm2.cli.console import percent, sparkline, table, whole
+from tinylm2.data import encode_examples, find_file, generated_examples, max_answer_len, read_examples
+from tinylm2.inspect.evaluate import ask
+from tinylm2.inspect.evaluate import evaluate as evaluate_lengths
+from tinylm2.model import count_params
+from tinylm2.training import loop, run_dir
+from tinylm2.training.settings import Settings, given_settings, segment_counts, tasks_of, whole_numbers
+
+QUESTIONS = 1000                                         # asked at each length
+NOT_GIVEN = None                                         # a stored run then keeps its own value
+
+
+def add_arguments(parser):
+    for f in fields(Settings):
+        name = "--" + f.name.replace("_", "-")
+        text = f"{f.metadata['help']} ({f.default})" if f.default not in ("", False) else f.metadata["help"]
+        if isinstance(f.default, bool):
+            parser.add_argument(name, action="store_const", const=True, default=NOT_GIVEN, help=text)
+        else:
+            parser.add_argument(name, type=type(f.default), choices=f.metadata["choices"], default=NOT_GIVEN, help=text)
+    parser.add_argument("--eval-segments", default="4,8,16", help="lengths to ask at, beside length 0 (4,8,16)")
+    parser.add_argument("--stories", help="a folder of official bAbI files to ask questions from, too")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live (auto)")
+    parser.add_argument("--out", default="runs/tiny", help="the run's folder (runs/tiny)")
+    parser.add_argument("--save-every", type=whole(0), default=200,
+                        help="steps from checkpoint to checkpoint (200; 0: at the end only)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+
+
+def main(args):
+    folder = run_dir.RunDir(args.out)
+    model, trainer = start(folder, args)
+    train(folder, model, trainer, args)
+    evaluate(folder, model, args)
+
+
+def start(folder, args):
+    """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
+    xp = array_module(args.device)
+    segment_counts("eval-segments", args.eval_segments)
+    if args.stories:
+        official_examples(args.stories, args.task or Settings.task)     # a bad file is found before anything is trained
+    if args.resume:
+        model, trainer = run_dir.resume(folder, xp=xp)
+        given_settings(vars(args), model.settings)
+        folder.describe(model)                           # killed between its two files, a run had the first alone
+        print(f"continuing {folder.path} at step {trainer.progress.step}")
+        return model, trainer
+    model = run_dir.new(given_settings(vars(args)), xp=xp)
+    trainer = model.trainer()                            # bad settings are found before another run is removed
+    folder.claim(overwrite=args.overwrite)
+    folder.describe(model)
+    return model, trainer
+
+
+def train(folder, model, trainer, args):
+    """Train with a progress bar, then draw the loss as a line."""
+    cfg = model.cfg
+    print(f"{count_params(cfg):,} parameters, {cfg.V} words, memory: {cfg.memory}, into {folder.path}/")
+    began, losses = time.perf_counter(), []
+    with tqdm(unit="tok", unit_scale=True, dynamic_ncols=True) as bar:
+
+        def show(metrics):
+            losses.append(metrics["loss"])
+            bar.set_description(f"stage {metrics['stage']} step {metrics['step'] + 1}", refresh=False)
+            bar.set_postfix(loss=f"{metrics['loss']:.3f}", accuracy=f"{metrics['accuracy']:.2f}", refresh=False)
+            bar.update(metrics["tokens"])
+
+        loop.train(folder, model, trainer, save_every=args.save_every, show=show)
+    print(f"loss  {sparkline(losses)}  {trainer.progress.step} steps, {time.perf_counter() - began:.0f} s")
+
+
+def evaluate(folder, model, args):
+    """Ask fresh stories, and official ones where there are, at every length; print the table and one story."""
+    counts = list(dict.fromkeys([0, *whole_numbers("eval-segments", args.eval_segments)]))
+    sources = {"generated": [e for task in tasks_of(model.settings.task)
+                             for e in generated_examples(task, QUESTIONS, seed=model.settings.seed)]}
+    if args.stories:
+        sources["stories"] = official_examples(args.stories, model.settings.task, model.tokenizer)
+    results = {}
+    with tqdm(total=sum(map(len, sources.values())) * len(counts), unit="question", leave=False) as bar:
+        for name, examples in sources.items():
+            results[name] = evaluate_lengths(
+                model.params, examples, counts, cfg=model.cfg, tokenizer=model.tokenizer, filler=model.filler,
+                seed=model.settings.seed, progress=bar.update)
+    folder.write_json("evaluation.json", results)
+    print(accuracy_table(results))
+    show_story(model, sources["generated"][0])
+
+
+def official_examples(path, task_names, tokenizer=None):
+    """Up to 1,000 questions a task of the official files in a folder."""
+    return [e for task in tasks_of(task_names)
+            for e in read_examples(find_file(path, task.name), task.name, tokenizer)[:QUESTIONS]]
+
+
+def accuracy_table(results):
+    """A line a length and source, accuracy in all and by distance."""
+    far = max((int(d) for scores in results.values() for s in scores.values() for d in s["by_distance"]), default=0)
+    bins = _bins(far)
+    rows = []
+    for name, scores in results.items():
+        for segments, s in scores.items():
+            rows.append([f"{name}, {segments} segments" if segments != "0" else f"{name}, no filler", s["questions"],
+                         percent(s["accuracy"]), *(percent(_within(s["by_distance"], *b)) for b in bins)])
+    names = [str(a) if a == b else f"{a}-{b}" for a, b in bins]
+    return table(["accuracy", "asked", "all", *(f"{n} back" for n in names)], rows)
+
+
+def _bins(far):
+    """Distances 0, 1, 2-3, 4-7, ... up to the farthest."""
+    bins, low = [(0, 0)], 1
+    while low <= far:
+        bins.append((low, 2 * low - 1))
+        low *= 2
+    return bins
+
+
+def _within(by_distance, low, high):
+    found = [accuracy for d, accuracy in by_distance.items() if low <= int(d) <= high]
+    return sum(found) / len(found) if found else None
+
+
+def show_story(model, example):
+    """Print one story with the model's answer."""
+    answer_len = max_answer_len([example], model.tokenizer)
+    rows, _ = encode_examples([example], 0, tokenizer=model.tokenizer, filler=model.filler, segment_len=model.cfg.T,
+                              seed=0, answer_len=answer_len)
+    (text,) = ask(model.params, rows, cfg=model.cfg, tokenizer=model.tokenizer, answer_len=answer_len)
+    print("\n" + " ".join(example.facts))
+    print(f"{example.question}  model: {text}  truth: {example.answer}")

@@ -1,0 +1,101 @@
+"""How often a model is right: by length of the text, by distance and by depth of the facts that an answer needs."""
+
+import re
+from collections import defaultdict
+from functools import cache
+
+import numpy as np
+
+from tinylm2 import recurrence
+from tinylm2.data import TASKS, encode_examples, generated_examples, make_prompts, max_answer_len
+
+BATCH = 64                                               # rows answered at once
+DEPTHS = 5                                               # bins of equal width over the text
+
+
+def ask(params, rows, *, cfg, tokenizer, answer_len, frozen=False, progress=None):
+    """The answer to each EncodedExample, as text, in order. Those of one number of segments are answered together."""
+    texts = [None] * len(rows)
+    groups = defaultdict(list)
+    for i, row in enumerate(rows):
+        groups[row.segments].append(i)
+    for members in groups.values():
+        for start in range(0, len(members), BATCH):
+            part = members[start:start + BATCH]
+            ids, pad = make_prompts([rows[i] for i in part])
+            tokens = recurrence.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
+                                       frozen=frozen)
+            for i, row_tokens in zip(part, tokens.tolist(), strict=True):
+                kept = row_tokens[:row_tokens.index(tokenizer.end)] if tokenizer.end in row_tokens else row_tokens
+                texts[i] = tokenizer.decode(kept)
+            if progress:
+                progress(len(part))
+    return texts
+
+
+def exact(said, example, tokenizer):
+    """The answer, the whole answer and nothing else."""
+    return said == tokenizer.plain(example.answer)
+
+
+def babilong(said, example, tokenizer):
+    """BABILong's rule (Kuratov et al. 2024): of all labels of the task, only the target's are said, in any order.
+
+    Labels that the question names do not count: "John is in the garden" answers where John is.
+    """
+    labels, named = labels_of(example.task), _words(example.question)
+    target = _words(example.answer)
+    return _words(said) & (labels - named | target) == target
+
+
+@cache
+def labels_of(task):
+    """The closed set of words that answer a task, read off many of its stories."""
+    return frozenset().union(*(_words(e.answer) for e in generated_examples(TASKS[task], 2000, seed=0)))
+
+
+def _words(text):
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+METRICS = {"exact": exact, "babilong": babilong}
+
+
+def score(rows, texts, tokenizer, metric=exact):
+    """How often the metric holds: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
+
+    Distance counts the borders between segments that the farthest supporting fact must cross; depth is where in the
+    text it starts, in fifths. Rows that do not know their support count in the accuracy only.
+    """
+    correct = [metric(text, row.example, tokenizer) for row, text in zip(rows, texts, strict=True)]
+    by_distance, by_depth = defaultdict(list), defaultdict(list)
+    for row, c in zip(rows, correct, strict=True):
+        if row.distance is not None:
+            by_distance[row.distance].append(c)
+            by_depth[min(int(row.depth * DEPTHS), DEPTHS - 1)].append(c)
+    return {
+        "accuracy": _mean(correct),
+        "questions": len(correct),
+        "by_distance": {str(d): _mean(by_distance[d]) for d in sorted(by_distance)},
+        "by_depth": {f"{d / DEPTHS:.1f}": _mean(by_depth[d]) for d in sorted(by_depth)},
+    }
+
+
+def _mean(values):
+    return float(np.mean(values)) if values else None
+
+
+def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, segment_len=None, frozen=False, progress=None,
+             metric=exact):
+    """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
+
+    A segment has `segment_len` tokens, cfg.T if not given. "left_out" counts the examples whose facts do not fit.
+    """
+    answer_len = max_answer_len(examples, tokenizer)
+    scores = {}
+    for count in segments:
+        rows, left_out = encode_examples(examples, count, tokenizer=tokenizer, filler=filler,
+                                         segment_len=segment_len or cfg.T, seed=seed, answer_len=answer_len)
+        texts = ask(params, rows, cfg=cfg, tokenizer=tokenizer, answer_len=answer_len, frozen=frozen, progress=progress)
+        scores[str(count)] = score(rows, texts, tokenizer, metric) | {"left_out": left_out}
+    return scores
