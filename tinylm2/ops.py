@@ -367,13 +367,14 @@ def _silu_back(xp, dy, s, y):
 # -------------------------------------------------------------------------------------------------------- cross-entropy
 
 
-def cross_entropy_forward(logits, *, targets, weights):
+def cross_entropy_forward(logits, *, targets, weights, total=None):
     """Weighted mean surprise at the targets.
 
-    loss = -sum_r w_r log p_r[target_r] / sum_r w_r,   p = softmax(logits) over the last axis, V
+    loss = -sum_r w_r log p_r[target_r] / total,   p = softmax(logits) over the last axis, V
 
-    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0, not all zero -> loss (), left on the
-    device: reading it waits for the device, and that is for the caller to decide.
+    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0 -> loss (), left on the device: reading
+    it waits for the device, and that is for the caller to decide. total: what the weights add up to, by default these;
+    for a part of a batch the whole batch's.
     """
     check_shapes("cross_entropy", logits=(logits, "... V"))
     if not logits.shape[:-1] == targets.shape == weights.shape:
@@ -381,7 +382,7 @@ def cross_entropy_forward(logits, *, targets, weights):
                          f"expected {logits.shape[:-1]} from logits")
     xp = get_xp(logits, targets, weights)
     V = logits.shape[-1]
-    w = (weights / weights.sum()).astype(logits.dtype).reshape(-1)       # (R,)
+    w = (weights / (weights.sum() if total is None else total)).astype(logits.dtype).reshape(-1)     # (R,)
     z = logits.reshape(_rows(logits), V)
     top = z.max(-1, keepdims=True)
     p = z - top                                          # below the largest, no exponential overflows; (R, V)
