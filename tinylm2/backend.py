@@ -74,8 +74,11 @@ class NoGPU(RuntimeError):
     """A GPU was asked for by name and cannot be used; the message says why."""
 
 
-def array_module(device="auto"):
-    """numpy or cupy for `--device auto | cpu | gpu`: auto falls back with one line on stderr, gpu raises NoGPU."""
+def array_module(device="auto", rank=0):
+    """numpy or cupy for `--device auto | cpu | gpu`: auto falls back with one line on stderr, gpu raises NoGPU.
+
+    Of several processes, number `rank` takes that GPU, counted around where there are fewer GPUs.
+    """
     if device not in ("auto", "cpu", "gpu"):
         raise ValueError(f"device: found {device!r}, expected auto, cpu or gpu")
     if device == "cpu":
@@ -84,6 +87,7 @@ def array_module(device="auto"):
     if usable:
         import cupy
 
+        cupy.cuda.Device(rank % cupy.cuda.runtime.getDeviceCount()).use()
         return cupy
     if device == "gpu":
         raise NoGPU(f"no GPU can be used: {why}")
@@ -187,7 +191,7 @@ def check_shapes(op, **named):
 
 @lru_cache(maxsize=2**12)
 def _check(op, arguments):
-    """`check_shapes` of (name, shape, spec) per array. Successful checks are cached: a step asks the same ones again."""
+    """`check_shapes` of (name, shape, spec) per array. Successful checks are cached."""
     bound = {}
     for name, shape, spec in arguments:
         axes = spec.removeprefix("...").split()

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from contextlib import suppress
 from functools import wraps
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from tinylm2.backend import NoGPU, keep_memory
 from tinylm2.errors import BadInput
+from tinylm2.training.communicator import PATIENCE, SingleProcess, world
 from tinylm2.training.loop import Stopped
 from tinylm2.training.step import NotFinite
 from tinylm2.training.trainer import NotLearned
@@ -34,7 +36,7 @@ def command(main):
         except (NotLearned, NotFinite) as error:
             return _say(f"{type(error).__name__}: {error}", 1)
         except Stopped as error:
-            return _say(str(error), error.status)
+            return _say(str(error), error.status, abort=False)
         except KeyboardInterrupt:
             return _say("stopped by SIGINT", 130)
         except MemoryError as error:
@@ -66,9 +68,25 @@ def whole(low, high=2**63 - 1):
     return number
 
 
-def _say(text, status):
+def _say(text, status, abort=True):
+    """Print one line and return the status; of several processes the first speaks, and all end."""
+    comm = _world()
+    if comm.rank and not abort:
+        return status
+    if comm.rank:
+        time.sleep(PATIENCE)                             # the first process says the same, if it knows
     print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr)       # one line, always
+    sys.stderr.flush()
+    if abort:
+        comm.abort(status)
     return status
+
+
+def _world():
+    try:
+        return world()
+    except BadInput:
+        return SingleProcess()
 
 
 def table(header, rows):

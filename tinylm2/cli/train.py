@@ -1,10 +1,14 @@
 """Train a tiny LM2 on bAbI stories with filler between the facts, then evaluate it."""
 
+import os
 import time
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import fields
 
+import numpy as np
 from tqdm import tqdm
 
+from tinylm2 import __version__
 from tinylm2.backend import array_module
 from tinylm2.cli.console import percent, sparkline, table, whole
 from tinylm2.data import encode_examples, find_file, generated_examples, max_answer_len, read_examples
@@ -12,7 +16,9 @@ from tinylm2.inspect.evaluate import ask
 from tinylm2.inspect.evaluate import evaluate as evaluate_lengths
 from tinylm2.model import count_params
 from tinylm2.training import loop, run_dir
+from tinylm2.training.communicator import agree, world
 from tinylm2.training.settings import Settings, given_settings, segment_counts, tasks_of, whole_numbers
+from tinylm2.training.step import SINGLE
 
 QUESTIONS = 1000                                         # asked at each length
 NOT_GIVEN = None                                         # a stored run then keeps its own value
@@ -37,28 +43,46 @@ def add_arguments(parser):
 
 
 def main(args):
-    folder = run_dir.RunDir(args.out)
-    model, trainer = start(folder, args)
-    train(folder, model, trainer, args)
-    evaluate(folder, model, args)
+    comm = world()
+    with _quiet() if comm.rank else nullcontext():       # of several processes one speaks
+        folder = run_dir.RunDir(args.out)
+        model, trainer = start(folder, args, comm)
+        train(folder, model, trainer, args)
+        evaluate(folder, model, args, comm)
 
 
-def start(folder, args):
+@contextmanager
+def _quiet():
+    """Nothing is printed, no bar is drawn."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def start(folder, args, comm):
     """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
-    xp = array_module(args.device)
+    xp = array_module(args.device, comm.rank)
     segment_counts("eval-segments", args.eval_segments)
     if args.stories:
         official_examples(args.stories, args.task or Settings.task)     # a bad file is found before anything is trained
+    given = vars(args)
     if args.resume:
-        model, trainer = run_dir.resume(folder, xp=xp)
-        given_settings(vars(args), model.settings)
+        model, trainer = run_dir.resume(folder, xp=xp, comm=comm)
+        given_settings(given, model.settings)
+    else:
+        if comm.size > 1 and args.shards is None:
+            given = given | {"shards": comm.size}
+            print(f"--shards {comm.size}: one part of each batch per process")
+        model = run_dir.new(given_settings(given), xp=xp)
+        trainer = model.trainer(comm)                    # bad settings are found before another run is removed
+    agree(comm, version=__version__, numpy=np.__version__, settings=model.settings, config=model.cfg,
+          step=trainer.progress.step)
+    if comm.rank == 0:
+        if not args.resume:
+            folder.claim(overwrite=args.overwrite)
         folder.describe(model)                           # killed between its two files, a run had the first alone
+    comm.gather(None)                                    # the others wait until the folder is ready
+    if args.resume:
         print(f"continuing {folder.path} at step {trainer.progress.step}")
-        return model, trainer
-    model = run_dir.new(given_settings(vars(args)), xp=xp)
-    trainer = model.trainer()                            # bad settings are found before another run is removed
-    folder.claim(overwrite=args.overwrite)
-    folder.describe(model)
     return model, trainer
 
 
@@ -79,7 +103,7 @@ def train(folder, model, trainer, args):
     print(f"loss  {sparkline(losses)}  {trainer.progress.step} steps, {time.perf_counter() - began:.0f} s")
 
 
-def evaluate(folder, model, args):
+def evaluate(folder, model, args, comm=SINGLE):
     """Ask fresh stories, and official ones where there are, at every length; print the table and one story."""
     counts = list(dict.fromkeys([0, *whole_numbers("eval-segments", args.eval_segments)]))
     sources = {"generated": [e for task in tasks_of(model.settings.task)
@@ -91,8 +115,9 @@ def evaluate(folder, model, args):
         for name, examples in sources.items():
             results[name] = evaluate_lengths(
                 model.params, examples, counts, cfg=model.cfg, tokenizer=model.tokenizer, filler=model.filler,
-                seed=model.settings.seed, progress=bar.update)
-    folder.write_json("evaluation.json", results)
+                seed=model.settings.seed, progress=bar.update, comm=comm)
+    if comm.rank == 0:
+        folder.write_json("evaluation.json", results)
     print(accuracy_table(results))
     show_story(model, sources["generated"][0])
 

@@ -13,24 +13,28 @@ BATCH = 64                                               # rows answered at once
 DEPTHS = 5                                               # bins of equal width over the text
 
 
-def ask(params, rows, *, cfg, tokenizer, answer_len, frozen=False, progress=None):
-    """The answer to each EncodedExample, as text, in order. Those of one number of segments are answered together."""
-    texts = [None] * len(rows)
+def ask(params, rows, *, cfg, tokenizer, answer_len, frozen=False, progress=None, comm=None):
+    """The answer to each EncodedExample, as text, in order. Those of one number of segments are answered together.
+
+    comm: a communicator whose processes answer every R-th batch each; all of them get all answers.
+    """
     groups = defaultdict(list)
     for i, row in enumerate(rows):
         groups[row.segments].append(i)
-    for members in groups.values():
-        for start in range(0, len(members), BATCH):
-            part = members[start:start + BATCH]
-            ids, pad = make_prompts([rows[i] for i in part])
-            tokens = recurrence.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
-                                       frozen=frozen)
-            for i, row_tokens in zip(part, tokens.tolist(), strict=True):
-                kept = row_tokens[:row_tokens.index(tokenizer.end)] if tokenizer.end in row_tokens else row_tokens
-                texts[i] = tokenizer.decode(kept)
-            if progress:
-                progress(len(part))
-    return texts
+    parts = [members[start:start + BATCH] for members in groups.values() for start in range(0, len(members), BATCH)]
+    texts = {}
+    for part in parts if comm is None else parts[comm.rank::comm.size]:
+        ids, pad = make_prompts([rows[i] for i in part])
+        tokens = recurrence.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
+                                   frozen=frozen)
+        for i, row_tokens in zip(part, tokens.tolist(), strict=True):
+            kept = row_tokens[:row_tokens.index(tokenizer.end)] if tokenizer.end in row_tokens else row_tokens
+            texts[i] = tokenizer.decode(kept)
+        if progress:
+            progress(len(part) * (1 if comm is None else comm.size))
+    for others in [] if comm is None else comm.gather(texts):
+        texts |= others
+    return [texts[i] for i in range(len(rows))]
 
 
 def exact(said, example, tokenizer):
@@ -86,7 +90,7 @@ def _mean(values):
 
 
 def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, segment_len=None, frozen=False, progress=None,
-             metric=exact):
+             metric=exact, comm=None):
     """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
 
     A segment has `segment_len` tokens, cfg.T if not given. "left_out" counts the examples whose facts do not fit.
@@ -96,6 +100,7 @@ def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, segmen
     for count in segments:
         rows, left_out = encode_examples(examples, count, tokenizer=tokenizer, filler=filler,
                                          segment_len=segment_len or cfg.T, seed=seed, answer_len=answer_len)
-        texts = ask(params, rows, cfg=cfg, tokenizer=tokenizer, answer_len=answer_len, frozen=frozen, progress=progress)
+        texts = ask(params, rows, cfg=cfg, tokenizer=tokenizer, answer_len=answer_len, frozen=frozen, progress=progress,
+                    comm=comm)
         scores[str(count)] = score(rows, texts, tokenizer, metric) | {"left_out": left_out}
     return scores

@@ -23,6 +23,7 @@ from tinylm2.data import (
     TASKS,
     BookFiller,
     GrammarFiller,
+    HaystackSampler,
     Stories,
     Tokenizer,
     bpe_tokenizer,
@@ -33,9 +34,10 @@ from tinylm2.data import (
 from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.model import Config, count_params, init_params, param_shapes
 from tinylm2.training import checkpoint
+from tinylm2.training.communicator import own_shards
 from tinylm2.training.curriculum import WINDOW, curriculum
 from tinylm2.training.settings import Settings, plan_of, tasks_of, weighted_tasks
-from tinylm2.training.step import NotFinite
+from tinylm2.training.step import SINGLE, NotFinite
 from tinylm2.training.trainer import Trainer
 
 # In the order in which an old run is removed, so that a removal cut short leaves a run that is whole or can restart.
@@ -52,20 +54,21 @@ class TrainedModel:
     tokenizer: Tokenizer
     filler: object
 
-    def trainer(self):
-        """The Trainer that trains it."""
+    def trainer(self, comm=SINGLE):
+        """The Trainer that trains it, in this process or in all those of `comm`."""
         s = self.settings
         weights = weighted_tasks(s.task)
         stories = Stories(weights, weights=weights.values(), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
         segments, steps = plan_of(s)
         mixed = 0 if list(weights) == [TASKS["qa1"]] else len(weights)
         stages = curriculum(segment_len=s.segment, segments=segments, steps=steps, mixed=mixed)
-        _try_stages(stories, stages, s.segment)
+        own_shards(comm, s.shards)
+        _try_stages(stories, stages, s.segment, s.shards)
         return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr, lm=s.lm,
-                       truncate=s.truncate or None, recompute=s.recompute)
+                       truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm)
 
 
-def _try_stages(stories, stages, segment_len):
+def _try_stages(stories, stages, segment_len, shards):
     """BadInput before the first step, and not hours later, where a stage finds no story or a segment holds no question.
 
     A few questions of every task, since a long one is rare, and one row of every stage.
@@ -75,6 +78,9 @@ def _try_stages(stories, stages, segment_len):
             without_filler(example, tokenizer=stories.tokenizer, segment_len=segment_len)
     for stage in stages:
         stage.sampler.batch(stories, 0, 1)
+        if isinstance(stage.sampler, HaystackSampler) and stage.batch_size % shards:
+            raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {stage.batch_size} "
+                           "rows")
 
 
 def new(settings, *, xp=np):
@@ -154,16 +160,16 @@ def _checked_progress(found, path):
     return found
 
 
-def resume(folder, *, xp=np):
+def resume(folder, *, xp=np, comm=SINGLE):
     """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet."""
     path = folder.path
     if folder.held() and not (set(folder.held()) & {"model.npz", "model.previous.npz"}):
         model = new(_begun(path / "config.json"), xp=xp)
-        return model, model.trainer()
+        return model, model.trainer(comm)
     if path.is_dir() and not folder.held():
         raise BadInput(f"{path}: found no run in it, expected one that was begun; without --resume, one begins")
     model, moments, progress = load(path, xp=xp)
-    trainer = model.trainer()
+    trainer = model.trainer(comm)
     if progress["stage"] > len(trainer.stages):
         raise BadInput(f"{path}: found stage {progress['stage']}, expected at most {len(trainer.stages)}")
     trainer.restore(moments, progress)

@@ -44,6 +44,8 @@ class Settings:
     lm: float = option(0.0, "weight of a language-model loss on all tokens, beside the answer's", span=(0.0, 1000.0))
     truncate: int = option(0, "stop the gradient at the border of every so many segments; 0: never", span=(0, 65536))
     recompute: bool = option(False, "compute segments again in backward: less memory, same bits")
+    shards: int = option(1, "parts of a batch; the processes of mpiexec share them (default there: one per process)",
+                         span=(1, 65536))
     tokenizer: str = option("word", "one token per word, or byte-level pairs", choices=("word", "bpe"))
     vocab: int = option(512, "number of tokens with --tokenizer bpe", span=(0, 131072))
     filler: str = option("", "a text file whose sentences hide the facts (empty: a built-in grammar)")
