@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import wraps
 
 import numpy as np
+from tqdm import tqdm
 
 from tinylm2.backend import NoGPU, keep_memory
 from tinylm2.errors import BadInput
@@ -87,6 +88,37 @@ def _world():
         return world()
     except BadInput:
         return SingleProcess()
+
+
+class Progress:
+    """How far a training is: a bar at a terminal, a line every few seconds elsewhere. The end is the latest one: a stage
+    that learns sooner ends sooner."""
+
+    EVERY = 5                                            # seconds between two lines
+
+    def __enter__(self):
+        self.bar = tqdm(unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.began = self.said = time.monotonic()
+        self.first = None
+        return self
+
+    def show(self, step, left, stage, text):
+        """After step number `step`, when at most `left` more follow."""
+        self.first = step - 1 if self.first is None else self.first
+        if self.bar is not None:
+            self.bar.total, self.bar.n, self.bar.initial = step + left, step, self.first
+            self.bar.set_description(stage, refresh=False)
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(0)
+        elif time.monotonic() - self.said >= self.EVERY:
+            self.said = time.monotonic()
+            rate = (step - self.first) / (self.said - self.began)
+            print(f"{stage}, step {step} of at most {step + left}, {text}, {rate:.0f} steps per second, at most "
+                  f"{left / rate:.0f} s left", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
 
 
 def table(header, rows):
