@@ -16,8 +16,8 @@ def add_arguments(parser):
     add_model_arguments(parser)
     parser.add_argument("text", nargs="*", metavar="TEXT", help='a story and a question, such as '
                         '"Mary moved to the garden. John went to the office." "Where is Mary?"')
-    parser.add_argument("--story", metavar="FILE", help="a file with story and question instead: sentences, the last of "
-                                                        "which asks, or the official format")
+    parser.add_argument("--story", metavar="FILE", help="a file with story and question instead: sentences, the last "
+                                                        "of which asks, or the official format")
     parser.add_argument("--length", type=whole(0, 10**5), default=0,
                         help="tokens of filler and story together, in whole segments (0: no filler)")
     parser.add_argument("--seed", type=whole(0), default=0, help="which filler, and where the facts stand in it (0)")

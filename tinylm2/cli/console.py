@@ -91,7 +91,7 @@ def _world():
 
 
 class Progress:
-    """How far a training is: a bar at a terminal, a line every few seconds elsewhere. The end is the latest one: a stage
+    """How far a training is: a bar at a terminal, a line every few seconds elsewhere. The end is the latest: a stage
     that learns sooner ends sooner."""
 
     EVERY = 5                                            # seconds between two lines
