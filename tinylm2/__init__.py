@@ -40,7 +40,7 @@ __all__ = ["__version__", "load", *_HOME]
 
 def load(folder, *, device="cpu"):
     """The TrainedModel of a run's folder: `tinylm2.load("runs/tiny").ask(story, question)`."""
-    from tinylm2.backend import array_module
+    from tinylm2.gpu import array_module
     from tinylm2.training import run_dir
 
     return run_dir.load(folder, xp=array_module(device))[0]

@@ -2,11 +2,11 @@
 
 import re
 
-from tinylm2.backend import array_module
 from tinylm2.cli.console import whole
 from tinylm2.data import EVALUATION, BookFiller, Example, Rng, encode_examples, examples, read_examples
 from tinylm2.data.filler import sentences
 from tinylm2.errors import BadInput, read_lines
+from tinylm2.gpu import array_module
 from tinylm2.training import run_dir
 from tinylm2.training.material import load_tasks
 from tinylm2.training.settings import tasks_of

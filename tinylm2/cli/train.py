@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tinylm2 import __version__
-from tinylm2.backend import array_module
 from tinylm2.cli.console import Progress, percent, sparkline, table, whole
 from tinylm2.data import encode_examples, find_file, generated_examples, read_examples
+from tinylm2.gpu import array_module
 from tinylm2.inspect.evaluate import evaluate as evaluate_lengths
 from tinylm2.model import count_params
 from tinylm2.training import loop, run_dir
