@@ -38,6 +38,6 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")              # what cupy says of a machine without CUDA is told by `why`
-            usable, why = backend.gpu()
+            usable, why = gpu.gpu()
         if not usable:
             pytest.skip(why)

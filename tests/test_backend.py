@@ -115,7 +115,7 @@ def test_why_there_is_no_gpu_is_one_line(machine, capsys, cupy, why):
     assert gpu() == (False, why)
     assert array_module("auto") is np
     assert capsys.readouterr().err == f"running on the CPU: {why}\n"
-    with pytest.raises(backend.NoGPU, match="^" + re.escape(f"no GPU can be used: {why}") + "$"):
+    with pytest.raises(gpu.NoGPU, match="^" + re.escape(f"no GPU can be used: {why}") + "$"):
         array_module("gpu")
 
 

@@ -99,7 +99,7 @@ def read(params, *, ids, cfg, pad=None, frozen=False):
 
 
 def decode(params, choose, *, ids, cfg, pad=None, frozen=False):
-    """Tokens behind a story, one per story and step, without end. `choose` picks them: logits (B, V) -> (B,) on the host.
+    """Tokens behind a story, one per story and step, without end. choose: logits (B, V) -> (B,) on the host.
 
     ids (B, any), pad (B,) on the host. Keys and values of the last segment are computed once and kept. A segment that
     is full is read once more, now written into the memory, and the next one begins; frozen: nothing is written.

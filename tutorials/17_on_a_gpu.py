@@ -23,7 +23,7 @@ from tinylm2.model import init_params
 from tinylm2.optim import AdamW
 from tinylm2.training.trainer import train_step
 
-usable, why = backend.gpu()
+usable, why = gpu.gpu()
 if usable:
     xp, device = backend.array_module("gpu"), why
 else:

@@ -74,7 +74,7 @@ class Ground:
             status = train_tiny.main(["--out", str(self.run), *SMALL, "--eval-segments", "1"])
         assert status == 0
         self.good = {path.name: path.read_bytes() for path in self.run.iterdir()}
-        backend.gpu()                                    # asked first, CuPy runs ldconfig to find its libraries
+        gpu.gpu()                                    # asked first, CuPy runs ldconfig to find its libraries
         sys.addaudithook(self._audit)                    # for the life of the process: there is no way back
 
     def _audit(self, event, args):
