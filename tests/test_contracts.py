@@ -209,5 +209,5 @@ def test_an_error_says_the_op_the_argument_and_the_shapes(forward, inputs, const
 
 
 def test_arrays_of_two_devices_do_not_meet_in_one_op():
-    with pytest.raises(TypeError, match="arrays of numpy and of standin in one operation"):
-        ops.rmsnorm_forward(np.zeros((2, 4)), backend.to_device(np.ones(4), standin.xp))
+    with pytest.raises(TypeError, match="arrays of numpy and of fake_cupy in one operation"):
+        ops.rmsnorm_forward(np.zeros((2, 4)), backend.to_device(np.ones(4), fake_cupy.xp))

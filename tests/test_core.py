@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import small, standin
+from tests.support import fake_cupy, small
 from tinylm2 import layers, model, ops
 from tinylm2.backend import to_device
 from tinylm2.data import rng
@@ -172,8 +172,8 @@ def test_attention_after_a_past_says_what_it_says_in_one_piece(told):
 
 
 def test_ids_of_another_device_are_refused():
-    with pytest.raises(TypeError, match="arrays of numpy and of standin in one operation"):
-        ops.embedding_forward(np.zeros((5, 4)), ids=to_device(np.zeros((2, 3), int), standin.xp))
+    with pytest.raises(TypeError, match="arrays of numpy and of fake_cupy in one operation"):
+        ops.embedding_forward(np.zeros((5, 4)), ids=to_device(np.zeros((2, 3), int), fake_cupy.xp))
 
 
 def test_logits_without_an_axis_are_refused_by_name():

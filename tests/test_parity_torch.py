@@ -8,7 +8,7 @@ from tinylm2.checking.cases import CASES, Draw
 
 torch = pytest.importorskip("torch", reason="PyTorch, to compare with, is not installed (pip install torch==2.13.0)")
 
-from tests import torch_reference  # noqa: E402  (it needs torch)
+from tests.support import torch_reference  # noqa: E402  (it needs torch)
 
 STORIES = {case.name: case.build for case in CASES if case.pair == "story"}
 

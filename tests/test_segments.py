@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import small
+from tests.support import small
 from tinylm2.model import Config, first_banks, segment_backward, segment_forward, story_backward, story_forward
 
 pytestmark = pytest.mark.core

@@ -40,7 +40,7 @@ def state_shapes(cfg):
 
 def cost(cfg):
     """(multiply-adds, attention weights) of a segment behind a full window: scores, and sums of values."""
-    kept = min(size(cfg), cfg.T)
+    kept = state_shapes(cfg)["k"][0]
     return 2 * cfg.T * kept * cfg.H * cfg.K, cfg.H * cfg.T * kept
 
 
