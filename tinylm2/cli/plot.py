@@ -43,7 +43,8 @@ def of_story(model, row):
     if plots.places_with_memory(trace):
         if figure := plots.state_similarity(trace):
             yield "state-similarity", figure
-        yield "state-change", plots.state_change(trace)
+        if figure := plots.state_change(trace):
+            yield "state-change", figure
     for i in plots.places_with(trace, "read"):
         yield f"read-block-{i + 1}", plots.read_map(trace, row, words, block=i)
         yield f"before-after-block-{i + 1}", plots.before_and_after(trace, frozen, row, words, block=i)
