@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from tests import small
+from tests.support import small
 from tinylm2 import backend
 
 LONG = {"test_assignments", "test_fuzz", "test_lessons"}          # most of the minutes of all tests
