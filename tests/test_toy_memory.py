@@ -47,7 +47,7 @@ def run(home, *argv):
 
 
 def commands(home, *argv):
-    """`python -m tinylm2 ...` in the copy: it must end well."""
+    """What `python -m tinylm2 ...` prints in the copy; its status must be 0."""
     status, printed = run(home, "-m", "tinylm2", *argv)
     assert status == 0, printed
     return printed
@@ -122,7 +122,7 @@ def test_plot_draws_its_gates_and_its_change(home, trained):
 
 def test_explore_evaluate_and_count_take_it(home, trained):
     commands(home, "explore", trained)
-    assert "memory “toy”" in (trained / "explore.html").read_text(encoding="utf-8")
+    assert r"run: memory \u201ctoy\u201d" in (trained / "explore.html").read_text(encoding="utf-8")
     commands(home, "evaluate", trained, "--lengths", "0,128", "--questions", "3", "--out", trained / "table.json")
     assert "128" in (trained / "table.json").read_text()
     printed = commands(home, "count", "--memory", "toy")
