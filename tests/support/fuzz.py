@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import train_tiny
 from tests.support import small
-from tinylm2 import __main__, backend, runs
+from tinylm2 import __main__, gpu, runs
 from tinylm2.cli import learn
 from tinylm2.data import TASKS, Rng, GrammarFiller, story_text
 from tinylm2.data.rng import DATA
