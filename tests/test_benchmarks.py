@@ -31,7 +31,7 @@ def test_arrays_that_are_freed_leave_their_memory_to_the_next():
     code = """
 import resource
 import numpy as np
-from tinylm2.backend import keep_memory
+from tinylm2.cli.console import keep_memory
 if KEEP: keep_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import fake_cupy, small
 from tinylm2 import ops
-from tinylm2.backend import array_module, get_xp, to_device, to_host
+from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.data import (
     TASKS,
     Batch,
@@ -21,6 +21,7 @@ from tinylm2.data import (
     generated_examples,
     word_tokenizer,
 )
+from tinylm2.gpu import array_module
 from tinylm2.inspect.evaluate import ask
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, init_params

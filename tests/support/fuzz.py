@@ -442,6 +442,8 @@ MAIN_OPTIONS = {
     "--truncate": NUMBERS, "--recompute": None, "--tokenizer": ("word", "bpe", "x"),
     "--vocab": ("300", "1", "-1", "999999999"),
     "--filler": ("{home}", "{home}/none", "/dev/null", "{run}/model.npz", "{run}/config.json", ""),
+    "--train-on": ("{home}", "{home}/none", "/dev/null", ""), "--shards": NUMBERS,
+    "--words": ("{home}", "{home}/none", "/dev/null", "{run}/config.json", "{run}/model.npz", ""),
     "--eval-segments": COUNTS, "--stories": ("{home}", "{run}", "/dev/null", "", "{home}/none"),
     "--device": ("cpu", "auto", "gpu", "tpu"), "--save-every": NUMBERS, "--resume": None, "--overwrite": None,
     "--out": ("{home}/run", "{home}", "{home}/a/b/c", "{run}/config.json", "{run}/config.json/x", "/dev/null",
@@ -455,7 +457,8 @@ COMMAND_OPTIONS = {
         "--seed": NUMBERS, "--metric": ("exact", "babilong", "x"), "--device": ("cpu", "gpu", "x"),
         "--out": ("{home}/t.json", "{home}", "/proc/x", "{home}/none/t", "")}),
     "ask": (["{run}", "Mary moved to the garden.", "Where is Mary?"],
-            {"--show": None, "--device": ("cpu", "gpu", "x")}),
+            {"--show": None, "--device": ("cpu", "gpu", "x"), "--length": ("0", "32", "-1", "x", "999999999999"),
+             "--story": ("{home}", "{home}/none", "/dev/null"), "--filler": ("{home}", "/dev/null", "{run}/model.npz")}),
     "explore": (["{run}", "--out", "{home}/page.html"], {
         "--task": TASKS_GIVEN, "--seed": NUMBERS, "--length": ("0", "32", "64", "-1", "x", "1", "999999999999"),
         "--story": ("{home}", "/dev/null", "{run}/model.npz"), "--out": ("{home}", "/proc/x")}),
