@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 17. The same code on a GPU
 #
+# **Time:** 20 minutes. **Before it:** lesson 6 (12 and 13 help).
+#
 # The library's formulas exist once. They run on NumPy arrays on the CPU and on CuPy arrays on a GPU, and nowhere in
 # `ops.py` does it say which. This lesson shows how little is needed for that, and what one has to get used to.
 #
-# Where there is no GPU, the lesson takes the *stand-in* from `tests/standin.py`: an array type that wraps NumPy,
-# gives the same bits, and is as strict as a device: it refuses to be read in passing, refuses to be mixed with host
-# arrays, and counts what is done with it. As a teacher it is better than the real thing.
+# Where there is no GPU, the lesson takes the *stand-in* from `tests/support/fake_cupy.py`: an array type that wraps
+# NumPy, gives the same bits, and is as strict as a device: it refuses to be read in passing, refuses to be mixed with
+# host arrays, and counts what is done with it. As a teacher it is better than the real thing.
 
 # %%
 import time
@@ -16,18 +18,20 @@ import lesson
 import numpy as np
 
 from tests.support import fake_cupy
-from tinylm2 import backend, ops, runs
-from tinylm2.data import TASKS, Shape, Stories
+from tinylm2 import backend, ops
+from tinylm2.data import TASKS, HaystackSampler, Stories
 from tinylm2.flat import Flat
 from tinylm2.model import init_params
 from tinylm2.optim import AdamW
-from tinylm2.training.trainer import train_step
+from tinylm2.training import run_dir
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import train_step
 
 usable, why = backend.gpu()
 if usable:
     xp, device = backend.array_module("gpu"), why
 else:
-    xp, device = standin.xp, "the stand-in"
+    xp, device = fake_cupy.xp, "the stand-in"
     print("no GPU here:", why)
 print("this lesson runs on", device)
 
@@ -71,24 +75,25 @@ for attempt, action in (("a host array in device arithmetic", lambda: on_device 
 # %% [markdown]
 # ## One training step
 #
-# The main job's model and data, on both sides, from the same parameters. Random numbers always come from the host, so
-# both see the same ones.
+# The model and data of `train_tiny.py`, on both sides, from the same parameters. Random numbers always come from the
+# host, so both see the same ones.
 
 # %%
 def fresh(module):
     """(params, cfg, batch): the model of train_tiny.py, untrained, and a batch of stories four segments long."""
-    loaded = runs.new(runs.Settings())
-    params = Flat(loaded.params.shapes, module, "float32")
-    params.buffer[...] = backend.to_device(loaded.params.buffer, module)
-    stories = Stories([TASKS["qa1"]], tokenizer=loaded.tokenizer, filler=loaded.filler, seed=0)
-    return params, loaded.cfg, stories.batch(Shape(facts=(2, 4), segments=(4,), width=loaded.cfg.T), 0, 32)
+    run = run_dir.new(Settings())
+    params = Flat(run.params.shapes, module, "float32")
+    params.buffer[...] = backend.to_device(run.params.buffer, module)
+    stories = Stories([TASKS["qa1"]], tokenizer=run.tokenizer, filler=run.filler, seed=0)
+    sampler = HaystackSampler(facts=(2, 4), segments=(4,), segment_len=run.cfg.T)
+    return params, run.cfg, sampler.batch(stories, step=0, batch_size=32)
 
 
 after, losses = {}, {}
 for name, module in (("host", np), ("device", xp)):
     params, cfg, batch = fresh(module)
     optimizer = AdamW(params)
-    losses[name] = [train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)[0] for _ in range(3)]
+    losses[name] = [train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)[0] for _ in range(3)]
     after[name] = backend.to_host(params.buffer)
     print(f"{name:<7} losses {losses[name]}")
 print("largest difference of any parameter after three steps:", abs(after["host"] - after["device"]).max())
@@ -113,11 +118,11 @@ if not usable:
 # The stand-in counts both:
 
 # %%
-params, cfg, batch = fresh(standin.xp)
+params, cfg, batch = fresh(fake_cupy.xp)
 optimizer = AdamW(params)
-train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)                 # the first one also computes tables
-with standin.watch() as seen:
-    train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
+train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)                 # the first one also computes tables
+with fake_cupy.watch() as seen:
+    train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
 launches = seen.operations.total()
 print(f"one step: {launches} launches; uploads {len(seen.uploads)}; copies back {len(seen.copies)}: {seen.copies}")
 assert len(seen.copies) == 1
@@ -140,16 +145,17 @@ print(", ".join(f"{kind} {count}" for kind, count in kinds.items()))
 # what makes a GPU worthwhile: the work grows, the launches do not.
 
 # %%
-def launches_of(stories, segments):
+def launches_of(batch_size, segments):
     """Launches of one step on a batch of so many rows and segments."""
-    params, cfg, _ = fresh(standin.xp)
-    loaded = runs.new(runs.Settings())
-    told = Stories([TASKS["qa1"]], tokenizer=loaded.tokenizer, filler=loaded.filler, seed=0)
-    batch = told.batch(Shape(facts=(2,), segments=(segments,), width=cfg.T), 0, stories)
+    params, cfg, _ = fresh(fake_cupy.xp)
+    run = run_dir.new(Settings())
+    stories = Stories([TASKS["qa1"]], tokenizer=run.tokenizer, filler=run.filler, seed=0)
+    sampler = HaystackSampler(facts=(2,), segments=(segments,), segment_len=cfg.T)
+    batch = sampler.batch(stories, step=0, batch_size=batch_size)
     optimizer = AdamW(params)
-    train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
-    with standin.watch() as seen:
-        train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
+    train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
+    with fake_cupy.watch() as seen:
+        train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
     return seen.operations.total()
 
 
@@ -180,15 +186,14 @@ if lesson.plt:
 
 # %%
 def seconds_a_step(module, D):
-    loaded = runs.new(runs.Settings())
-    cfg = replace(loaded.cfg, D=D, F=2 * D, H=D // 16, G=D // 16)
+    _, cfg, batch = fresh(np)
+    cfg = replace(cfg, D=D, F=2 * D, H=D // 16, G=D // 16)
     params = init_params(cfg, 0, xp=module)
-    _, _, batch = fresh(np)
     optimizer = AdamW(params)
-    train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
+    train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
     began = time.perf_counter()
     for _ in range(2):
-        train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)         # returns host numbers, so it has waited
+        train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)         # returns host numbers, so it has waited
     return (time.perf_counter() - began) / 2
 
 
@@ -209,8 +214,8 @@ for D in (32, 64, 128):
 # refuses. Instead, compute a factor that is 1 where nothing is to be done, and multiply always.
 #
 # ```python
-# g = backend.to_device(rng.standard_normal(100), standin.xp)
-# norm = standin.xp.sqrt(g @ g)
+# g = backend.to_device(rng.standard_normal(100), fake_cupy.xp)
+# norm = fake_cupy.xp.sqrt(g @ g)
 # try:
 #     if norm > 1.0:
 #         g *= 1.0 / norm
@@ -219,8 +224,8 @@ for D in (32, 64, 128):
 # else:
 #     raise AssertionError("the stand-in should refuse a branch on a value")
 #
-# with standin.watch() as watched:
-#     g *= standin.xp.minimum(1.0 / norm, 1.0)
+# with fake_cupy.watch() as watched:
+#     g *= fake_cupy.xp.minimum(1.0 / norm, 1.0)
 # print("copies:", len(watched.copies), " norm now:", np.linalg.norm(backend.to_host(g)))
 # assert not watched.copies
 # assert np.isclose(np.linalg.norm(backend.to_host(g)), 1.0)
@@ -234,4 +239,27 @@ for D in (32, 64, 128):
 # the device, and nobody knows why the GPU is only half as fast as it was on Tuesday.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. The batch gets twice as large. How many launches does a step make then?</summary>
+#
+# As many as before: each operation works on all rows at once. More segments do make more launches, because they come
+# one after another.
+#
+# </details>
+#
+# <details><summary>2. Why does an if on a value of the device cost more than a launch?</summary>
+#
+# A launch goes into the queue, and the host goes on. The if needs the value, so the host must wait until everything
+# before it has been computed.
+#
+# </details>
+#
+# <details><summary>3. Where do the library's random numbers come from, and why?</summary>
+#
+# From the host, whatever the device. So both devices see the same stories and the same first parameters, and can be
+# compared.
+#
+# </details>
+#
 # Next: [18. How far it scales](18_how_far_it_scales.py)
