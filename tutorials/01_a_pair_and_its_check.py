@@ -37,7 +37,7 @@ assert abs(slope - 2 * x) < 1e-8
 #
 # Now a real operation: scale every column of `x` by a factor of its own.
 #
-#     y_td = x_td g_d              x (T, D): T rows      g (D,): one factor a column
+#     y_td = x_td g_d              x (T, D): T rows      g (D,): one factor per column
 #
 # `y` holds T·D numbers, and "how much does the result move" must say *which* result. In a network the answer is
 # always the same: the one number at the very end, the loss. Whoever used our `y` next tells us, for each of its
@@ -96,7 +96,7 @@ assert dx.tolist() == [[10, 0], [20, 500]]
 
 # %%
 def measured_slopes(f, x, eps=1e-5):
-    """How much f() moves with each entry of x: a central difference an entry. Nudges x in place, and puts it back."""
+    """How much f() moves with each entry of x: a central difference per entry. Nudges x in place, and puts it back."""
     slopes = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         here = x[index]

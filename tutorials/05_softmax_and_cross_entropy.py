@@ -20,7 +20,7 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## From scores to probabilities
 #
-#     p_v = e^(z_v) / sum_w e^(z_w)                z (V,): one logit a word
+#     p_v = e^(z_v) / sum_w e^(z_w)                z (V,): one logit per word
 #
 # Only differences of logits matter: adding a constant c to all of them multiplies every term, above and below the
 # line, by `e^c`. We use that freedom at once. `e^1000` is too large for any floating-point number; so we subtract the

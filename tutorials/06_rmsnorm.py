@@ -22,7 +22,7 @@ rng = np.random.default_rng(0)
 # The root mean square of a row is the typical size of its entries. Divide by it, then let each column have a learned
 # gain:
 #
-#     r = 1 / sqrt(mean(x²) + eps)         one number a row      (eps = 1e-5: a row of zeros must not divide by 0)
+#     r = 1 / sqrt(mean(x²) + eps)         one number per row    (eps = 1e-5: a row of zeros must not divide by 0)
 #     n = x r                              the row, with root mean square one
 #     y = g n                              g (D,): the gain
 #

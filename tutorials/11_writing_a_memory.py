@@ -246,7 +246,7 @@ if lesson.plt:
     S = q[0, :, 0] @ keys[0, :, 0].T / 4
     P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
     figure, axes = lesson.plt.subplots(1, 4, figsize=(10.5, 2.4), width_ratios=[1.4, 1.4, 1, 1])
-    lesson.heat(axes[0], pool, "pooled: a slot hears its places", signed=False, limit=0.7)
+    lesson.heat(axes[0], pool, "pooled: a slot hears its positions", signed=False, limit=0.7)
     lesson.heat(axes[1], P, "lm2: a slot asks everybody", signed=False, limit=0.7)
     for axis in axes[:2]:
         axis.set(xlabel="tokens", ylabel="slots")

@@ -118,8 +118,8 @@ assert len(set(owner.values())) == 3
 assert np.median(lost) < 0.02
 
 # %% [markdown]
-# Most slots do not matter at all. Three matter, and each for *one person only*. The model has made itself a table: a
-# slot a person. Nobody asked it to.
+# Most slots do not matter at all. Three matter, and each for *one person only*. The model has made itself a table: one
+# slot per person. Nobody asked it to.
 #
 # And Daniel? No slot is missed when he is asked for. That is weak evidence: a second copy would hide the loss of the
 # first. So let us empty *two* slots at a time, all 120 pairs.

@@ -185,7 +185,7 @@ if lesson.plt:
 # queue takes everything at once, and a clock that does not wait measures how fast one can fill a queue.
 
 # %%
-def seconds_a_step(module, D):
+def seconds_per_step(module, D):
     _, cfg, batch = fresh(np)
     cfg = replace(cfg, D=D, F=2 * D, H=D // 16, G=D // 16)
     params = init_params(cfg, 0, xp=module)
@@ -198,9 +198,9 @@ def seconds_a_step(module, D):
 
 
 for D in (32, 64, 128):
-    host = seconds_a_step(np, D)
-    line = f"D {D:>4}: NumPy {1e3 * host:6.0f} ms a step"
-    print(line + (f", GPU {1e3 * seconds_a_step(xp, D):6.1f} ms" if usable else ""))
+    host = seconds_per_step(np, D)
+    line = f"D {D:>4}: NumPy {1e3 * host:6.0f} ms per step"
+    print(line + (f", GPU {1e3 * seconds_per_step(xp, D):6.1f} ms" if usable else ""))
 
 # %% [markdown]
 # ## Exercise

@@ -99,7 +99,7 @@ finally:
 # %%
 work = counting.multiply_adds(large)
 for part, n in work.items():
-    print(f"{part:<22} {counting.amount(n):>8} multiply-adds a segment, {n / sum(work.values()):.0%}")
+    print(f"{part:<22} {counting.amount(n):>8} multiply-adds per segment, {n / sum(work.values()):.0%}")
 per_token = sum(work.values()) / large.T
 print(f"a token: {counting.amount(per_token)} forward, and in training three times that (lesson 4)")
 assert work["feed-forward"] > work["memory"] > 2 * work["attention"]
@@ -110,10 +110,10 @@ assert work["feed-forward"] > work["memory"] > 2 * work["attention"]
 #
 # ## How fast is this machine?
 #
-# Let us time forward passes of wider and wider models, and see how many multiply-adds a second come out.
+# Let us time forward passes of wider and wider models, and see how many multiply-adds per second come out.
 
 # %%
-def seconds_a_segment(cfg, B=8):
+def seconds_per_segment(cfg, B=8):
     params = model.init_params(cfg, seed=0)
     (states, _), ids = model.first_states(params, cfg, B), np.zeros((B, cfg.T), int)
     times = []
@@ -127,7 +127,7 @@ def seconds_a_segment(cfg, B=8):
 widths, speeds = [32, 64, 128, 256, 512], []
 for width in widths:
     cfg = replace(tiny, D=width, F=3 * width, H=width // 16, G=width // 16, T=64, N=32)
-    speeds.append(sum(counting.multiply_adds(cfg).values()) / seconds_a_segment(cfg))
+    speeds.append(sum(counting.multiply_adds(cfg).values()) / seconds_per_segment(cfg))
     size, speed = counting.amount(count_params(cfg)), counting.amount(speeds[-1])
     print(f"D {width:>4}: {size:>7} parameters, {speed:>7} multiply-adds per second")
 minutes = 3 * sum(work.values()) / speeds[-1] / 60
@@ -167,8 +167,8 @@ assert weights == 4 * large.L * large.H * 3 * large.T**2  # tokens to tokens, to
 
 # %%
 lengths = 2 ** np.arange(11, 21)                         # tokens
-kv_a_token = stored["keys and values of a segment"] / large.T
-full_bytes = kv_a_token * lengths
+kv_per_token = stored["keys and values of a segment"] / large.T
+full_bytes = kv_per_token * lengths
 lm2_bytes = np.full(len(lengths), stored["keys and values of a segment"] + stored["state of the memory of a story"])
 
 plain = counting.multiply_adds(replace(large, memory="none"))
@@ -187,7 +187,7 @@ assert less_work == 32768
 if lesson.plt:
     figure, axes = lesson.plt.subplots(1, 3, figsize=(11, 2.9))
     for axis, full, lm2, unit, title in ((axes[0], full_bytes / 2**30, lm2_bytes / 2**30, "GiB", "what is kept"),
-                                         (axes[1], full_work / 1e9, lm2_work / 1e9, "G", "multiply-adds a token")):
+                                         (axes[1], full_work / 1e9, lm2_work / 1e9, "G", "multiply-adds per token")):
         axis.loglog(lengths, full, "o-", markersize=3, label="attention over the whole story")
         axis.loglog(lengths, lm2, "o-", markersize=3, label="LM2")
         axis.set(xlabel="tokens read", ylabel=unit, title=f"{title}, full size")
@@ -196,7 +196,7 @@ if lesson.plt:
     axes[1].minorticks_off()
     axes[2].plot(range(len(widths)), np.array(speeds) / 1e9, "o-")
     axes[2].set_xticks(range(len(widths)), widths)
-    axes[2].set(xlabel="D", ylabel="G multiply-adds a second", ylim=0, title="this machine, forward")
+    axes[2].set(xlabel="D", ylabel="G multiply-adds per second", ylim=0, title="this machine, forward")
     lesson.show(figure, "18-when-it-pays")
 
 # %% [markdown]
