@@ -16,7 +16,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks import machine
-from tinylm2.backend import keep_memory, to_host
+from tinylm2.backend import to_host
+from tinylm2.cli.console import keep_memory
 from tinylm2.data import word_tokenizer
 from tinylm2.recurrence import answer
 from tinylm2.model import first_banks, init_params, segment_forward

@@ -17,7 +17,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks import machine
-from tinylm2.backend import NoGPU, array_module, keep_memory
+from tinylm2.cli.console import keep_memory
+from tinylm2.gpu import NoGPU, array_module
 from tinylm2.cli.count import multiply_adds
 from tinylm2.data import Batch, word_tokenizer
 from tinylm2.model import Config, init_params

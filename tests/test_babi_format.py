@@ -1,16 +1,16 @@
 """The official file format and BABILong's: what is written is read back, and a broken file is told by file and line."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from tests.support.official import FILES, needs_files
 from tinylm2.data import (
     TASKS,
     BadInput,
-    Rng,
     Fact,
     Question,
+    Rng,
     find_file,
     read_babilong,
     read_examples,
@@ -20,10 +20,6 @@ from tinylm2.data import (
     write_stories,
 )
 from tinylm2.data.babi import task_of
-
-OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "babi"
-
-needs_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"no official bAbI files in {OFFICIAL}")
 
 STORY = """1 Mary moved to the bathroom.
 2 John went to the hallway.
@@ -82,10 +78,10 @@ def test_generated_stories_survive_writing_and_reading(tmp_path, task):
     assert read_stories(tmp_path / "stories.txt") == stories
 
 
-@needs_official
+@needs_files
 @pytest.mark.parametrize("number", range(1, 21))
 def test_official_files_come_back_as_they_were(number):
-    path = find_file(OFFICIAL, f"qa{number}")
+    path = find_file(FILES, f"qa{number}")
     stories = read_stories(path, word_tokenizer())
     assert "".join(map(story_text, stories)).replace("? \t", "?\t") == path.read_text().replace("? \t", "?\t")
     assert len(read_examples(path)) == 1000

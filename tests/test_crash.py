@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from tests import crash
+from tests.support import crash
 from tests.support.small import FewSentences
 from tinylm2 import checkpoint, runs
 from tinylm2.cli import learn
@@ -101,7 +101,7 @@ def test_a_file_that_may_not_grow_ends_in_one_line_and_status_2(tmp_path):
     """The system itself cuts the write short, in the middle of a checkpoint."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))"
     argv = ["--out", str(tmp_path / "run"), *crash.ARGUMENTS]
-    done = subprocess.run([sys.executable, "-c", f"{limit}; from tests import crash; raise SystemExit("
+    done = subprocess.run([sys.executable, "-c", f"{limit}; from tests.support import crash; raise SystemExit("
                            f"crash.child({argv})[0])"], cwd=crash.ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.endswith(f"error: {tmp_path / 'run' / 'model.npz'}: cannot be written (File too large)\n")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.official import FILES, needs_files
 from tests.test_tasks import GUIDE, every_task
-from tinylm2.data import TASKS, BadInput, Rng, Fact, Question, find_file, write_stories
+from tinylm2.data import TASKS, BadInput, Fact, Question, Rng, find_file, write_stories
 from tinylm2.data.distributions import Asked, Distance, asked, chance, compare, main, row, variations, write
 
 STORY = (Fact("Mary went to the garden."), Fact("John went to the office."), Question("Where is Mary?", "garden", (1,)),

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import browser, watched
-from tinylm2 import explore, runs
+from tests.support import browser, watched
 from tinylm2.__main__ import main
 from tinylm2.data import BadInput, Example
+from tinylm2.inspect import explore
+from tinylm2.training import run_dir
 
 CLOSE = 6e-4                                             # three digits shown of four that are in the page
 HOSTILE = Example("", ("Mary <script>window.hacked=1</script> went to the \"garden\".",
@@ -139,10 +140,10 @@ def test_it_steps_forward_and_back_by_key_and_by_button(tab, seen):
 
 def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_head(tab, seen):
     show(tab, watched.loaded(), seen)
-    for s, looks in enumerate(seen.live.trace.looks):
+    for s, places in enumerate(seen.live.trace.places):
         tab.click(f"#segments button:nth-child({s + 1})")
         tab.press("t")
-        for block, look in enumerate(looks):
+        for block, look in enumerate(places[:2]):
             tab.click(f"#blocks button:nth-of-type({block + 1})")
             for head in range(2):
                 tab.click(f"#heads button:nth-of-type({head + 1})")
@@ -153,7 +154,7 @@ def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_
                 for column, expected in enumerate(columns):
                     close([float(row[column]) for row in shown["slots"]], expected)
                 close(numbers([shown["gate"]])[0], [look.output[0, 0].mean()])
-        rows = [trace.looks[s][block].read[0, head, 0] for block in range(2) for head in range(2)
+        rows = [trace.places[s][block].read[0, head, 0] for block in range(2) for head in range(2)
                 for trace in (seen.live.trace, seen.frozen.trace)]
         close([sum(numbers(cells), []) for cells in shown["strips"]], rows)
     assert all(row[1:] == ["–", "–"] for row in shown["slots"])
@@ -163,7 +164,7 @@ def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, se
     found = watched.loaded()
     for story in (seen, watched.seen(found, watched.row_of(found, segments=0))):
         show(tab, found, story)
-        look, pad = story.live.trace.looks[0][1], story.row.pad          # the last block with a memory comes first
+        look, pad = story.live.trace.places[0][1], story.row.pad          # the last block with a memory comes first
         shown = tab.run(SHOWN)
         assert shown["tokens"] == story.words[pad:16]
         close([float(row[0]) for row in shown["slots"]], look.read[0, 0, pad:].mean(0))
@@ -173,7 +174,7 @@ def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, se
 
 def test_pointing_at_a_token_shows_what_it_reads_and_at_a_slot_from_which_tokens_it_wrote(tab, seen):
     show(tab, watched.loaded(), seen)
-    look = seen.live.trace.looks[0][1]
+    look = seen.live.trace.places[0][1]
     tab.press("h")
     tab.hover(".token:nth-of-type(5)")
     shown = tab.run(SHOWN)
@@ -203,10 +204,10 @@ def test_a_held_slot_is_followed_through_the_story(tab, seen):
     tab.hover("h1")
     shown = tab.run(SHOWN)
     assert "slot 4" in shown["pressed"]
-    looks = [looks[1] for looks in seen.live.trace.looks]
+    block = [places[1] for places in seen.live.trace.places]
     for label, expected in zip(shown["life"], (
-            [look.input[0, 3].mean() for look in looks[:-1]], [look.forget[0, 3].mean() for look in looks[:-1]],
-            [look.read[0, 0, :, 3].max() for look in looks]), strict=True):
+            [place.input[0, 3].mean() for place in block[:-1]], [place.forget[0, 3].mean() for place in block[:-1]],
+            [place.read[0, 0, :, 3].max() for place in block]), strict=True):
         close(numbers([label])[0], expected)
 
 
@@ -243,11 +244,11 @@ def test_the_answers_stand_side_by_side_with_their_probabilities(tab, seen):
     columns = tab.run("return [...document.querySelectorAll('#answers > div')].map((column) => ["
                       "column.querySelector('.said').innerText, [...column.querySelectorAll('li')].map("
                       "(li) => [...li.children].map((child) => child.innerText.trim()))])")
-    for (said, places), reading in zip(columns, (seen.live, seen.frozen), strict=True):
-        right = reading.said == seen.row.example.answer
-        assert said == f"{reading.said or '(nothing)'} {'✓ right' if right else '✗ wrong'}"
-        close([float(chance) for _, chance in places], np.sort(reading.chances[0])[:-6:-1])
-        assert places[0][0] == found.tokenizer.decode(reading.tokens[:1])
+    for (said, words), answer in zip(columns, (seen.live, seen.frozen), strict=True):
+        correct = answer.text == seen.row.example.answer
+        assert said == f"{answer.text or '(nothing)'} {'✓ right' if correct else '✗ wrong'}"
+        close([float(prob) for _, prob in words], np.sort(answer.probs[0])[:-6:-1])
+        assert words[0][0] == found.tokenizer.decode(answer.tokens[:1])
 
 
 def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen):
@@ -269,8 +270,8 @@ def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen):
 
 
 def test_hostile_text_shows_as_text(tab):
-    found = runs.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=128))
-    hostile = watched.own(found, HOSTILE, places=16)
+    found = run_dir.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=128))
+    hostile = watched.own(found, HOSTILE, 16)
     show(tab, found, hostile, about=HOSTILE.facts[0] + HOSTILE.facts[1])
     shown, told = "", ""
     for _ in range(hostile.row.segments):
@@ -329,7 +330,8 @@ def test_light_and_dark_can_be_switched(tab, seen):
 
 
 @pytest.mark.parametrize(("memory", "blocks", "said"), [
-    ("slots", (1,), "Block 1 has no memory."), ("printed", None, ""), ("none", None, "This model has no memory.")])
+    ("lm2", (1,), "Block 1 has no memory."), ("pooled", None, ""), ("none", None, "This model has no memory."),
+    ("window", None, ""), ("full", (1,), ""), ("rmt", None, "")])
 def test_what_a_model_does_not_have_is_said(tab, memory, blocks, said):
     from selenium.webdriver.common.keys import Keys
 
@@ -338,7 +340,8 @@ def test_what_a_model_does_not_have_is_said(tab, memory, blocks, said):
     tab.press("b", "h", "t", "s", Keys.ARROW_RIGHT, "s", "t")
     assert said in tab.run("return document.querySelector('main').innerText")
     assert tab.run(OVERLAPS) == []
-    assert len(tab.run(SHOWN)["strips"]) == 4 * sum(found.cfg.memory_of(i) != "none" for i in range(2))
+    with_slots = [block for block in found.cfg.memories if hasattr(block, "read_forward")]
+    assert len(tab.run(SHOWN)["strips"]) == 4 * len(with_slots)
 
 
 def test_controls_are_named(tab, seen):
@@ -371,7 +374,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_command_writes_a_page_for_a_told_story_and_for_one_of_your_own(run, tmp_path, capsys):
+def test_the_command_writes_a_page_for_a_generated_story_and_for_one_of_your_own(run, tmp_path, capsys):
     assert main(["explore", str(run), "--task", "qa2", "--length", "100", "--seed", "5"]) == 0
     assert "explore.html" in capsys.readouterr().out
     assert '"S":7,"T":16' in (run / "explore.html").read_text()         # 100 tokens are 7 segments of 16

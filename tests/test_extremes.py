@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests import small
+from tests.support import small
 from tests.support.leaves import leaves
 from tinylm2 import diagnose, layers, memory, ops, runs, train
 from tinylm2.model import first_banks, segment_backward, segment_forward, story_backward, story_forward

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import pytest
 
-from tests import official
+from tests.support import official
 from tests.support.solver import Refused, read, solve
 from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Fact, examples

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinylm2.data import DATA, TASKS, Rng, Fact, Question, Task, story_text
+from tinylm2.data import DATA, TASKS, Fact, Question, Rng, Task, story_text
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 

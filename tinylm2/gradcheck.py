@@ -174,7 +174,7 @@ class Checker:
         if name in self.zero:
             if scale > noise:
                 return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
-            scale = noise / self.tolerance               # a zero passes when it is as small as the noise
+            scale = noise / self.tolerance or 1.0        # a zero passes when it is as small as the noise
             cause = f"it must be zero, for {name} moves no output"
         elif scale <= noise:
             raise Refused(f"{point.op}: {name} moves no output, its slopes are zero within rounding, and there is "

@@ -28,7 +28,7 @@ def self_attention_forward(n, past, Wqkv, Wo, *, heads, start=0, last=None, pad=
     v = v.reshape(B, T, G, K)
     keys, values = k, v
     if past is not None:
-        check_shapes("self_attention", k=(k, "B T G K"), past=(past[0], "B U G K"))
+        check_shapes("self_attention", k=(k, "B T G K"), past=(past[0], "B U G K"), past_v=(past[1], "B U G K"))
         keys, values = get_xp(n).concatenate((past[0], k), 1), get_xp(n).concatenate((past[1], v), 1)
     y, cache["attend"] = ops.attend_forward(q, keys, values, causal=True, pad=pad)
     a, cache["out"] = ops.linear_forward(y.reshape(B, last, H * K), Wo)

@@ -207,7 +207,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     if causal and T > U:
         raise ValueError(f"attend: {T} causal queries, expected at most {U}, the places of k")
     qs, ks, vs = _stack(q / K**0.5, G), _stack(k, G), _stack(v, G)       # (B, G, RT or U, K), R = H/G
-    P = ks @ _columns(qs)                                # as yet the scores, (B, G, U, RT): a column a query
+    P = ks @ qs.swapaxes(2, 3)                           # as yet the scores, (B, G, U, RT): one column per query
     by_head = P.reshape(B, G, U, H // G, T)
     if pad is not None:
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
@@ -215,7 +215,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
         by_head[:, :, U - T:] += _future(xp, T, P.dtype)                 # what stands before the queries is all seen
     _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
     P /= xp.einsum("...ut->...t", P)[..., None, :]
-    y = _by_place(P.transpose(0, 1, 3, 2), vs, H)                        # (B, T, H, K)
+    y = _unstack(P.swapaxes(2, 3) @ vs, H)                               # (B, T, H, K)
     return y, Attended(qs, ks, vs, P, y)
 
 
@@ -232,13 +232,13 @@ def attend_backward(dy, cache):
     B, T, H, K = y.shape
     G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
-    dv = _by_place(P, dys, G)                                            # (B, U, G, K)
-    dS = vs @ _columns(dys)                                              # dP, (B, G, U, RT)
+    dv = _unstack(P @ dys, G)                                            # (B, U, G, K)
+    dS = vs @ dys.swapaxes(2, 3)                                         # dP, (B, G, U, RT)
     mean = xp.einsum("bthk,bthk->bht", dy, y)                            # sum(dP * P)
     _softmax_back(dS, P, mean.reshape(B, G, 1, H // G * T))
-    dq = _by_place(dS.transpose(0, 1, 3, 2), ks, H)                      # (B, T, H, K)
+    dq = _unstack(dS.swapaxes(2, 3) @ ks, H)                             # (B, T, H, K)
     dq /= K**0.5
-    dk = _by_place(dS, qs, G)                                            # (B, U, G, K): qs carries the 1/sqrt(K)
+    dk = _unstack(dS @ qs, G)                                            # (B, U, G, K): qs carries the 1/sqrt(K)
     return dq, dk, dv
 
 
@@ -268,19 +268,11 @@ def _stack(x, G):
     return x.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
 
 
-def _by_place(a, b, H):
-    """The product of (B, G, RT, U) and (B, G, U, K), written straight to where it belongs: (B, T, H, K)."""
-    B, G, RT, U = a.shape
-    R, T, K = H // G, RT * G // H, b.shape[-1]
-    xp = get_xp(a, b)
-    y = xp.empty((B, T, G, R, K), a.dtype)
-    xp.matmul(a.reshape(B, G, R, T, U), b[:, :, None], out=y.transpose(0, 2, 3, 1, 4))
-    return y.reshape(B, T, H, K)
-
-
-def _columns(x):
-    """Rows as columns, laid out anew: a product by the mere view of a transpose would take twice as long."""
-    return get_xp(x).ascontiguousarray(x.transpose(0, 1, 3, 2))
+def _unstack(x, H):
+    """(B, G, RT, K) -> (B, T, H, K): back from `_stack`, a copy of its own."""
+    B, G, RT, K = x.shape
+    R = H // G
+    return x.reshape(B, G, R, RT // R, K).transpose(0, 3, 1, 2, 4).reshape(B, RT // R, H, K)
 
 
 def _hidden(xp, T, U, causal, pad, dtype):
@@ -375,13 +367,14 @@ def _silu_back(xp, dy, s, y):
 # -------------------------------------------------------------------------------------------------------- cross-entropy
 
 
-def cross_entropy_forward(logits, *, targets, weights):
+def cross_entropy_forward(logits, *, targets, weights, total=None):
     """Weighted mean surprise at the targets.
 
-    loss = -sum_r w_r log p_r[target_r] / sum_r w_r,   p = softmax(logits) over the last axis, V
+    loss = -sum_r w_r log p_r[target_r] / total,   p = softmax(logits) over the last axis, V
 
-    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0, not all zero -> loss (), left on the
-    device: reading it waits for the device, and that is for the caller to decide.
+    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0 -> loss (), left on the device: reading
+    it waits for the device, and that is for the caller to decide. total: what the weights add up to, by default these;
+    for a part of a batch the whole batch's.
     """
     check_shapes("cross_entropy", logits=(logits, "... V"))
     if not logits.shape[:-1] == targets.shape == weights.shape:
@@ -389,7 +382,7 @@ def cross_entropy_forward(logits, *, targets, weights):
                          f"expected {logits.shape[:-1]} from logits")
     xp = get_xp(logits, targets, weights)
     V = logits.shape[-1]
-    w = (weights / weights.sum()).astype(logits.dtype).reshape(-1)       # (R,)
+    w = (weights / (weights.sum() if total is None else total)).astype(logits.dtype).reshape(-1)     # (R,)
     z = logits.reshape(_rows(logits), V)
     top = z.max(-1, keepdims=True)
     p = z - top                                          # below the largest, no exponential overflows; (R, V)

@@ -4,6 +4,8 @@ It knows no memory: a state goes in, a state comes out. While a stream is read, 
 a story may be a million tokens long.
 """
 
+from itertools import islice
+
 import numpy as np
 
 from tinylm2 import model
@@ -96,29 +98,52 @@ def read(params, *, ids, cfg, pad=None, frozen=False):
     return states, final
 
 
-def answer(params, *, ids, cfg, answer_len, end, pad=None, frozen=False):
-    """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, answer_len), `end` from the first `end` on.
+def decode(params, choose, *, ids, cfg, pad=None, frozen=False):
+    """Tokens behind a story, one per story and step, without end. choose: logits (B, V) -> (B,) on the host.
 
-    The prompt leaves `answer_len` positions of its last segment free, so an answer never crosses a border. Keys and
-    values of that segment are computed once and kept.  ValueError when the answer does not fit.
+    ids (B, any), pad (B,) on the host. Keys and values of the last segment are computed once and kept. A segment that
+    is full is read once more, now written into the memory, and the next one begins; frozen: nothing is written.
     """
     xp = get_xp(params["embed.W"])
     states, final = read(params, ids=ids, cfg=cfg, pad=pad, frozen=frozen)
-    free = cfg.T - (ids.shape[1] - final)
-    if free < answer_len:
-        raise ValueError(f"answer: {free} positions are free in the last segment, expected at least {answer_len}")
-    pad = _pad(pad, final, xp)
-    new, past, tokens = to_device(ids[:, final:], xp), None, []
-    for position in range(answer_len):
+    segment, past, pad = to_device(ids[:, final:], xp), None, _pad(pad, final, xp)
+    new = segment
+    while True:
         logits, _, cache = model.segment_forward(params, states, ids=new, cfg=cfg, pad=pad, last=1, write=False,
                                                  past=past)
-        token = to_host(logits[:, -1].argmax(-1))
-        if position:
-            token[tokens[-1] == end] = end
+        token = choose(logits[:, -1])
+        yield token
+        new = to_device(token[:, None], xp)
+        if segment.shape[1] < cfg.T:
+            segment, past = xp.concatenate((segment, new), 1), [block["kv"] for block in cache["blocks"]]
+            continue
+        if not frozen:
+            _, states, _ = model.segment_forward(params, states, ids=segment, cfg=cfg, pad=pad, last=0)
+        segment, past, pad = new, None, None
+
+
+def answer(params, *, ids, cfg, answer_len, end, pad=None, frozen=False):
+    """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, answer_len), `end` from the first `end` on.
+
+    The prompt leaves `answer_len` positions of its last segment free, so an answer never crosses a border.  ValueError
+    when the answer does not fit.
+    """
+    free = -ids.shape[1] % cfg.T
+    if free < answer_len:
+        raise ValueError(f"answer: {free} positions are free in the last segment, expected at least {answer_len}")
+    done = np.zeros(len(ids), bool)
+
+    def likeliest(logits):
+        token = to_host(logits.argmax(-1))
+        token[done] = end
+        done[token == end] = True
+        return token
+
+    tokens = []
+    for token in islice(decode(params, likeliest, ids=ids, cfg=cfg, pad=pad, frozen=frozen), answer_len):
         tokens.append(token)
-        if (token == end).all():
+        if done.all():
             break
-        new, past = to_device(token[:, None], xp), [block["kv"] for block in cache["blocks"]]
     tokens += [np.full_like(tokens[-1], end)] * (answer_len - len(tokens))
     return np.stack(tokens, 1)
 

@@ -6,7 +6,7 @@
 # The library's formulas exist once. They run on NumPy arrays on the CPU and on CuPy arrays on a GPU, and nowhere in
 # `ops.py` does it say which. This lesson shows how little is needed for that, and what one has to get used to.
 #
-# Where there is no GPU, the lesson takes the *stand-in* from `tests/support/fake_cupy.py`: an array type that wraps
+# Where there is no GPU, the lesson takes the *fake CuPy* from `tests/support/fake_cupy.py`: an array type that wraps
 # NumPy, gives the same bits, and is as strict as a device: it refuses to be read in passing, refuses to be mixed with
 # host arrays, and counts what is done with it. As a teacher it is better than the real thing.
 
@@ -18,20 +18,20 @@ import lesson
 import numpy as np
 
 from tests.support import fake_cupy
-from tinylm2 import backend, ops
+from tinylm2 import backend, gpu, ops
 from tinylm2.data import TASKS, HaystackSampler, Stories
 from tinylm2.flat import Flat
 from tinylm2.model import init_params
 from tinylm2.optim import AdamW
-from tinylm2.training import run_dir
+from tinylm2.training import trained_model
 from tinylm2.training.settings import Settings
 from tinylm2.training.step import train_step
 
-usable, why = backend.gpu()
+usable, why = gpu.gpu()
 if usable:
-    xp, device = backend.array_module("gpu"), why
+    xp, device = gpu.array_module("gpu"), why
 else:
-    xp, device = fake_cupy.xp, "the stand-in"
+    xp, device = fake_cupy.xp, "the fake CuPy"
     print("no GPU here:", why)
 print("this lesson runs on", device)
 
@@ -81,7 +81,7 @@ for attempt, action in (("a host array in device arithmetic", lambda: on_device 
 # %%
 def fresh(module):
     """(params, cfg, batch): the model of train_tiny.py, untrained, and a batch of stories four segments long."""
-    run = run_dir.new(Settings())
+    run = trained_model.new(Settings())
     params = Flat(run.params.shapes, module, "float32")
     params.buffer[...] = backend.to_device(run.params.buffer, module)
     stories = Stories([TASKS["qa1"]], tokenizer=run.tokenizer, filler=run.filler, seed=0)
@@ -99,11 +99,11 @@ for name, module in (("host", np), ("device", xp)):
 print("largest difference of any parameter after three steps:", abs(after["host"] - after["device"]).max())
 assert np.allclose(losses["host"], losses["device"], rtol=1e-3)
 if not usable:
-    assert np.array_equal(after["host"], after["device"])                # the stand-in gives NumPy's bits
+    assert np.array_equal(after["host"], after["device"])                # the fake CuPy gives NumPy's bits
 
 # %% [markdown]
-# A real GPU adds up in another order, so its last digits differ. The stand-in's do not: where it disagrees with NumPy
-# in a single bit, there is a bug in how the code uses the device.
+# A real GPU adds up in another order, so its last digits differ. Those of the fake CuPy do not: where it disagrees
+# with NumPy in a single bit, there is a bug in how the code uses the device.
 #
 # ## What the device is asked
 #
@@ -115,7 +115,7 @@ if not usable:
 # - **Questions.** Every copy back to the host, a printed loss, an `if` on a value, waits until the queue is empty. A
 #   training step should ask *once*.
 #
-# The stand-in counts both:
+# The fake CuPy counts both:
 
 # %%
 params, cfg, batch = fresh(fake_cupy.xp)
@@ -148,7 +148,7 @@ print(", ".join(f"{kind} {count}" for kind, count in kinds.items()))
 def launches_of(batch_size, segments):
     """Launches of one step on a batch of so many rows and segments."""
     params, cfg, _ = fresh(fake_cupy.xp)
-    run = run_dir.new(Settings())
+    run = trained_model.new(Settings())
     stories = Stories([TASKS["qa1"]], tokenizer=run.tokenizer, filler=run.filler, seed=0)
     sampler = HaystackSampler(facts=(2,), segments=(segments,), segment_len=cfg.T)
     batch = sampler.batch(stories, step=0, batch_size=batch_size)
@@ -206,11 +206,11 @@ for D in (32, 64, 128):
 # ## Exercise
 #
 # Clipping: if the norm of all gradients is above a limit, scale them down. The obvious code is `if norm > limit: g *=
-# limit / norm`. What does it cost on a device? Try it on the stand-in, then write it without asking.
+# limit / norm`. What does it cost on a device? Try it on the fake CuPy, then write it without asking.
 #
 # <details><summary>Answer</summary>
 #
-# `if` needs the value, now: the host must wait until the device has finished everything before it. The stand-in
+# `if` needs the value, now: the host must wait until the device has finished everything before it. The fake CuPy
 # refuses. Instead, compute a factor that is 1 where nothing is to be done, and multiply always.
 #
 # ```python
@@ -222,7 +222,7 @@ for D in (32, 64, 128):
 # except TypeError as error:
 #     print("refused:", error)
 # else:
-#     raise AssertionError("the stand-in should refuse a branch on a value")
+#     raise AssertionError("the fake CuPy should refuse a branch on a value")
 #
 # with fake_cupy.watch() as watched:
 #     g *= fake_cupy.xp.minimum(1.0 / norm, 1.0)

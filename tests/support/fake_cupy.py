@@ -1,13 +1,13 @@
-"""A strict stand-in for CuPy: the GPU path runs, is counted and is checked where there is no GPU.
+"""A strict imitation of CuPy: the GPU path runs, is counted and is checked where there is no GPU.
 
 `Array` holds a NumPy array that nobody may touch from outside, and `xp` is the module that goes with it. Both have only
-what CuPy has too (test_devices compares the tables below with an installed CuPy) and give the same bits as NumPy.
+what CuPy has too (test_fake_cupy compares the tables below with an installed CuPy) and give the same bits as NumPy.
 NumPy's own functions, and host arrays in arithmetic or as a value, are refused as CuPy refuses them; Python's and
 NumPy's scalars are taken. Stricter than CuPy: bool(), float(), item(), iteration, boolean masks, and host arrays as an
 index, all of which CuPy would serve by quietly waiting for the device or copying. An index out of range raises, where a
 GPU would wrap it without a word.
 
-    with standin.watch() as seen: ...                    # a Counter in seen.operations, shapes in seen.copies, .uploads
+    with fake_cupy.watch() as seen: ...          # a Counter in seen.operations, shapes in seen.copies and seen.uploads
 """
 
 import operator
@@ -22,12 +22,12 @@ from tinylm2 import backend
 UFUNC = "out dtype"                                      # name: the keywords that CuPy's version takes
 FUNCTIONS = {
     "add": UFUNC, "multiply": UFUNC, "divide": UFUNC, "exp": UFUNC, "log": UFUNC, "sqrt": UFUNC, "tanh": UFUNC,
-    "maximum": UFUNC, "minimum": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out", "where": "",
+    "maximum": UFUNC, "minimum": UFUNC, "ceil": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out", "where": "",
     "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side", "arange": "dtype",
     "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype", "ascontiguousarray": "dtype",
-    "broadcast_to": ""}
+    "broadcast_to": "", "take_along_axis": "axis"}
 METHODS = {
-    "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",
+    "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis", "argsort": "axis",
     "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "", "fill": "",
     "reshape": "", "ravel": "", "transpose": "", "swapaxes": "", "squeeze": "axis", "view": ""}
 METADATA = ("shape", "strides", "dtype", "size", "ndim", "itemsize", "nbytes", "flags")
@@ -42,8 +42,11 @@ _watchers = []
 
 @contextmanager
 def watch():
-    """Note what happens on the device meanwhile. An operation is one kernel; views and empty arrays need none."""
-    seen = SimpleNamespace(operations=Counter(), copies=[], uploads=[], chains={})
+    """Note what happens on the device meanwhile. An operation is one kernel; views and empty arrays need none.
+
+    `multiply_adds` are those of all matrix products.
+    """
+    seen = SimpleNamespace(operations=Counter(), copies=[], uploads=[], chains={}, multiply_adds=0)
     _watchers.append(seen)
     try:
         yield seen
@@ -65,7 +68,7 @@ class Array:
         return len(self._host)
 
     def __repr__(self):
-        return f"<stand-in {self.shape} {self.dtype}>"   # the values would be a copy to the host
+        return f"<fake_cupy {self.shape} {self.dtype}>"   # the values would be a copy to the host
 
     @property
     def T(self):
@@ -116,6 +119,9 @@ def _run(name, function, args, keywords=None, allowed=""):
     is_view = arrays and np.may_share_memory(y._host, arrays[0]._host)
     if not is_view or "out" in keywords or name.startswith("__i"):
         _count(name, y)
+    if name in ("matmul", "__matmul__"):
+        for seen in _watchers:
+            seen.multiply_adds += y.size * arrays[0].shape[-1]
     return y
 
 
@@ -185,7 +191,7 @@ def _fuse(kernel_name):
     return decorate
 
 
-xp = ModuleType("standin")
+xp = ModuleType("fake_cupy")
 for _name, _allowed in FUNCTIONS.items():
     setattr(xp, _name, _function(_name, _allowed))
 for _name in CONSTANTS:

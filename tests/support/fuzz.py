@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 import train_tiny
-from tests import small
+from tests.support import small
 from tinylm2 import __main__, backend, runs
 from tinylm2.cli import learn
 from tinylm2.data import TASKS, Rng, GrammarFiller, story_text
@@ -74,7 +74,7 @@ class Ground:
             status = train_tiny.main(["--out", str(self.run), *SMALL, "--eval-segments", "1"])
         assert status == 0
         self.good = {path.name: path.read_bytes() for path in self.run.iterdir()}
-        backend.gpu()                                    # asked first, CuPy runs ldconfig to find its libraries
+        gpu.gpu()                                    # asked first, CuPy runs ldconfig to find its libraries
         sys.addaudithook(self._audit)                    # for the life of the process: there is no way back
 
     def _audit(self, event, args):

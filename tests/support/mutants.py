@@ -1,6 +1,6 @@
 """Plant one small error at a time in the numeric core, and see whether `pytest -m core` notices.
 
-A mutant is one change of the syntax tree of ops, layers, memory, model or optim: a sign, an operator, a comparison, a
+A mutant is one change of the syntax tree of a module of the core (MODULES): a sign, an operator, a comparison, a
 constant, a term dropped, two arguments or results or keys swapped, a transpose or an axis changed, a condition turned
 round, a line or a check taken away. Messages, docstrings, decorators and type hints are left alone.
 
@@ -22,15 +22,17 @@ from types import FunctionType
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-MODULES = ("ops", "layers", "memory", "model", "optim")
+ROOT = Path(__file__).parents[2]
+MODULES = ("ops", "layers", "memories.lm2", "model", "recurrence", "optim")
 SECONDS = 600                                            # a mutant that takes longer hangs
 SURVIVED = 3                                             # exit status of a fork
+VALUES = int | float | str | tuple | dict                # of the constants of a module
 
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
              ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
                ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
+OPTIONS = {"causal", "pad", "past", "start", "step", "write", "truncate", "last", "total", "frozen"}     # of the pairs
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Mutant:
 
     def __str__(self):
         new = "nothing" if self.new is None else _text(self.new)
-        return f"{self.module}.py:{getattr(self.old, 'lineno', 0)}: {_text(self.old)}  ->  {new}"
+        return f"{file_of(self.module)}:{getattr(self.old, 'lineno', 0)}: {_text(self.old)}  ->  {new}"
 
     def code(self):
         """The changed module, compiled. The tree is changed for good: call it in a fork."""
@@ -60,7 +62,12 @@ class Mutant:
             setattr(self.parent, self.field, new)
         else:
             getattr(self.parent, self.field)[self.index] = new
-        return compile(ast.fix_missing_locations(self.tree), f"{self.module}.py, changed", "exec")
+        return compile(ast.fix_missing_locations(self.tree), f"{file_of(self.module)}, changed", "exec")
+
+
+def file_of(module):
+    """The file of a module, below tinylm2/."""
+    return module.replace(".", "/") + ".py"
 
 
 # ---------------------------------------------------------------------------------------------------------- the changes
@@ -125,7 +132,7 @@ def changes(node):
                     args[i], args[i + 1] = args[i + 1], args[i]
                     yield like(args=args)
         for i, keyword in enumerate(node.keywords):      # an option forgotten
-            if keyword.arg in ("causal", "pad", "rows", "past", "start", "step", "write", "truncate", "tail"):
+            if keyword.arg in OPTIONS:
                 yield like(keywords=node.keywords[:i] + node.keywords[i + 1:])
     elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
         for i in range(len(node.value.elts) - 1):        # two results swapped
@@ -141,7 +148,7 @@ def changes(node):
 
 
 def left_alone(node):
-    """Docstrings, messages, decorators and type hints: what they say is no behaviour of the numbers."""
+    """Docstrings, messages, decorators and type hints: they change no number."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield from node.decorator_list
     if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
@@ -155,8 +162,8 @@ def left_alone(node):
 
 
 def mutants(module, source=None):
-    """Every mutant of a module of the core."""
-    source = source or (ROOT / "tinylm2" / f"{module}.py").read_text(encoding="utf-8")
+    """Every mutant of a module of the core, such as "memories.lm2"."""
+    source = source or (ROOT / "tinylm2" / file_of(module)).read_text(encoding="utf-8")
     tree = ast.parse(source)
     skipped = set()
     for node in ast.walk(tree):
@@ -189,7 +196,7 @@ def install(mutant):
         if isinstance(old, type) and isinstance(new, type) and old.__module__ == module.__name__:
             for attribute, value in vars(new).items():
                 _transfer(vars(old).get(attribute), value)
-        elif not _transfer(old, new) and isinstance(new, int | float | str | tuple) and not name.startswith("__"):
+        elif not _transfer(old, new) and isinstance(new, VALUES) and not name.startswith("__"):
             setattr(module, name, new)
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-FILES = Path(__file__).parents[2] / "shared" / "data" / "babi"
+WHERE = Path("shared", "data", "babi")
+FILES = next((folder / WHERE for folder in Path(__file__).parents if (folder / WHERE).is_dir()), WHERE)
 TASKS = [f"qa{number}" for number in range(1, 21)]
 
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason=f"the official bAbI files are not in {FILES}")

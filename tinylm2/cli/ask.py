@@ -4,48 +4,38 @@ from textwrap import wrap
 
 import numpy as np
 
-from tinylm2.backend import array_module
-from tinylm2.data import Example, generated_examples, max_answer_len, without_filler
-from tinylm2.data.filler import sentences
+from tinylm2.cli.console import whole
+from tinylm2.cli.story import add_model_arguments, model_of, story_of
 from tinylm2.errors import BadInput
-from tinylm2.inspect.trace import pieces, traced_answer
-from tinylm2.training import run_dir
-from tinylm2.training.settings import tasks_of
+from tinylm2.inspect.trace import pieces
 
 SHADES = " ░▒▓█"
 
 
 def add_arguments(parser):
-    parser.add_argument("run", help="a run's folder, such as runs/tiny")
-    parser.add_argument("story", help='"Mary moved to the garden. John went to the office."')
-    parser.add_argument("question", help='"Where is Mary?"')
+    add_model_arguments(parser)
+    parser.add_argument("text", nargs="*", metavar="TEXT", help='a story and a question, such as '
+                        '"Mary moved to the garden. John went to the office." "Where is Mary?"')
+    parser.add_argument("--story", metavar="FILE", help="a file with story and question instead: sentences, the last "
+                                                        "of which asks, or the official format")
+    parser.add_argument("--length", type=whole(0, 10**5), default=0,
+                        help="tokens of filler and story together, in whole segments (0: no filler)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="which filler, and where the facts stand in it (0)")
     parser.add_argument("--show", action="store_true", help="print what each token read of the memory")
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
 
 
 def main(args):
-    model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
-    example, answer_len = question_of(model, args.story, args.question), answer_len_of(model)
-    row = without_filler(example, tokenizer=model.tokenizer, segment_len=model.cfg.T, answer_len=answer_len)
-    answer = traced_answer(model.params, row, cfg=model.cfg, tokenizer=model.tokenizer, answer_len=answer_len)
+    if len(args.text) != (0 if args.story else 2):
+        raise BadInput(f"found {len(args.text)} texts{' and --story' if args.story else ''}, expected a story and a "
+                       "question, or --story FILE")
+    model, args.task = model_of(args), None
+    row = story_of(args, model) if args.story else model.encoded(*args.text, length=args.length, seed=args.seed)
+    answer, frozen = model.traced(row), model.traced(row, frozen=True)
     if args.show:
         print(heat_map(answer.trace, row, pieces(model.tokenizer, row.prompt)))
     print(answer.text)
-
-
-def question_of(model, story, question):
-    """The Example that asks the question of the story.  BadInput names every word that is not known."""
-    if unknown := model.tokenizer.unknown(f"{story} {question}"):
-        raise BadInput(f"found {', '.join(unknown)}, expected words that the model knows (see tokenizer.json)")
-    if not model.tokenizer.encode(question):
-        raise BadInput(f"question: found {question!r}, expected words")
-    return Example("", tuple(sentences(story)), question, "")
-
-
-def answer_len_of(model):
-    """How many tokens an answer may take: as many as the longest of the tasks that the run learned."""
-    return max_answer_len([example for task in tasks_of(model.settings.task)
-                           for example in generated_examples(task, 100, seed=0)], model.tokenizer)
+    if row.segments > 1:
+        print(f"{frozen.text}  (with the memory frozen, over {row.segments} segments)")
 
 
 def heat_map(trace, row, words):

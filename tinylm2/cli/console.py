@@ -1,18 +1,24 @@
 """What the commands share at the terminal: errors in one line, tables, sparklines."""
 
 import argparse
+import ctypes
 import os
 import sys
+import time
 from contextlib import suppress
 from functools import wraps
 
 import numpy as np
+from tqdm import tqdm
 
-from tinylm2.backend import NoGPU, keep_memory
 from tinylm2.errors import BadInput
+from tinylm2.gpu import NoGPU
+from tinylm2.training.communicator import PATIENCE, SingleProcess, world
 from tinylm2.training.loop import Stopped
 from tinylm2.training.step import NotFinite
 from tinylm2.training.trainer import NotLearned
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # numbers of mallopt's options, from malloc.h
 
 
 def command(main):
@@ -34,7 +40,7 @@ def command(main):
         except (NotLearned, NotFinite) as error:
             return _say(f"{type(error).__name__}: {error}", 1)
         except Stopped as error:
-            return _say(str(error), error.status)
+            return _say(str(error), error.status, abort=False)
         except KeyboardInterrupt:
             return _say("stopped by SIGINT", 130)
         except MemoryError as error:
@@ -47,6 +53,20 @@ def command(main):
             return _say(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
 
     return run
+
+
+def keep_memory():
+    """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
+
+    Without, glibc hands large arrays back to the system and gets them again page by page, each one zeroed: up to a
+    third of a step. Other C libraries have no such knob, and nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):         # macOS, musl, Windows
+        return
+    for knob in MMAP_THRESHOLD, TRIM_THRESHOLD:
+        mallopt(knob, 2**30)
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,9 +86,56 @@ def whole(low, high=2**63 - 1):
     return number
 
 
-def _say(text, status):
+def _say(text, status, abort=True):
+    """Print one line and return the status; of several processes the first speaks, and all end."""
+    comm = _world()
+    if comm.rank and not abort:
+        return status
+    if comm.rank:
+        time.sleep(PATIENCE)                             # the first process says the same, if it knows
     print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr)       # one line, always
+    sys.stderr.flush()
+    if abort:
+        comm.abort(status)
     return status
+
+
+def _world():
+    try:
+        return world()
+    except BadInput:
+        return SingleProcess()
+
+
+class Progress:
+    """How far a training is: a bar at a terminal, a line every few seconds elsewhere. The end is the latest: a stage
+    that learns sooner ends sooner."""
+
+    EVERY = 5                                            # seconds between two lines
+
+    def __enter__(self):
+        self.bar = tqdm(unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.began = self.said = time.monotonic()
+        self.first = None
+        return self
+
+    def show(self, step, left, stage, text):
+        """After step number `step`, when at most `left` more follow."""
+        self.first = step - 1 if self.first is None else self.first
+        if self.bar is not None:
+            self.bar.total, self.bar.n, self.bar.initial = step + left, step, self.first
+            self.bar.set_description(stage, refresh=False)
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(0)
+        elif time.monotonic() - self.said >= self.EVERY:
+            self.said = time.monotonic()
+            rate = (step - self.first) / (self.said - self.began)
+            print(f"{stage}, step {step} of at most {step + left}, {text}, {rate:.0f} steps per second, at most "
+                  f"{left / rate:.0f} s left", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
 
 
 def table(header, rows):

@@ -12,8 +12,8 @@ PRESETS = {
     "tiny": Settings().config(204),
     "lm2-1.7b": Config(V=128_256, D=2048, L=16, H=32, G=8, F=8192, N=2048, T=2048, tied=True),
 }
-PARTS = {"embedding, head, norm": ("embed.", "head.", "norm."), "attention": (".attn.",), "memory": (".mem.", "memory."),
-         "feed-forward": (".ff.",)}
+PARTS = {"embedding, head, norm": ("embed.", "head.", "norm."), "attention": (".attn.",),
+         "memory": (".mem.", "memory."), "feed-forward": (".ff.",)}
 FLOAT = 4                                                # bytes of a float32
 
 

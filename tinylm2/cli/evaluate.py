@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tinylm2.backend import array_module
 from tinylm2.cli.console import percent, table, whole
+from tinylm2.cli.story import add_model_arguments, model_of
 from tinylm2.data import find_file, generated_examples, read_babilong, read_examples
 from tinylm2.errors import BadInput
 from tinylm2.inspect.evaluate import METRICS, evaluate
-from tinylm2.training import run_dir
+from tinylm2.training.checkpoint import replacing
+from tinylm2.training.material import load_tasks
 from tinylm2.training.settings import tasks_of
 
 FEWEST = 100                                             # questions that a cell needs to be worth a number
@@ -21,15 +22,14 @@ SOLVED = 0.95                                            # Weston et al. 2015
 
 
 def add_arguments(parser):
-    parser.add_argument("run", help="a run's folder, such as runs/tiny")
-    parser.add_argument("--tasks", help="as train_tiny.py's --task (the run's own)")
-    parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler")
+    add_model_arguments(parser)
+    parser.add_argument("--tasks", help="as train's --task (the run's own)")
+    parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler (%(default)s)")
     parser.add_argument("--questions", type=whole(1), default=200, help="asked in a cell (200)")
     parser.add_argument("--stories", help="ask from a folder of official bAbI files instead of fresh stories")
     parser.add_argument("--babilong", nargs="+", metavar="FILE", help="ask from BABILong's JSON files")
-    parser.add_argument("--metric", choices=METRICS, default="exact")
+    parser.add_argument("--metric", choices=METRICS, default="exact", help="what counts as correct (exact)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the fresh stories and of the filler (0)")
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
     parser.add_argument("--out", help="write this .json, and a .md beside it (RUN/table.json)")
 
 
@@ -38,7 +38,7 @@ def main(args):
     if args.questions * max(lengths) > AT_ONCE:
         raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
                        f"{AT_ONCE:,} tokens in all")
-    model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
+    model = model_of(args)
     sources = babilong_sources(args, model) if args.babilong else task_sources(args, model)
     if args.babilong:
         lengths = [0]
@@ -59,12 +59,10 @@ def main(args):
         "as many as the story needs at 0" if not n else f"{-(-n // T)} at {n}" for n in lengths)
     print(text)
     out = Path(args.out or Path(args.run) / "table.json")
-    try:
-        found = {"metric": args.metric, "segment": T, "cells": cells}
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        out.with_suffix(".md").write_text(f"```\n{text}\n```\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
+    found = {"metric": args.metric, "segment": T, "cells": cells}
+    for path, written in (out, json.dumps(found, indent=2) + "\n"), (out.with_suffix(".md"), f"```\n{text}\n```\n"):
+        with replacing(path) as file:
+            file.write(written.encode())
 
 
 def token_lengths(text):
@@ -75,7 +73,8 @@ def token_lengths(text):
 
 
 def task_sources(args, model):
-    tasks = tasks_of(args.tasks or model.settings.task)
+    name = args.tasks or model.settings.task
+    tasks = load_tasks(name) if args.tasks and name.endswith(".py") else tasks_of(name)
     if not args.stories:
         return {task.name: generated_examples(task, args.questions, seed=args.seed) for task in tasks}
     return {task.name: read_examples(find_file(args.stories, task.name), task.name, model.tokenizer)[:args.questions]

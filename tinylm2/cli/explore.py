@@ -1,49 +1,25 @@
 """Write a page, one HTML file, to walk through a story segment by segment and see what the memory does."""
 
-import re
 from pathlib import Path
 
-from tinylm2.backend import array_module
-from tinylm2.cli.ask import answer_len_of, question_of
-from tinylm2.cli.console import whole
-from tinylm2.data import EVALUATION, Rng, encode_examples, examples, read_examples
-from tinylm2.data.filler import sentences
-from tinylm2.errors import BadInput, read_lines
+from tinylm2.cli.story import add_story_arguments, model_of, story_of
 from tinylm2.inspect.explore import page
-from tinylm2.inspect.trace import traced_answer
-from tinylm2.training import run_dir
-from tinylm2.training.settings import tasks_of
-
-LENGTH = 256                                             # tokens of a story that is told anew
+from tinylm2.training.checkpoint import replacing
 
 
 def add_arguments(parser):
     add_story_arguments(parser)
-    parser.add_argument("--out", help="the file to write (default: RUN/explore.html)")
-
-
-def add_story_arguments(parser):
-    """A run, and which story to look at."""
-    parser.add_argument("run", help="a run's folder, such as runs/tiny")
-    parser.add_argument("--task", help="tell a story of this task, such as qa1 (default: the run's first)")
-    parser.add_argument("--seed", type=whole(0), default=3, help="which story is told (3)")
-    parser.add_argument("--story", metavar="FILE", help="a file with a story of your own: sentences, the last of which "
-                                                        "asks, or the official format, whose first story is taken")
-    parser.add_argument("--length", type=whole(0, 10**5), help="tokens to hide the story in, in whole segments "
-                                                               f"({LENGTH}; with --story: as long as the story is)")
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu")
+    parser.add_argument("--out", help="the file to write (RUN/explore.html)")
 
 
 def main(args):
-    model, row, answer_len = story(args)
-    live, frozen = (traced_answer(model.params, row, cfg=model.cfg, tokenizer=model.tokenizer, answer_len=answer_len,
-                                  frozen=frozen) for frozen in (False, True))
+    model = model_of(args)
+    row = story_of(args, model)
+    live, frozen = (model.traced(row, frozen=frozen) for frozen in (False, True))
     text = page(row, live, frozen, cfg=model.cfg, tokenizer=model.tokenizer, about=about(model, row, args))
     out = Path(args.out or Path(args.run) / "explore.html")
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
+    with replacing(out) as file:
+        file.write(text.encode())
     print(f"{out}: {len(text.encode()) / 1e6:.2f} MB, opens in any browser")
 
 
@@ -53,39 +29,3 @@ def about(model, row, args):
     source = args.story or f"{row.example.task}, seed {args.seed}"
     return (f"{Path(args.run).name}: memory “{cfg.memory}”, {cfg.L} blocks, {cfg.H} heads, {cfg.N} slots. "
             f"Story: {source}, {len(row.prompt)} tokens.")
-
-
-def story(args):
-    """(TrainedModel, EncodedExample, answer_len) that the arguments name.  BadInput where the story does not fit."""
-    model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
-    segment_len = model.cfg.T
-    length = args.length if args.length is not None else 0 if args.story else LENGTH
-    if args.story and args.task:
-        raise BadInput("found --story and --task, expected one of them")
-    found = read_story(args.story, model) if args.story else fresh_story(model, args)
-    answer_len = max([answer_len_of(model), *(len(model.tokenizer.encode(example.answer)) for example in found)])
-    rows, _ = encode_examples(found, -(-length // segment_len), tokenizer=model.tokenizer, filler=model.filler,
-                              segment_len=segment_len, seed=args.seed, answer_len=answer_len)
-    if not rows:
-        raise BadInput(f"--length: found {length} tokens, too few for any question of this story")
-    return model, max(rows, key=lambda row: row.distance or 0), answer_len
-
-
-def fresh_story(model, args):
-    """The questions of a story told anew; the one whose facts lie farthest back is the one to look at."""
-    tasks = tasks_of(args.task or model.settings.task)
-    return list(examples(tasks[0].story(Rng(args.seed, EVALUATION, tasks[0].number, 0)), tasks[0].name))
-
-
-def read_story(path, model):
-    """The first question of a file in the official format, or the one that a plain text ends in."""
-    lines = read_lines(path)
-    if re.match(r"\d+ ", lines[0]):
-        return read_examples(path, "a file", model.tokenizer)[:1]
-    *facts, question = list(sentences("\n".join(lines))) or [""]
-    if not question.endswith("?"):
-        raise BadInput.at(path, len(lines), repr(question[-40:]), "a question, such as 'Where is Mary?', at the end")
-    try:
-        return [question_of(model, " ".join(facts), question)]
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None

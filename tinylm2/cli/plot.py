@@ -3,10 +3,10 @@
 from itertools import chain
 from pathlib import Path
 
-from tinylm2.cli.explore import add_story_arguments, story
+from tinylm2.cli.story import add_story_arguments, model_of, story_of
 from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.inspect import plots
-from tinylm2.inspect.trace import pieces, traced_answer
+from tinylm2.inspect.trace import pieces
 
 
 def add_arguments(parser):
@@ -16,10 +16,11 @@ def add_arguments(parser):
 
 def main(args):
     run, out = Path(args.run), Path(args.out or Path(args.run) / "pictures")
-    model, row, answer_len = story(args)
+    model = model_of(args)
+    row = story_of(args, model)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, figure in chain(of_run(run), of_story(model, row, answer_len)):
+        for name, figure in chain(of_run(run), of_story(model, row)):
             print(*plots.save(figure, out / name))
     except OSError as error:
         raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
@@ -33,17 +34,17 @@ def of_run(run):
         yield "accuracy-by-distance", plots.accuracy_by_distance(read_json(run / "evaluation.json"))
 
 
-def of_story(model, row, answer_len):
+def of_story(model, row):
     """(name, figure) of what the memory did in one story: what it has, block by block, and how its state changed."""
-    trace, frozen = (traced_answer(model.params, row, cfg=model.cfg, tokenizer=model.tokenizer, answer_len=answer_len,
-                                   frozen=frozen).trace for frozen in (False, True))
+    trace, frozen = (model.traced(row, frozen=frozen).trace for frozen in (False, True))
     words = pieces(model.tokenizer, row.prompt)
     if plots.places_with(trace, "input"):
         yield "gates", plots.gates(trace)
     if plots.places_with_memory(trace):
         if figure := plots.state_similarity(trace):
             yield "state-similarity", figure
-        yield "state-change", plots.state_change(trace)
+        if figure := plots.state_change(trace):
+            yield "state-change", figure
     for i in plots.places_with(trace, "read"):
         yield f"read-block-{i + 1}", plots.read_map(trace, row, words, block=i)
         yield f"before-after-block-{i + 1}", plots.before_and_after(trace, frozen, row, words, block=i)

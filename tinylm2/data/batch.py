@@ -32,6 +32,15 @@ class Batch:
     last: int | None
     tasks: tuple[str, ...]
 
+    def part(self, shard, shards):
+        """Part number `shard` of so many parts of the rows, a Batch, or None where it has no row."""
+        B = len(self.ids)
+        rows = slice(B * shard // shards, B * (shard + 1) // shards)
+        if rows.start == rows.stop:
+            return None
+        return Batch(self.ids[rows], self.targets[rows], self.weights[rows], self.pad[rows], self.last,
+                     self.tasks[rows])
+
     @property
     def lm_weights(self):
         """Weights of a language model's loss on the whole text: 1 on every token behind a token that is no padding."""

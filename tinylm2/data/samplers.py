@@ -1,4 +1,4 @@
-"""Endless batches of generated stories. Two samplers with one interface: `sampler.batch(stories, step, batch_size)`.
+"""Endless batches of stories. Two samplers with one interface: `batch(stories, step, batch_size, shard, shards)`.
 
 `HaystackSampler` inserts facts into filler, in rows of an exact number of segments. `BucketSampler` puts stories of
 about one length side by side, without filler. Both go from a story's examples to `Sequence`s to a `Batch`, and both are
@@ -59,10 +59,12 @@ class HaystackSampler:
     gap: float = 0.0
     tasks: int | None = None
 
-    def batch(self, stories, step, batch_size):
-        """The Batch of this step."""
-        segments = stories.rng(0, step).choice(self.segments)
-        rows = [self._row(stories, segments, step, i) for i in range(batch_size)]
+    def batch(self, stories, step, batch_size, shard=0, shards=1):
+        """The Batch of this step, or one of its equal parts: only that part's rows are made."""
+        if batch_size % shards:
+            raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {batch_size} rows")
+        segments, size = stories.rng(0, step).choice(self.segments), batch_size // shards
+        rows = [self._row(stories, segments, step, i) for i in range(shard * size, (shard + 1) * size)]
         return make_batch(rows, stories.tokenizer.end)
 
     def _row(self, stories, segments, step, i):
@@ -103,12 +105,15 @@ class BucketSampler:
     every: float = 0.0
     tasks: int | None = None
 
-    def batch(self, stories, step, batch_size):
-        """The Batch of this step."""
+    def batch(self, stories, step, batch_size, shard=0, shards=1):
+        """The Batch of this step, or one of its parts, as equal as its number of rows allows; None where it is empty.
+
+        The rows of GROUP steps are made together, so every process makes all of them.
+        """
         group, place = divmod(step, GROUP)
         batches, rng = _group(self, stories, group, batch_size), stories.rng(0, group, GROUP)
         rows = batches[rng.shuffled(range(GROUP))[place]]
-        return self._side_by_side(rows, stories, stories.rng(0, step))
+        return self._side_by_side(rows, stories, stories.rng(0, step)).part(shard, shards)
 
     def sequence(self, stories, *key):
         """The Sequence of one story without filler: its text, and weight 1 on its answers and their ends."""

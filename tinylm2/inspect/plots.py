@@ -234,7 +234,10 @@ def state_similarity(trace):
 
 @_picture
 def state_change(trace):
-    """How much each segment changed the memory, a line per place and array: |after - before| / |before|, rms."""
+    """How much each segment changed the memory, a line per place and array: |after - before| / |before|, rms.
+
+    Arrays that grow with the story cannot be compared and are left out; None where nothing is left.
+    """
     figure, axes = _figure("How much a segment changes the memory", 7, 3.2)
     for k, i in enumerate(places_with_memory(trace)):
         for name in trace.places[-1][i].before:
@@ -250,8 +253,9 @@ def state_change(trace):
     axes[0, 0].set_xlabel("segment")
     axes[0, 0].set_ylabel("relative change")
     axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
-    if axes[0, 0].lines:
-        axes[0, 0].legend(loc="upper right")
+    if not axes[0, 0].lines:
+        return None
+    axes[0, 0].legend(loc="upper right")
     return figure
 
 

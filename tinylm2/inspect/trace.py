@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tinylm2 import model, recurrence
 from tinylm2.backend import get_xp, to_device, to_host
-from tinylm2.model import first_states, segment_forward
-from tinylm2.recurrence import answer, story_forward
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ def trace(params, *, ids, cfg, pad=None, frozen=False):
     xp = get_xp(params["embed.W"])
     ids = to_device(ids, xp)
     if not frozen:
-        logits, cache = story_forward(params, ids=ids, cfg=cfg, pad=pad)
+        logits, cache = recurrence.story_forward(params, ids=ids, cfg=cfg, pad=pad)
         states, segments = cache["states"], cache["segments"]
     else:
         starts = range(0, ids.shape[1], cfg.T)
-        states = [first_states(params, cfg, len(ids))[0]] * len(starts)
+        states = [model.first_states(params, cfg, len(ids))[0]] * len(starts)
         pad = None if pad is None or not np.any(pad) else to_device(np.asarray(pad), xp)
-        parts = [segment_forward(params, states[0], ids=ids[:, start:start + cfg.T], cfg=cfg, write=False,
-                                 pad=None if start else pad) for start in starts]
+        parts = [model.segment_forward(params, states[0], ids=ids[:, start:start + cfg.T], cfg=cfg, write=False,
+                                       pad=None if start else pad) for start in starts]
         logits, segments = xp.concatenate([part[0] for part in parts], 1), [part[2] for part in parts]
     left = [*states[1:], states[-1]]                     # what a segment left is what the next one read
     return Trace(to_host(logits), [
@@ -90,8 +89,8 @@ class TracedAnswer:
 def traced_answer(params, example, *, cfg, tokenizer, answer_len, frozen=False):
     """Let a model answer an EncodedExample in at most `answer_len` tokens, and trace it."""
     ids, pad = np.array([example.prompt]), np.array([example.pad])
-    tokens = answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
-                    frozen=frozen)[0].tolist()
+    tokens = recurrence.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
+                               frozen=frozen)[0].tolist()
     if tokenizer.end in tokens:
         tokens = tokens[:tokens.index(tokenizer.end) + 1]
     ids = np.array([example.prompt + tokens[:-1]])       # the token before a position predicts it

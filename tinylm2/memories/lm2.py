@@ -151,7 +151,7 @@ def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
 
     k, v (B, T, G, K) the segment's rotated keys and its values, Wqkv (D, (H+2G)K) and Wo (HK, D) the block's own
     self-attention -> R (B, N, D), which takes the place of token rows in `memory_update`. `heads` is (H, G), N <= D.
-    address Wq is just sqrt(D) times the first N rows of Wq, the same for every story, so it is computed once for the batch.
+    address Wq is just sqrt(D) times the first N rows of Wq, the same for every story: computed once for the batch.
     """
     H, G = heads
     K = k.shape[-1]

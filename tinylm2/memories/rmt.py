@@ -26,11 +26,14 @@ def state_shapes(cfg):
 
 
 def cost(cfg):
-    """(multiply-adds, attention weights) of a segment: all blocks see 2 N rows more than T."""
-    more, HK = 2 * cfg.N, cfg.H * cfg.K
-    linear = cfg.D * (2 * HK + 2 * cfg.G * cfg.K + 3 * cfg.F)
-    pairs = (cfg.T + more)**2 - cfg.T**2
-    return cfg.L * (more * linear + 2 * pairs * HK), cfg.L * cfg.H * pairs
+    """(multiply-adds, attention weights) of a segment: all blocks see 2 N rows more than T.
+
+    In the last block the front copy is keys and values only, for nothing uses its rows.
+    """
+    N, rows, HK = cfg.N, cfg.T + 2 * cfg.N, cfg.H * cfg.K
+    as_query, as_key = cfg.D * (2 * HK + 3 * cfg.F), cfg.D * 2 * cfg.G * cfg.K
+    pairs = cfg.L * (rows**2 - cfg.T**2) - N * rows
+    return (2 * cfg.L - 1) * N * as_query + 2 * cfg.L * N * as_key + 2 * pairs * HK, cfg.H * pairs
 
 
 def first_forward(p, *, cfg, B):

@@ -40,7 +40,7 @@ def state_shapes(cfg):
 
 def cost(cfg):
     """(multiply-adds, attention weights) of a segment behind a full window: scores, and sums of values."""
-    kept = min(size(cfg), cfg.T)
+    kept = state_shapes(cfg)["k"][0]
     return 2 * cfg.T * kept * cfg.H * cfg.K, cfg.H * cfg.T * kept
 
 
@@ -86,7 +86,8 @@ def write_forward(seg, state, p, *, cfg, pad=None):
     starts again at position 0, so what is kept turns back by T: attention sees differences of positions only.
     """
     (_, _, k, v), (old_k, old_v, old_hidden) = seg, state
-    check_shapes("window write", k=(k, "B T G K"), v=(v, "B T G K"), old_k=(old_k, "B U G K"), pad=(pad, "B"))
+    check_shapes("window write", k=(k, "B T G K"), v=(v, "B T G K"), old_k=(old_k, "B U G K"), old_v=(old_v, "B U G K"),
+                 hidden=(old_hidden, "B"), pad=(pad, "B"))
     xp, T = get_xp(k, old_k), k.shape[1]
     U = old_k.shape[1]
     drop = max(0, U + T - size(cfg))

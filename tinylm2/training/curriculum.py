@@ -22,7 +22,7 @@ class Stage:
     required: bool = False
 
 
-def curriculum(*, segment_len, segments, steps, mixed=0, short=16):
+def curriculum(*, segment_len, segments, steps, mixed=0, short=(1, 16)):
     """The stages that get answers learned. On full-length stories from the start, names are never bound to places.
 
     A learns to bind a name to a place in two facts, A2 to find them in one full segment, B to keep them over segments.
@@ -30,7 +30,7 @@ def curriculum(*, segment_len, segments, steps, mixed=0, short=16):
     such pair costs only .04: few stories name both, and the end token, which costs nothing, halves the mean.
     segments and steps: B's longest story and its length, one after another where there are several ("4,8,16" teaches
     to keep facts longer and longer); 0 segments are stories without filler. mixed: how many tasks a mix has; it is
-    `growing` before B. 0 is qa1 alone.
+    `growing` before B. 0 is one task alone. short: (segments, tokens per segment) of A's rows.
     """
     if mixed:
         facts = (None, None, 2, 4, 6, 8, 10)
@@ -38,7 +38,7 @@ def curriculum(*, segment_len, segments, steps, mixed=0, short=16):
         stages = list(growing([(n, 600 if n == 1 else 400, 500) for n in counts], segment_len=segment_len))
     else:
         facts = (2, 4, 6, 8, 10)
-        first = HaystackSampler(facts=(2,), segment_len=short, filler=False)
+        first = HaystackSampler(facts=(2,), segments=short[:1], segment_len=short[1], filler=False)
         second = HaystackSampler(facts=(2, 4, 6), segment_len=segment_len)
         stages = [Stage("A", first, 128, 1000, loss_threshold=0.02, required=True),
                   Stage("A2", second, 64, 300, loss_threshold=0.05)]

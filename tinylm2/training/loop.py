@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from tinylm2.errors import BadInput
 
@@ -38,27 +38,34 @@ def polite_signals():
 def train(folder, model, trainer, *, save_every=200, show=None):
     """Train to the end of the curriculum, saving on the way; `show(metrics)` after each step.
 
-    Raises what the trainer raises (NotLearned, NotFinite) with the last good checkpoint in place, Stopped, and BadInput
-    where the disk refuses.
+    Of several processes only the first writes; a signal to any of them ends the step everywhere. Raises what the
+    trainer raises (NotLearned, NotFinite) with the last good checkpoint in place, Stopped, and BadInput where the disk
+    refuses.
     """
+    comm = trainer.comm
+    writes = comm.rank == 0
     try:
-        with folder.metrics(trainer.progress.step) as lines, polite_signals() as caught:
+        with folder.metrics(trainer.progress.step) if writes else nullcontext() as lines, polite_signals() as caught:
 
             def save():
-                os.fsync(lines.fileno())                 # first the lines, then the checkpoint that counts on them
-                folder.save(model, trainer)
+                if writes:
+                    os.fsync(lines.fileno())             # first the lines, then the checkpoint that counts on them
+                    folder.save(model, trainer)
 
+            signals = []
             for metrics in trainer.steps():
-                _write_line(lines, json.dumps(metrics))
-                if show:
-                    show(metrics)
-                if caught:
+                if writes:
+                    _write_line(lines, json.dumps(metrics))
+                    if show:
+                        show(metrics)
+                signals = [number for rank in comm.gather(list(caught)) for number in rank]
+                if signals:
                     break
                 if save_every and trainer.progress.step % save_every == 0:
                     save()
             save()
-            if caught:
-                raise Stopped(caught[0])
+            if signals:
+                raise Stopped(signals[0])
     except OSError as error:
         raise BadInput(f"{folder.path}: cannot be written ({error.strerror or error})") from None
 

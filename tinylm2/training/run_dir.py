@@ -12,99 +12,25 @@ import json
 import math
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from tinylm2.checking.diagnose import finite
-from tinylm2.data import (
-    TASKS,
-    BookFiller,
-    GrammarFiller,
-    Stories,
-    Tokenizer,
-    bpe_tokenizer,
-    generated_examples,
-    without_filler,
-    word_tokenizer,
-)
+from tinylm2.data import Tokenizer
 from tinylm2.errors import BadInput, parse_json, read_lines
-from tinylm2.model import Config, count_params, init_params, param_shapes
+from tinylm2.model import count_params, param_shapes
 from tinylm2.training import checkpoint
-from tinylm2.training.curriculum import WINDOW, curriculum
-from tinylm2.training.settings import Settings, plan_of, tasks_of, weighted_tasks
-from tinylm2.training.step import NotFinite
-from tinylm2.training.trainer import Trainer
+from tinylm2.training.curriculum import WINDOW
+from tinylm2.training.material import OPENED
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import SINGLE, NotFinite
+from tinylm2.training.trained_model import TrainedModel, new
 
 # In the order in which an old run is removed, so that a removal cut short leaves a run that is whole or can restart.
 FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
-
-
-@dataclass
-class TrainedModel:
-    """A run read back from its folder, or a new one: all that asking and training need."""
-
-    settings: Settings
-    cfg: Config
-    params: dict
-    tokenizer: Tokenizer
-    filler: object
-
-    def trainer(self):
-        """The Trainer that trains it."""
-        s = self.settings
-        weights = weighted_tasks(s.task)
-        stories = Stories(weights, weights=weights.values(), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
-        segments, steps = plan_of(s)
-        mixed = 0 if list(weights) == [TASKS["qa1"]] else len(weights)
-        stages = curriculum(segment_len=s.segment, segments=segments, steps=steps, mixed=mixed)
-        _try_stages(stories, stages, s.segment)
-        return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr, lm=s.lm,
-                       truncate=s.truncate or None, recompute=s.recompute)
-
-
-def _try_stages(stories, stages, segment_len):
-    """BadInput before the first step, and not hours later, where a stage finds no story or a segment holds no question.
-
-    A few questions of every task, since a long one is rare, and one row of every stage.
-    """
-    for task in stories.tasks:
-        for example in generated_examples(task, 50, seed=0):
-            without_filler(example, tokenizer=stories.tokenizer, segment_len=segment_len)
-    for stage in stages:
-        stage.sampler.batch(stories, 0, 1)
-
-
-def new(settings, *, xp=np):
-    """A model that has learned nothing yet.  BadInput where the settings do not fit together, or into memory."""
-    tasks_of(settings.task)
-    plan_of(settings)
-    tokenizer = bpe_tokenizer(settings.vocab) if settings.tokenizer == "bpe" else word_tokenizer()
-    filler = _filler(settings, tokenizer)
-    try:
-        cfg = settings.config(tokenizer.size)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    if xp is np and least_memory(cfg) > machine_memory():
-        raise BadInput(f"found a model that needs {least_memory(cfg) / 2**30:,.0f} GiB or more to train, expected at "
-                       f"most this machine's {machine_memory() / 2**30:,.0f}: make the model smaller")
-    return TrainedModel(settings, cfg, init_params(cfg, settings.seed, xp=xp), tokenizer, filler)
-
-
-def least_memory(cfg, rows=64):
-    """Bytes that a training step cannot do without: four numbers a parameter, and what one segment leaves behind."""
-    a_token = 8 * cfg.D + 3 * cfg.F + cfg.H * (cfg.T + cfg.N)
-    return 16 * count_params(cfg) + 4 * rows * cfg.T * cfg.L * a_token
-
-
-def machine_memory():
-    """Bytes of memory that this machine has; infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
 
 
 def load(folder, *, xp=np):
@@ -138,7 +64,10 @@ def _model(meta, params, path):
         raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
     if param_shapes(cfg) != params.shapes:
         raise BadInput(f"{path}: found tensors of another model, expected those that its settings name")
-    return TrainedModel(settings, cfg, params, tokenizer, _filler(settings, tokenizer))
+    answer_len = meta.get("answer_len")
+    if type(answer_len) is not int or not 1 <= answer_len <= cfg.T:
+        raise BadInput(f"{path}: found answer_len {answer_len!r:.20}, expected 1 to {cfg.T}")
+    return TrainedModel(settings, cfg, params, tokenizer, answer_len)
 
 
 def _checked_progress(found, path):
@@ -154,33 +83,48 @@ def _checked_progress(found, path):
     return found
 
 
-def resume(folder, *, xp=np):
-    """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet."""
+def resume(folder, given, *, xp=np, comm=SINGLE):
+    """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet.
+
+    given: the settings on the command line. A file that the run's settings name must be among them: it is opened only
+    because its owner asks for it again.
+    """
     path = folder.path
     if folder.held() and not (set(folder.held()) & {"model.npz", "model.previous.npz"}):
-        model = new(_begun(path / "config.json"), xp=xp)
-        return model, model.trainer()
+        settings = _begun(path / "config.json")
+        _check_files(settings, given)
+        model = new(settings, xp=xp)
+        return model, model.trainer(comm)
     if path.is_dir() and not folder.held():
         raise BadInput(f"{path}: found no run in it, expected one that was begun; without --resume, one begins")
     model, moments, progress = load(path, xp=xp)
-    trainer = model.trainer()
+    _check_files(model.settings, given)
+    trainer = model.trainer(comm)
     if progress["stage"] > len(trainer.stages):
         raise BadInput(f"{path}: found stage {progress['stage']}, expected at most {len(trainer.stages)}")
     trainer.restore(moments, progress)
     return model, trainer
 
 
+def _check_files(settings, given):
+    for name in OPENED:
+        value = getattr(settings, name)
+        if value and (name != "task" or value.endswith(".py")) and given.get(name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise BadInput(f"{flag}: found a run that was trained with {value!r:.80}, expected this option again: "
+                           "files are opened only where the command line names them")
+
+
 def _begun(path):
     """The Settings of a config.json."""
     found = parse_json("\n".join(read_lines(path)), path)
     try:
+        if found.get("format") != checkpoint.FORMAT:
+            raise BadInput(f"{path}: found a run of format {found.get('format', 1)!r:.20}, expected "
+                           f"{checkpoint.FORMAT}: train it again, or use the version of tinylm2 that made it")
         return Settings(**found["settings"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
-
-
-def _filler(settings, tokenizer):
-    return BookFiller(settings.filler, tokenizer) if settings.filler else GrammarFiller()
 
 
 class RunDir:
@@ -210,8 +154,8 @@ class RunDir:
 
     def describe(self, model):
         """Write config.json, with which a run can begin, and tokenizer.json."""
-        self.write_json("config.json", {"settings": asdict(model.settings), "model": asdict(model.cfg),
-                                        "parameters": count_params(model.cfg)})
+        self.write_json("config.json", {"format": checkpoint.FORMAT, "settings": asdict(model.settings),
+                                        "model": asdict(model.cfg), "parameters": count_params(model.cfg)})
         with checkpoint.replacing(self.path / "tokenizer.json") as file:
             file.write(model.tokenizer.to_json().encode())
 
@@ -221,7 +165,7 @@ class RunDir:
             if not finite(W):
                 raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the checkpoint before stays")
         checkpoint.save(self.path / "model.npz", trainer.params, trainer.moments, {
-            "settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(),
+            "settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(), "answer_len": model.answer_len,
             "progress": trainer.progress.state()})
 
     def write_json(self, name, value):

@@ -21,8 +21,9 @@ def option(default, text, *, span=None, choices=None, letter=None):
 class Settings:
     """Everything that makes a run what it is, in the words of the command line. Each option is declared here alone."""
 
-    task: str = option("qa1", "qa1 to qa20, a list such as qa1:2,qa6 (qa1 twice as often), a span such as qa1-qa10, or "
-                              "all")
+    task: str = option("qa1", "qa1 to qa20, a list such as qa1:2,qa6 (qa1 twice as often), a span such as qa1-qa10, "
+                              "all, or a Python file that declares a task, such as my_task.py")
+    train_on: str = option("", "a folder of official bAbI files whose stories are trained on (empty: generated ones)")
     segments: str = option("4", "stage B trains on 2 to this many segments; 4,8,16 is three parts; 0: stories without "
                                 "filler")
     steps: str = option("1000", "steps of stage B, one number or one per part")
@@ -44,8 +45,11 @@ class Settings:
     lm: float = option(0.0, "weight of a language-model loss on all tokens, beside the answer's", span=(0.0, 1000.0))
     truncate: int = option(0, "stop the gradient at the border of every so many segments; 0: never", span=(0, 65536))
     recompute: bool = option(False, "compute segments again in backward: less memory, same bits")
+    shards: int = option(1, "parts of a batch; the processes of mpiexec share them (default there: one per process)",
+                         span=(1, 65536))
     tokenizer: str = option("word", "one token per word, or byte-level pairs", choices=("word", "bpe"))
     vocab: int = option(512, "number of tokens with --tokenizer bpe", span=(0, 131072))
+    words: str = option("", "a text file whose words the vocabulary knows, too; those of other files named here are")
     filler: str = option("", "a text file whose sentences hide the facts (empty: a built-in grammar)")
 
     def __post_init__(self):

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from tinylm2.optim import AdamW, learning_rate
+from tinylm2.training.communicator import own_shards
 from tinylm2.training.curriculum import WINDOW
-from tinylm2.training.step import NotFinite, train_step
+from tinylm2.training.step import SINGLE, NotFinite, train_step
 
 
 @dataclass
@@ -33,12 +34,13 @@ class Trainer:
     """A model in training: `for metrics in trainer.steps(): ...` until the curriculum ends.
 
     stories: a `tinylm2.data.Stories`. After each step `metrics` is a dict of plain numbers, one line of metrics.jsonl.
+    Each batch is cut into `shards` parts, which the processes of `comm` share.
     """
 
     def __init__(self, params, *, cfg, stories, stages, max_lr=6e-3, warmup=100, lm=0.0, truncate=None,
-                 recompute=False):
+                 recompute=False, shards=1, comm=SINGLE):
         self.params, self.cfg, self.stories, self.stages = params, cfg, stories, stages
-        self.max_lr, self.warmup = max_lr, warmup
+        self.max_lr, self.warmup, self.shards, self.comm = max_lr, warmup, shards, comm
         self.options = {"cfg": cfg, "lm": lm, "truncate": truncate, "recompute": recompute}
         self.optimizer = AdamW(params)
         self.progress = Progress()
@@ -74,15 +76,19 @@ class Trainer:
         last = p.stage == len(self.stages) - 1
         lr = learning_rate(self.max_lr, p.step, warmup=self.warmup, decay_from=p.first if last else None,
                            decay_steps=stage.steps)
-        batch = stage.sampler.batch(self.stories, p.step, stage.batch_size)
+        parts = [stage.sampler.batch(self.stories, p.step, stage.batch_size, shard, self.shards)
+                 for shard in own_shards(self.comm, self.shards)]
         try:
-            loss, norm, correct = train_step(self.params, self.optimizer, batch, lr=lr, **self.options)
+            loss, norm, correct = train_step(self.params, self.optimizer, *parts, lr=lr, comm=self.comm,
+                                             **self.options)
         except NotFinite as error:
             raise NotFinite(f"step {p.step}: {error}") from None
         metrics = {"step": p.step, "stage": stage.name, "loss": loss, "accuracy": float(correct.mean()), "norm": norm,
-                   "lr": lr, "tokens": batch.ids.size}
-        names = np.array(batch.tasks)
-        if len(set(batch.tasks)) > 1:
+                   "lr": lr}
+        seen = self.comm.gather([(part.ids.size, part.tasks) for part in parts if part is not None])
+        names = np.array([name for rank in seen for _, tasks in rank for name in tasks])
+        metrics["tokens"] = sum(size for rank in seen for size, _ in rank)
+        if len(set(names.tolist())) > 1:
             metrics["tasks"] = {str(name): float(correct[names == name].mean()) for name in np.unique(names)}
         p.step += 1
         p.losses = [*p.losses, loss][-WINDOW:]

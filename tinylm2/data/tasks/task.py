@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tinylm2.data.rng import Rng
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Story
 from tinylm2.data.tasks.world import World
 
@@ -18,6 +18,10 @@ class Task:
     @property
     def number(self):
         return int(self.name[2:])
+
+    def sample(self, count: int):
+        """The random streams of the first so many stories of seed 0, for a look at the task's words."""
+        return (Rng(0, DATA, self.number, number) for number in range(count))
 
     def story(self, rng: Rng, *, questions: int | None = None, facts: int | None = None) -> Story:
         """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
