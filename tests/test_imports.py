@@ -17,16 +17,17 @@ PAGE = 60                                                # lines
 # Every file and every room (a folder) with the step of the ladder that it stands on. A file may import what stands
 # lower, and what stands in its own room.
 LADDER = [
-    ["__init__", "backend", "errors"],
-    ["flat", "ops"],
+    ["backend", "errors"],
+    ["flat", "gpu", "ops"],
     ["layers"],
     ["memories"],
     ["model"],
-    ["recurrence"],
+    ["recurrence", "decoding"],
     ["optim", "gradcheck"],
     ["checking", "inspect"],
     ["training"],
     ["interop"],
+    ["__init__"],
     ["cli"],
     ["__main__"],
 ]
@@ -37,7 +38,7 @@ OPS = ["tinylm2.ops", "tinylm2.layers", *(name for name in FILES if name.startsw
 PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold pairs
 CORE = ["backend", "flat", "ops", "layers", "memories/lm2", "model", "recurrence", "optim", "training/step"]
 CORE_LINES = 1500                                        # docstrings and blank lines, too: an afternoon's reading
-NEEDED = {"tinylm2.backend": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
+NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
           "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
 
 
