@@ -393,7 +393,7 @@ def test_the_command_writes_a_page_for_a_generated_story_and_for_one_of_your_own
 
 @pytest.mark.parametrize(("text", "options", "said"), [
     ("Mary moved to the garden.", [], r"own.txt:1: found 'Mary moved to the garden.', expected a question"),
-    ("Mary ate. Where is Mary?", [], r"own.txt: found ate, expected words"),
+    ("Mary ate. Where is Mary?", [], r"own.txt:1: found ate, expected words"),
     ("1 Mary moved.\n1 Where is Mary?\tgarden\t9\n", [], r"own.txt:2: found supporting line '9'"),
     ("Where is Mary?", ["--task", "qa1"], "found --story and --task"),
     ("Where is Mary?", ["--length", "-1"], "--length: found -1"),
