@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from tests.support import small
-from tinylm2 import backend
+from tinylm2 import gpu
 
 LONG = {"test_assignments", "test_fuzz", "test_lessons"}          # most of the minutes of all tests
 

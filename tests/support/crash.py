@@ -1,9 +1,10 @@
 """Kill a training run, again and again, resume it, and compare what comes out with an undisturbed run's.
 
-    python -m tests.crash RUN ARGUMENTS...               train_tiny.py with a curriculum of seconds, to be killed
+    python -m tests.support.crash RUN ARGUMENTS...       train_tiny.py with a curriculum of seconds, to be killed
 
 Half of the kills come from outside, after a random time; the other half strike at a random line of the very code that
-saves (checkpoint.py, runs.py and the standard library's zipfile, line by line), where a clock would seldom hit.
+saves (checkpoint.py, run_dir.py, loop.py and the standard library's zipfile, line by line), where a clock would seldom
+hit.
 """
 
 import filecmp
@@ -17,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SAVING = ("checkpoint.py", "runs.py", "zipfile.py", "zipfile/__init__.py")
+ROOT = Path(__file__).parents[2]
+SAVING = ("training/checkpoint.py", "training/run_dir.py", "training/loop.py", "zipfile.py", "zipfile/__init__.py")
 STEPS = 12                                               # 4 of each stage
-ARGUMENTS = ("--device", "cpu", "--width", "8", "--ff", "12", "--slots", "4", "--segments", "2", "--eval-segments", "2",
-             "--save-every", "1")
+ARGUMENTS = ("--device", "cpu", "--hidden-size", "8", "--ff", "12", "--slots", "4", "--segments", "2",
+             "--eval-segments", "2", "--save-every", "1")
 RESULTS = ("model.npz", "metrics.jsonl", "evaluation.json", "config.json", "tokenizer.json")
 
 
@@ -30,26 +31,27 @@ RESULTS = ("model.npz", "metrics.jsonl", "evaluation.json", "config.json", "toke
 
 def curriculum(**_):
     """Three stages of a few steps, in the place of those that teach."""
-    from tinylm2.training.trainer import Shape, Stage
+    from tinylm2.data import HaystackSampler
+    from tinylm2.training.curriculum import Stage
 
-    return (Stage("A", Shape(facts=(2,), width=16, filler=False), 4, STEPS // 3),
-            Stage("A2", Shape(facts=(2,)), 4, STEPS // 3),
-            Stage("B", Shape(facts=(2,), segments=(2,), gap=0.7), 4, STEPS // 3))
+    return (Stage("A", HaystackSampler(facts=(2,), segment_len=16, filler=False), 4, STEPS // 3),
+            Stage("A2", HaystackSampler(facts=(2,)), 4, STEPS // 3),
+            Stage("B", HaystackSampler(facts=(2,), segments=(2,), gap=0.7), 4, STEPS // 3))
 
 
 def child(argv, die_at=None):
-    """train_tiny.py as it is, but for curriculum, filler, number of questions, and a death that may be appointed."""
-    import train_tiny
-    from tests import small
-    from tinylm2 import runs
-    from tinylm2.cli import learn
+    """`train` as it is, but for curriculum, filler, number of questions, and a line at which it may be killed."""
+    from tests.support import small
+    from tinylm2.__main__ import main
+    from tinylm2.cli import train
+    from tinylm2.training import run_dir
 
-    runs.curriculum, runs.GrammarFiller, learn.QUESTIONS = curriculum, small.FewSentences, 20
+    run_dir.curriculum, run_dir.GrammarFiller, train.QUESTIONS = curriculum, small.FewSentences, 20
     counter = _Counter(die_at)
     if die_at is not None:
         sys.settrace(counter.calls)
     try:
-        return train_tiny.main(argv), counter.lines
+        return main(["train", *argv]), counter.lines
     finally:
         sys.settrace(None)
 
@@ -75,7 +77,7 @@ def start(folder, *more, die_at=None, log):
     argv = ["--out", str(folder), *ARGUMENTS, *more]
     appointed = [] if die_at is None else ["--die-at", str(die_at)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen([sys.executable, "-m", "tests.crash", *appointed, *argv], cwd=ROOT, env=environment,
+    return subprocess.Popen([sys.executable, "-m", "tests.support.crash", *appointed, *argv], cwd=ROOT, env=environment,
                             stdout=log, stderr=subprocess.STDOUT)
 
 

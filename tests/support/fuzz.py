@@ -26,17 +26,19 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-import train_tiny
 from tests.support import small
-from tinylm2 import __main__, backend, runs
-from tinylm2.cli import learn
-from tinylm2.data import TASKS, Rng, GrammarFiller, story_text
-from tinylm2.data.rng import DATA
+from tinylm2 import gpu
+from tinylm2.__main__ import main
+from tinylm2.cli import train
+from tinylm2.data import DATA, TASKS, GrammarFiller, Rng, story_text
+from tinylm2.memories import MEMORIES
+from tinylm2.training import run_dir
+from tinylm2.training.settings import Settings
 
 MARK = Path(tempfile.gettempdir()) / "tinylm2-was-here"
 SECONDS = 20                                             # a case that takes longer hangs
 SETTINGS = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck),
-                    phases=[Phase.generate])             # a fault is told as found: making it smaller takes hours
+                    phases=[Phase.generate])             # a fault is shown as found: making it smaller takes hours
 FORBIDDEN = ("pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
              "socket.connect", "urllib.Request")
 
@@ -50,7 +52,7 @@ class Hung(BaseException):
 
 @dataclass(repr=False)
 class Case:
-    """A command line; `main` is the program's. files: what to write first, {name: bytes}; "{home}" in argv: where."""
+    """A command line; `main` is the program. files: what to write first, {name: bytes}; "{home}" in argv: where."""
 
     kind: str
     main: object
@@ -71,10 +73,10 @@ class Ground:
         self.home, self.events, self.watching, self.seen = Path(home).resolve(), [], False, Counter()
         self.run = self.home / "good"
         with patched():
-            status = train_tiny.main(["--out", str(self.run), *SMALL, "--eval-segments", "1"])
+            status = main(["train", "--out", str(self.run), *SMALL, "--eval-segments", "1"])
         assert status == 0
         self.good = {path.name: path.read_bytes() for path in self.run.iterdir()}
-        gpu.gpu()                                    # asked first, CuPy runs ldconfig to find its libraries
+        gpu.gpu()                                        # asked first, CuPy runs ldconfig to find its libraries
         sys.addaudithook(self._audit)                    # for the life of the process: there is no way back
 
     def _audit(self, event, args):
@@ -153,16 +155,16 @@ def _clock():
 @contextlib.contextmanager
 def patched():
     """A curriculum of one small step a stage, few questions, few filler sentences: all else is as users have it."""
-    curriculum, questions = runs.curriculum, learn.QUESTIONS
-    runs.curriculum = lambda **given: tuple(replace(stage, size=2, steps=1, bar=None, must=False)
-                                            for stage in curriculum(**given))
-    runs.GrammarFiller, learn.QUESTIONS = small.FewSentences, 3
+    curriculum, questions = run_dir.curriculum, train.QUESTIONS
+    run_dir.curriculum = lambda **given: tuple(
+        replace(stage, batch_size=2, steps=1, loss_threshold=None, required=False) for stage in curriculum(**given))
+    run_dir.GrammarFiller, train.QUESTIONS = small.FewSentences, 3
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")               # a warning is no clear line
             yield
     finally:
-        runs.curriculum, runs.GrammarFiller, learn.QUESTIONS = curriculum, GrammarFiller, questions
+        run_dir.curriculum, run_dir.GrammarFiller, train.QUESTIONS = curriculum, GrammarFiller, questions
 
 
 # ------------------------------------------------------------------------------------------------------------- mischief
@@ -170,7 +172,7 @@ def patched():
 WORDS = ("Mary", "John", "moved", "went", "to", "the", "garden", "office", "Where", "is", "yes", "football,milk",
          "Mary moved to the garden.", "Where is Mary?", "Mary?", ".", "?", "!", "1", "2", "3", "15", "\t", "\n", "\r\n",
          " ", "[end]", "[pad]", "é", "ß", "İ", "\u2028", "\x00", "\x1b[31m", "😀", "zebra", "a" * 3000, "-1", "1e9", "")
-SMALL = ("--device", "cpu", "--width", "8", "--ff", "12", "--slots", "4", "--segments", "2")
+SMALL = ("--device", "cpu", "--hidden-size", "8", "--ff", "12", "--slots", "4", "--segments", "2")
 words = st.lists(st.sampled_from(WORDS) | st.text(max_size=8), max_size=12).map(" ".join)
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(-10, 300), st.floats(), words,
@@ -250,38 +252,42 @@ def from_story_files():
         raw, (main, argv, name) = drawn
         return Case("story file", main, argv, {name: raw})
     return st.tuples(story_files, st.sampled_from([
-        (__main__.main, ["evaluate", "{run}", "--stories", "{home}", "--lengths", "0,64", "--questions", "2",
+        (main, ["evaluate", "{run}", "--stories", "{home}", "--lengths", "0,64", "--questions", "2",
                          "--out", "{home}/table.json"], "qa1_x_test.txt"),
-        (train_tiny.main, ["--out", "{home}/run", *SMALL, "--eval-segments", "1", "--stories", "{home}"],
+        (main, ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", "--stories", "{home}"],
          "qa1_x_train.txt"),
-        (__main__.main, ["explore", "{run}", "--story", "{home}/story", "--out", "{home}/page.html"], "story"),
+        (main, ["explore", "{run}", "--story", "{home}/story", "--out", "{home}/page.html"], "story"),
     ])).map(cases)
 
 
 def from_babilong():
     argv = ["evaluate", "{run}", "--babilong", "{home}/qa1.json", "--questions", "2", "--out", "{home}/table.json"]
-    return jsons(BABILONG).map(lambda raw: Case("babilong", __main__.main, argv, {"qa1.json": raw}))
+    return jsons(BABILONG).map(lambda raw: Case("babilong", main, argv, {"qa1.json": raw}))
 
 
 def from_filler():
     text = b"The river sings. The old moon waits!\n\nThe wind follows the ship.\n"
-    argv = ["--out", "{home}/run", *SMALL, "--eval-segments", "1", "--filler", "{home}/book"]
+    argv = ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", "--filler", "{home}/book"]
     return (damaged(text) | words.map(lambda t: t.encode("utf-8", "replace")) | st.binary(max_size=40)).map(
-        lambda raw: Case("filler", train_tiny.main, argv, {"book": raw}))
+        lambda raw: Case("filler", main, argv, {"book": raw}))
 
 
 def from_config(ground):
-    argv = ["--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
+    argv = ["train", "--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
     return jsons(json.loads(ground.good["config.json"])).filter(affordable).map(
-        lambda raw: Case("config", train_tiny.main, argv, {"config.json": raw}))
+        lambda raw: Case("config", main, argv, {"config.json": raw}))
+
+
+SPANS = {f.name: f.metadata["span"] for f in fields(Settings) if f.metadata["span"]}
 
 
 def affordable(raw):
     """Settings that are large but not too large are a long job, not bad input."""
     try:
         found = json.loads(raw)["settings"]
-        return all(not isinstance(found.get(name), int) or not most < found[name] <= runs.RANGES[name][1]
-                   for name, most in (("width", 64), ("ff", 500), ("blocks", 8), ("segment", 128), ("vocab", 600)))
+        return all(not isinstance(found.get(name), int) or not most < found[name] <= SPANS[name][1]
+                   for name, most in (("hidden_size", 64), ("ff", 500), ("blocks", 8), ("segment", 128),
+                                      ("vocab", 600)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return True
 
@@ -296,19 +302,19 @@ def from_tokenizer(ground):
 
     def with_tokenizer(raw):
         meta["tokenizer"] = raw.decode("utf-8", "replace")
-        return Case("tokenizer", __main__.main, ASK, {"model.npz": npz({**arrays, "meta": as_array(meta)})})
+        return Case("tokenizer", main, ASK, {"model.npz": npz({**arrays, "meta": as_array(meta)})})
     return jsons(json.loads(meta["tokenizer"])).map(with_tokenizer)
 
 
 def from_checkpoint(ground):
     def case(raw):
-        return Case("checkpoint", __main__.main, ASK, {"model.npz": raw})
+        return Case("checkpoint", main, ASK, {"model.npz": raw})
     return (damaged(ground.good["model.npz"]) | forged(ground)).map(case)
 
 
 def from_resumed_checkpoint(ground):
-    argv = ["--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
-    return forged(ground).map(lambda raw: Case("resumed checkpoint", train_tiny.main, argv, {
+    argv = ["train", "--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
+    return forged(ground).map(lambda raw: Case("resumed checkpoint", main, argv, {
         "model.npz": raw, "config.json": ground.good["config.json"], "metrics.jsonl": ground.good["metrics.jsonl"]}))
 
 
@@ -427,16 +433,19 @@ TASKS_GIVEN = ("qa1", "qa2", "qa6,qa1", "qa1:2,qa20", "qa19-qa20", "qa20-qa19", 
                "qa1:0", "qa1:x", "qa1-", "-qa1", "QA1", "qa1:" + "9" * 400)
 MAIN_OPTIONS = {
     "--task": TASKS_GIVEN, "--segments": COUNTS, "--steps": COUNTS, "--seed": NUMBERS,
-    "--memory": ("slots", "printed", "none", "slot", ""),
-    "--width": ("8", "4", "6", "10", "0", "-8", "16385", "99999999"),
+    "--memory": (*MEMORIES, "slot", ""), "--memory-blocks": ("", "0", "1", "0,1", "2", "-1", "x", "0,0"),
+    "--tied": None,
+    "--hidden-size": ("8", "4", "6", "10", "0", "-8", "16385", "99999999"),
     "--blocks": ("1", "2", "0", "-1", "1025", "1000000000"), "--heads": ("1", "2", "3", "4", "8", "0", "-1", "99999"),
     "--kv-heads": ("1", "2", "3", "0", "-1"), "--ff": ("1", "12", "0", "-1", "99999999"),
     "--slots": ("1", "4", "8", "9", "0", "-1", "99999999"),
     "--segment": ("8", "16", "32", "40", "1", "0", "-1", "99999999"),
-    "--rate": ("0", "0.01", "-1", "nan", "inf", "1e9", "x"), "--lm": ("0", "0.5", "-1", "nan", "x"),
+    "--lr": ("0", "0.01", "-1", "nan", "inf", "1e9", "x"), "--lm": ("0", "0.5", "-1", "nan", "x"),
     "--truncate": NUMBERS, "--recompute": None, "--tokenizer": ("word", "bpe", "x"),
     "--vocab": ("300", "1", "-1", "999999999"),
     "--filler": ("{home}", "{home}/none", "/dev/null", "{run}/model.npz", "{run}/config.json", ""),
+    "--train-on": ("{home}", "{home}/none", "/dev/null", ""), "--shards": NUMBERS,
+    "--words": ("{home}", "{home}/none", "/dev/null", "{run}/config.json", "{run}/model.npz", ""),
     "--eval-segments": COUNTS, "--stories": ("{home}", "{run}", "/dev/null", "", "{home}/none"),
     "--device": ("cpu", "auto", "gpu", "tpu"), "--save-every": NUMBERS, "--resume": None, "--overwrite": None,
     "--out": ("{home}/run", "{home}", "{home}/a/b/c", "{run}/config.json", "{run}/config.json/x", "/dev/null",
@@ -450,13 +459,14 @@ COMMAND_OPTIONS = {
         "--seed": NUMBERS, "--metric": ("exact", "babilong", "x"), "--device": ("cpu", "gpu", "x"),
         "--out": ("{home}/t.json", "{home}", "/proc/x", "{home}/none/t", "")}),
     "ask": (["{run}", "Mary moved to the garden.", "Where is Mary?"],
-            {"--show": None, "--device": ("cpu", "gpu", "x")}),
+            {"--show": None, "--device": ("cpu", "gpu", "x"), "--length": ("0", "32", "-1", "x", "999999999999"),
+             "--story": ("{home}", "{home}/none", "/dev/null"), "--filler": ("{home}", "/dev/null", "{run}/model.npz")}),
     "explore": (["{run}", "--out", "{home}/page.html"], {
         "--task": TASKS_GIVEN, "--seed": NUMBERS, "--length": ("0", "32", "64", "-1", "x", "1", "999999999999"),
         "--story": ("{home}", "/dev/null", "{run}/model.npz"), "--out": ("{home}", "/proc/x")}),
     "stories": ([], {"--task": TASKS_GIVEN, "--length": (*COUNTS, "1k"), "--count": ("1", "2", "0", "-1", "x"),
                      "--seed": NUMBERS, "--segment": ("32", "8", "1", "0", "-1", "x"), "--official": None}),
-    "count": ([], {"--preset": ("tiny", "lm2-1.7b", "x"), "--nonsense": None}),
+    "count": ([], {"--preset": ("tiny", "lm2-1.7b", "x"), "--memory": (*MEMORIES, "x", ""), "--nonsense": None}),
     "gradcheck": ([], {"--seed": ("x", ""), "--help": None}),
     "nonsense": ([], {"--x": None}),
 }
@@ -474,7 +484,8 @@ def options(draw, table, most):
 
 def from_main_line():
     def case(argv):
-        return Case("command line", train_tiny.main, ["--out", "{home}/run", *SMALL, "--eval-segments", "1", *argv], {})
+        return Case("command line", main,
+                    ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", *argv], {})
     return options(MAIN_OPTIONS, 4).map(case)
 
 
@@ -486,15 +497,15 @@ def from_command_line(draw):
     if name == "evaluate":
         given = [*given, "--out", "{home}/t.json", "--lengths", "0", "--questions", "2"]
     if name == "gradcheck":
-        return Case("command line", __main__.main, [name, *more, "--x"], {})         # sound, it takes its time
+        return Case("command line", main, [name, *more, "--x"], {})         # sound, it takes its time
     shuffled = [*given, *more] if draw(st.integers(0, 3)) else [*more, *given][:draw(st.integers(0, 4))]
-    return Case("command line", __main__.main, [name, *shuffled] if draw(st.integers(0, 9)) else shuffled, {})
+    return Case("command line", main, [name, *shuffled] if draw(st.integers(0, 9)) else shuffled, {})
 
 
 def from_questions():
     speech = words | st.text(max_size=30) | st.sampled_from(["Mary moved to the garden. " * 99, "the " * 40, "\udcff"])
     return st.tuples(speech, speech).map(lambda said: Case(
-        "question", __main__.main, ["ask", "{run}", *(s.replace("{", "").replace("\x00", "") for s in said)], {}))
+        "question", main, ["ask", "{run}", *(s.replace("{", "").replace("\x00", "") for s in said)], {}))
 
 
 def cases(ground):
@@ -505,4 +516,4 @@ def cases(ground):
     return st.sampled_from(range(len(kinds))).flatmap(kinds.__getitem__)
 
 
-assert {f.name for f in fields(runs.Settings)} <= {name[2:].replace("-", "_") for name in MAIN_OPTIONS}
+assert {f.name for f in fields(Settings)} <= {name[2:].replace("-", "_") for name in MAIN_OPTIONS}
