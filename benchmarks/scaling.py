@@ -20,8 +20,8 @@ from benchmarks.tables import markdown
 from tinylm2.backend import to_host
 from tinylm2.cli.console import keep_memory
 from tinylm2.data import word_tokenizer
+from tinylm2.decoding import answer
 from tinylm2.model import first_states, init_params, segment_forward
-from tinylm2.recurrence import answer
 from tinylm2.training.settings import Settings
 
 LENGTHS = tuple(4**k * 1024 for k in range(6))           # 1k to 1M tokens

@@ -9,10 +9,11 @@ from tests.support import small
 from tests.support.official import asked, needs_files, official
 from tinylm2.cli.evaluate import render, token_lengths
 from tinylm2.data import TASKS, BadInput, Example, generated_examples, word_tokenizer
+from tinylm2.decoding import answer, read
 from tinylm2.inspect.evaluate import LABELS, babilong, exact, score
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, first_states, init_params
-from tinylm2.recurrence import answer, read, story_forward
+from tinylm2.recurrence import story_forward
 from tinylm2.training import run_dir
 from tinylm2.training.settings import Settings
 

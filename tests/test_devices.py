@@ -21,12 +21,13 @@ from tinylm2.data import (
     generated_examples,
     word_tokenizer,
 )
+from tinylm2.decoding import answer
 from tinylm2.gpu import array_module
 from tinylm2.inspect.evaluate import ask
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, init_params
 from tinylm2.optim import AdamW
-from tinylm2.recurrence import answer, story_backward, story_forward
+from tinylm2.recurrence import story_backward, story_forward
 from tinylm2.training import checkpoint
 from tinylm2.training.curriculum import Stage
 from tinylm2.training.step import train_step

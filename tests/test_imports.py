@@ -24,11 +24,12 @@ LADDER = [
     ["layers"],
     ["memories"],
     ["model"],
-    ["recurrence"],
+    ["recurrence", "decoding"],
     ["optim", "gradcheck"],
     ["checking", "inspect"],
     ["training"],
     ["interop"],
+    ["__init__"],
     ["cli"],
     ["__main__"],
 ]

@@ -14,9 +14,10 @@ from tests.support import small
 from tests.support.leaves import leaves, map_arrays
 from tinylm2 import ops
 from tinylm2.data import TASKS, GrammarFiller, Stories, word_tokenizer
+from tinylm2.decoding import answer
 from tinylm2.memories import MEMORIES, lm2, pooled, rmt, variant, window
 from tinylm2.model import Config, count_params, first_states, init_params, segment_forward, with_params_of
-from tinylm2.recurrence import answer, story_backward, story_forward
+from tinylm2.recurrence import story_backward, story_forward
 from tinylm2.training.curriculum import curriculum
 from tinylm2.training.settings import Settings
 from tinylm2.training.trainer import Trainer

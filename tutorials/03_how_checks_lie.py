@@ -210,7 +210,7 @@ if lesson.plt:
     for name, error in errors.items():
         left.loglog(nudges, error, "o-", label=name)
     left.axhline(1e-4, color="gray", linestyle=":", label="an error of 1.0001")
-    left.set(xlabel="eps", ylabel="error of a correct gradient", title="float32 cannot see it")
+    left.set(xlabel="eps", ylabel="error of a correct gradient", ylim=(1e-11, 1e6), title="float32 cannot see it")
     left.legend(loc="upper right")
     lesson.heat(right, caught, "which check catches which error", signed=False, limit=1.6,
                 rows=[w.__name__.replace("_", " ") for w in WRONG], columns=list(CHECKS))

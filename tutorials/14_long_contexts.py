@@ -22,7 +22,7 @@ import time
 import lesson
 import numpy as np
 
-from tinylm2 import recurrence
+from tinylm2 import decoding
 from tinylm2.data import TASKS, GrammarFiller, encode_examples, generated_examples, make_prompts
 from tinylm2.inspect.evaluate import evaluate
 
@@ -48,12 +48,12 @@ assert max(sizes.values()) < 1.02 * min(sizes.values())
 #     full attention   keys and values of every token in each of 2 blocks: 2 · 2 · 32 per token
 #
 # And each new token of the last segment asks: its own segment, 8 tokens more, 16 slots per block more, or everything.
-# `recurrence.read` reads a story up to its last segment and returns the states, so we can just count:
+# `decoding.read` reads a story up to its last segment and returns the states, so we can just count:
 
 # %%
 def numbers_kept(run, segments):
     """Numbers that are kept of one story of so many segments when the last one begins."""
-    states, _ = recurrence.read(run.params, ids=np.zeros((1, segments * T), int), cfg=run.cfg)
+    states, _ = decoding.read(run.params, ids=np.zeros((1, segments * T), int), cfg=run.cfg)
     return sum(x.size for state in states if state is not None for x in state if x is not None)
 
 
@@ -113,7 +113,7 @@ def seconds(run, segments):
     rows, _ = encode_examples(examples[:100], segments, tokenizer=tokenizer, filler=filler, segment_len=T, seed=1)
     ids, pad = make_prompts(rows)
     began = time.process_time()
-    recurrence.answer(run.params, ids=ids, cfg=run.cfg, answer_len=1, end=tokenizer.end, pad=pad)
+    decoding.answer(run.params, ids=ids, cfg=run.cfg, answer_len=1, end=tokenizer.end, pad=pad)
     return time.process_time() - began
 
 
@@ -165,7 +165,7 @@ if lesson.plt:
 #     rows, _ = encode_examples(questions, segments, tokenizer=tokenizer, filler=filler, segment_len=T, seed=2)
 #     rows = [row for row in rows if low <= row.distance <= high]
 #     ids, pad = make_prompts(rows)
-#     said = recurrence.answer(run.params, ids=ids, cfg=run.cfg, answer_len=1, end=tokenizer.end, pad=pad)[:, 0]
+#     said = decoding.answer(run.params, ids=ids, cfg=run.cfg, answer_len=1, end=tokenizer.end, pad=pad)[:, 0]
 #     return (said == [row.answer[0] for row in rows]).mean(), len(rows)
 #
 #

@@ -13,7 +13,7 @@ from itertools import combinations
 import lesson
 import numpy as np
 
-from tinylm2 import model, recurrence
+from tinylm2 import decoding, model
 from tinylm2.data import TASKS, GrammarFiller, encode_examples, generated_examples, make_prompts
 from tinylm2.inspect import plots
 from tinylm2.inspect.trace import pieces, trace, traced_answer
@@ -52,7 +52,7 @@ def answers(banks, params=params):
     return logits[:, -1].argmax(-1)
 
 
-states, start = recurrence.read(params, ids=ids, cfg=cfg)
+states, start = decoding.read(params, ids=ids, cfg=cfg)
 banks = banks_of(states)
 assert start == last_segment
 print(f"correct: {(answers(banks) == truth).mean():.3f}")
@@ -286,7 +286,7 @@ assert min(control.values()) > 0.9
 #
 # ```python
 # twin = lesson.trained("lm2-1").params
-# their_banks = banks_of(recurrence.read(twin, ids=ids, cfg=cfg)[0])
+# their_banks = banks_of(decoding.read(twin, ids=ids, cfg=cfg)[0])
 # their_fresh = banks_of(model.first_states(twin, cfg, len(rows))[0])
 # correct = answers(their_banks, twin) == truth
 # follow = (answers([M[other] for M in their_banks], twin) == truth[other]).mean()

@@ -460,7 +460,8 @@ COMMAND_OPTIONS = {
         "--out": ("{home}/t.json", "{home}", "/proc/x", "{home}/none/t", "")}),
     "ask": (["{run}", "Mary moved to the garden.", "Where is Mary?"],
             {"--show": None, "--device": ("cpu", "gpu", "x"), "--length": ("0", "32", "-1", "x", "999999999999"),
-             "--story": ("{home}", "{home}/none", "/dev/null"), "--filler": ("{home}", "/dev/null", "{run}/model.npz")}),
+             "--story": ("{home}", "{home}/none", "/dev/null"),
+             "--filler": ("{home}", "/dev/null", "{run}/model.npz")}),
     "explore": (["{run}", "--out", "{home}/page.html"], {
         "--task": TASKS_GIVEN, "--seed": NUMBERS, "--length": ("0", "32", "64", "-1", "x", "1", "999999999999"),
         "--story": ("{home}", "/dev/null", "{run}/model.npz"), "--out": ("{home}", "/proc/x")}),
