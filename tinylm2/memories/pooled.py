@@ -46,7 +46,7 @@ def write_forward(seg, state, p, *, cfg, pad=None):
     """The write as printed.
 
     seg (n, y, k, v) of which n and y = Emem (B, T, D) are used, state (M,) with M (B, N, D), p with mem.Win and
-    mem.Wforget (D, D), pad (B,) -> (M',). EncodedExample r of the pool averages the real tokens among floor(r T / N) ..
+    mem.Wforget (D, D), pad (B,) -> (M',). Row r of the pool averages the real tokens among floor(r T / N) ..
     ceil((r+1) T / N) - 1; a row that has none keeps its slot as it was.
     """
     (n, Emem, _, _), (M,) = seg, state
