@@ -6,6 +6,7 @@ The numbers stand in it as JSON, each once: weights and gates as whole ten-thous
 import json
 import re
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ LIKELIEST = 5                                            # words shown for a pla
 MOST = 3_000_000                                         # bytes of a page
 
 
-def page(row, live, frozen, *, cfg, tokenizer, about=""):
+def page(row: Any, live: Any, frozen: bool, *, cfg: Any, tokenizer: Any, about: str = "") -> Any:
     """The page of an EncodedExample, as text, from its two `traced_answer`s, with and without writes.
 
     `about` is a line under the title.  BadInput where the page would be larger than 3 MB.

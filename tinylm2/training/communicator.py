@@ -7,6 +7,7 @@ of R computes the shards r S/R .. (r+1) S/R - 1. With one process a communicator
 
 import os
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -22,29 +23,29 @@ class SingleProcess:
 
     rank, size = 0, 1
 
-    def gather(self, value):
+    def gather(self, value: Any) -> list:
         """The value of every rank, in their order, on every rank."""
         return [value]
 
-    def sum_shards(self, buffers):
+    def sum_shards(self, buffers: Any) -> Any:
         """The sum of all ranks' buffers (P,) in the order of the shards; the buffers may be overwritten."""
         return _fold(buffers)
 
-    def abort(self, status):
+    def abort(self, status: Any) -> None:
         """End every process of the run; here there is none but this one."""
 
 
 class MPI:
     """The processes that mpiexec started, through mpi4py (any MPI)."""
 
-    def __init__(self, comm):
+    def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
 
-    def gather(self, value):
+    def gather(self, value: Any) -> Any:
         """As `SingleProcess.gather`."""
         return self.comm.allgather(value)
 
-    def sum_shards(self, buffers):
+    def sum_shards(self, buffers: Any) -> Any:
         """As `SingleProcess.sum_shards`: each rank adds one slice of all shards in their order, then the slices meet.
 
         Every number travels twice (to the rank that adds its slice, and back to all), as in any all-reduce, but the
@@ -66,7 +67,7 @@ class MPI:
         self.comm.Allgatherv(module.ascontiguousarray(total), [joined, widths])
         return joined if direct else to_device(joined, xp)
 
-    def abort(self, status):
+    def abort(self, status: Any) -> None:
         """End every process of the run at once, with this exit status."""
         self.comm.Abort(status)
 
@@ -79,13 +80,13 @@ def _fold(buffers):
     return total
 
 
-def ranks_started():
+def ranks_started() -> Any:
     """How many processes mpiexec says it started; 1 without mpiexec."""
     return max([1, *(int(os.environ[name]) for name in STARTED_BY_MPI if os.environ.get(name, "").isdigit())])
 
 
 @cache
-def world():
+def world() -> Any:
     """The communicator of this process.  BadInput under mpiexec without mpi4py: R trainings would share one folder."""
     if ranks_started() == 1:
         return SingleProcess()
@@ -97,7 +98,7 @@ def world():
     return MPI(library.COMM_WORLD)
 
 
-def agree(comm, **values):
+def agree(comm: Any, **values: Any) -> None:
     """BadInput, on every rank, where the ranks do not hold the same values; it names the first difference."""
     for name in values:
         found = comm.gather(repr(values[name]))
@@ -106,7 +107,7 @@ def agree(comm, **values):
                 raise BadInput(f"rank {rank}: found {name} {value:.80}, expected rank 0's {found[0]:.80}")
 
 
-def own_shards(comm, shards):
+def own_shards(comm: Any, shards: int) -> Any:
     """The numbers of this rank's shards.  BadInput where the ranks cannot share them evenly."""
     if shards % comm.size:
         raise BadInput(f"--shards: found {shards}, expected a multiple of the {comm.size} processes")

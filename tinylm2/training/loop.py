@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from tinylm2.errors import BadInput
 
@@ -12,13 +14,13 @@ from tinylm2.errors import BadInput
 class Stopped(Exception):
     """A signal asked the run to end; it was saved. `status` is what the process should exit with."""
 
-    def __init__(self, number):
+    def __init__(self, number: Any) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; --resume continues")
         self.status = 128 + number
 
 
 @contextmanager
-def polite_signals():
+def polite_signals() -> Iterator:
     """SIGINT and SIGTERM are noted, so that the step in work can end and be saved; a second one ends the process."""
     caught = []
 
@@ -35,7 +37,7 @@ def polite_signals():
             signal.signal(number, handler)
 
 
-def train(folder, model, trainer, *, save_every=200, show=None):
+def train(folder: Any, model: Any, trainer: Any, *, save_every: int = 200, show: Any = None) -> None:
     """Train to the end of the curriculum, saving on the way; `show(metrics)` after each step.
 
     Of several processes only the first writes; a signal to any of them ends the step everywhere. Raises what the
@@ -48,13 +50,13 @@ def train(folder, model, trainer, *, save_every=200, show=None):
         with folder.metrics(trainer.progress.step) if writes else nullcontext() as lines, polite_signals() as caught:
 
             def save():
-                if writes:
+                if lines is not None:
                     os.fsync(lines.fileno())             # first the lines, then the checkpoint that counts on them
                     folder.save(model, trainer)
 
             signals = []
             for metrics in trainer.steps():
-                if writes:
+                if lines is not None:
                     _write_line(lines, json.dumps(metrics))
                     if show:
                         show(metrics)
