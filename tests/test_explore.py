@@ -89,13 +89,20 @@ def seen():
     return watched.seen(found, watched.row_of(found))
 
 
-def page(found, seen, about=""):
-    return explore.page(seen.row, seen.live, seen.frozen, cfg=found.cfg, tokenizer=found.tokenizer, about=about)
+@pytest.fixture(params=["computed", "recorded"])
+def params(request):
+    """Whether the page computes what it shows, from the run's weights, or shows what Python computed."""
+    return (lambda found: found.params) if request.param == "computed" else lambda found: None
 
 
-def show(tab, found, seen, width=1280, dark=False, about=""):
+def page(found, seen, about="", params=lambda found: found.params, places=1):
+    return explore.page(seen.row, seen.live, seen.frozen, cfg=found.cfg, tokenizer=found.tokenizer, about=about,
+                        params=params(found), filler=found.filler, places=places)
+
+
+def show(tab, found, seen, width=1280, dark=False, about="", params=lambda found: found.params, places=1):
     tab.size(width, dark=dark)
-    tab.open(page(found, seen, about))
+    tab.open(page(found, seen, about, params, places))
 
 
 def numbers(texts):
@@ -107,10 +114,10 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
 
 
-def test_it_steps_forward_and_back_by_key_and_by_button(tab, seen):
+def test_it_steps_forward_and_back_by_key_and_by_button(tab, seen, params):
     from selenium.webdriver.common.keys import Keys
 
-    show(tab, watched.loaded(), seen)
+    show(tab, watched.loaded(), seen, params=params)
     segments = [seen.words[start:start + 16] for start in range(0, len(seen.words), 16)]
 
     def at(s):
@@ -137,8 +144,8 @@ def test_it_steps_forward_and_back_by_key_and_by_button(tab, seen):
     at(2)
 
 
-def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_head(tab, seen):
-    show(tab, watched.loaded(), seen)
+def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_head(tab, seen, params):
+    show(tab, watched.loaded(), seen, params=params)
     for s, looks in enumerate(seen.live.trace.looks):
         tab.click(f"#segments button:nth-child({s + 1})")
         tab.press("t")
@@ -159,10 +166,10 @@ def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_
     assert all(row[1:] == ["–", "–"] for row in shown["slots"])
 
 
-def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, seen):
+def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, seen, params):
     found = watched.loaded()
     for story in (seen, watched.seen(found, watched.row_of(found, segments=0))):
-        show(tab, found, story)
+        show(tab, found, story, params=params)
         look, pad = story.live.trace.looks[0][1], story.row.pad          # the last block with a memory comes first
         shown = tab.run(SHOWN)
         assert shown["tokens"] == story.words[pad:16]
@@ -171,8 +178,8 @@ def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, se
     assert pad
 
 
-def test_pointing_at_a_token_shows_what_it_reads_and_at_a_slot_from_which_tokens_it_wrote(tab, seen):
-    show(tab, watched.loaded(), seen)
+def test_pointing_at_a_token_shows_what_it_reads_and_at_a_slot_from_which_tokens_it_wrote(tab, seen, params):
+    show(tab, watched.loaded(), seen, params=params)
     look = seen.live.trace.looks[0][1]
     tab.press("h")
     tab.hover(".token:nth-of-type(5)")
@@ -194,10 +201,10 @@ def test_pointing_at_a_token_shows_what_it_reads_and_at_a_slot_from_which_tokens
     close([float(row[0]) for row in shown["slots"]], look.read[0, 1].mean(0))
 
 
-def test_a_held_slot_is_followed_through_the_story(tab, seen):
+def test_a_held_slot_is_followed_through_the_story(tab, seen, params):
     from selenium.webdriver.common.keys import Keys
 
-    show(tab, watched.loaded(), seen)
+    show(tab, watched.loaded(), seen, params=params)
     tab.click("#slots tbody tr:nth-child(4) button")
     tab.press(Keys.ARROW_RIGHT)
     tab.hover("h1")
@@ -210,10 +217,10 @@ def test_a_held_slot_is_followed_through_the_story(tab, seen):
         close(numbers([label])[0], expected)
 
 
-def test_every_key_does_what_the_help_says(tab, seen):
+def test_every_key_does_what_the_help_says(tab, seen, params):
     from selenium.webdriver.common.keys import Keys
 
-    show(tab, watched.loaded(), seen)
+    show(tab, watched.loaded(), seen, params=params)
 
     def pressed():
         return tab.run(SHOWN)["pressed"][:2] + tab.run(
@@ -237,9 +244,9 @@ def test_every_key_does_what_the_help_says(tab, seen):
     assert not tab.run("return document.querySelector('dialog').open")
 
 
-def test_the_answers_stand_side_by_side_with_their_probabilities(tab, seen):
+def test_the_answers_stand_side_by_side_with_their_probabilities(tab, seen, params):
     found = watched.loaded()
-    show(tab, found, seen)
+    show(tab, found, seen, params=params)
     columns = tab.run("return [...document.querySelectorAll('#answers > div')].map((column) => ["
                       "column.querySelector('.said').innerText, [...column.querySelectorAll('li')].map("
                       "(li) => [...li.children].map((child) => child.innerText.trim()))])")
@@ -250,8 +257,8 @@ def test_the_answers_stand_side_by_side_with_their_probabilities(tab, seen):
         assert places[0][0] == found.tokenizer.decode(reading.tokens[:1])
 
 
-def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen):
-    show(tab, watched.loaded(), seen)
+def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen, params):
+    show(tab, watched.loaded(), seen, params=params)
     start, end = seen.row.support[0]
     supports, questions = [], []
     for s in range(4):
@@ -273,6 +280,7 @@ def test_hostile_text_shows_as_text(tab):
     hostile = watched.own(found, HOSTILE, places=16)
     show(tab, found, hostile, about=HOSTILE.facts[0] + HOSTILE.facts[1])
     shown, told = "", ""
+    tab.click("#segments button")                        # it opens where the fact is told
     for _ in range(hostile.row.segments):
         shown += "".join(token.replace("·", "") for token in tab.run(SHOWN)["tokens"])
         tab.click("#next") if tab.run("return !document.querySelector('#next').disabled") else None
@@ -286,8 +294,9 @@ def test_hostile_text_shows_as_text(tab):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390, 320])
-def test_at_every_width_nothing_overlaps_or_reaches_over_the_edge_and_every_word_stands_out(tab, seen, width, dark):
-    show(tab, watched.loaded(), seen, width=width, dark=dark, about="a_long_name_without_any_blank" * 9)
+def test_at_every_width_nothing_overlaps_or_reaches_over_the_edge_and_every_word_stands_out(
+        tab, seen, params, width, dark):
+    show(tab, watched.loaded(), seen, width=width, dark=dark, about="a_long_name_without_any_blank" * 9, params=params)
     assert tab.run("return document.documentElement.dataset.theme") == ("dark" if dark else "light")
     told = (seen.row.support[0][1] - 1) // 16
     for s, keys in ((0, ""), (told, "tts"), (3, "ts")):
@@ -310,16 +319,16 @@ def test_a_word_on_the_console_and_a_request_would_be_seen(tab, seen):
     assert tab.requests() == ["http://127.0.0.1:9/y.png"]
 
 
-def test_the_measures_of_overlap_and_of_contrast_can_fail(tab, seen):
-    show(tab, watched.loaded(), seen, about="a run")
+def test_the_measures_of_overlap_and_of_contrast_can_fail(tab, seen, params):
+    show(tab, watched.loaded(), seen, about="a run", params=params)
     tab.run("document.querySelector('h1').style.marginBottom = '-1.5em';"
             "document.querySelector('h2').style.color = '#aaaaaa'")
     assert tab.run(OVERLAPS)
     assert [text for text, _ in tab.run(FAINT)] == ["The story"]
 
 
-def test_light_and_dark_can_be_switched(tab, seen):
-    show(tab, watched.loaded(), seen)
+def test_light_and_dark_can_be_switched(tab, seen, params):
+    show(tab, watched.loaded(), seen, params=params)
     ground = "return getComputedStyle(document.body).backgroundColor"
     light = tab.run(ground)
     tab.click("#theme")
@@ -330,19 +339,19 @@ def test_light_and_dark_can_be_switched(tab, seen):
 
 @pytest.mark.parametrize(("memory", "blocks", "said"), [
     ("slots", (1,), "Block 1 has no memory."), ("printed", None, ""), ("none", None, "This model has no memory.")])
-def test_what_a_model_does_not_have_is_said(tab, memory, blocks, said):
+def test_what_a_model_does_not_have_is_said(tab, params, memory, blocks, said):
     from selenium.webdriver.common.keys import Keys
 
     found = watched.loaded(memory=memory, memory_blocks=blocks)
-    show(tab, found, watched.seen(found, watched.row_of(found, segments=0)))
+    show(tab, found, watched.seen(found, watched.row_of(found, segments=0)), params=params)
     tab.press("b", "h", "t", "s", Keys.ARROW_RIGHT, "s", "t")
     assert said in tab.run("return document.querySelector('main').innerText")
     assert tab.run(OVERLAPS) == []
     assert len(tab.run(SHOWN)["strips"]) == 4 * sum(found.cfg.memory_of(i) != "none" for i in range(2))
 
 
-def test_controls_are_named(tab, seen):
-    show(tab, watched.loaded(), seen)
+def test_controls_are_named(tab, seen, params):
+    show(tab, watched.loaded(), seen, params=params)
     assert tab.run("return [...document.querySelectorAll('button')].filter("
                    "(button) => !(button.ariaLabel || button.textContent).trim())") == []
     assert tab.run("return [...document.querySelectorAll('[role=group], [role=img], section, dialog')].filter("
@@ -356,6 +365,7 @@ def test_the_page_is_one_file_that_names_no_other(seen):
     html = page(watched.loaded(), seen)
     assert not re.search(r"""(src|href)\s*=\s*(?!["']data:)|@import|url\(|https?:|fetch\(|import\(""", html)
     assert "default-src 'none'" in html
+    assert "unsafe-inline" not in html
 
 
 def test_a_page_that_would_be_too_large_is_refused(seen, monkeypatch):

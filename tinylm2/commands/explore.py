@@ -37,7 +37,8 @@ def main(args):
     loaded, row, places = story(args)
     live, frozen = (watch(loaded.params, row, cfg=loaded.cfg, tokenizer=loaded.tokenizer, places=places, frozen=frozen)
                     for frozen in (False, True))
-    text = page(row, live, frozen, cfg=loaded.cfg, tokenizer=loaded.tokenizer, about=about(loaded, row, args))
+    text = page(row, live, frozen, cfg=loaded.cfg, tokenizer=loaded.tokenizer, about=about(loaded, row, args),
+                params=loaded.params, filler=loaded.filler, places=places)
     out = Path(args.out or Path(args.run) / "explore.html")
     try:
         out.write_text(text, encoding="utf-8")
