@@ -5,7 +5,8 @@
 const LONGEST = 64;                                      // segments; as in explore.py
 
 /** Lower-case words, cut as tinylm2/data/tokenizer.py cuts them: letter case and punctuation are dropped. */
-const wordsOf = (text) => text.toLowerCase().split(/[^\p{L}\p{M}\p{Nd}\p{Pc}]+/u).filter(Boolean);
+const wordsOf = (text) => Array.from(text, (letter) => letter.toLowerCase()).join("")
+  .split(/[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}²³¹¼-¾]+/u).filter((word) => word);
 
 /** Word -> token id. The two special tokens are no words. */
 function wordIds({ vocabulary, padding, end }) {
