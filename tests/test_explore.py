@@ -1,8 +1,10 @@
 """The page in a real Chromium: it steps, shows the trace's numbers, stays quiet, and takes any text for text."""
 
 import re
+import time
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from tests import browser, watched
 from tinylm2 import explore, runs
 from tinylm2.__main__ import main
-from tinylm2.data import BadInput, Example
+from tinylm2.data import TASKS, BadInput, Dice, Example, examples, hide
+from tinylm2.data.dice import EVALUATION
+from tinylm2.trace import watch
 
 CLOSE = 6e-4                                             # three digits shown of four that are in the page
 HOSTILE = Example("", ("Mary <script>window.hacked=1</script> went to the \"garden\".",
@@ -356,6 +360,298 @@ def test_controls_are_named(tab, seen, params):
                    "(button) => !(button.ariaLabel || button.textContent).trim())") == []
     assert tab.run("return [...document.querySelectorAll('[role=group], [role=img], section, dialog')].filter("
                    "(part) => !part.ariaLabel && !document.getElementById(part.getAttribute('aria-labelledby')))") == []
+
+
+# -------------------------------------------------------------------------------- changing the story, operating on it
+
+
+def later(found):
+    """A story whose fact is told after the first segment and before the last one."""
+    for seed in range(99):
+        example = list(examples(TASKS["qa1"].story(Dice(seed, EVALUATION, 1, 0)), "qa1"))[0]
+        row = hide(example, Dice(seed, EVALUATION), tokenizer=found.tokenizer, filler=found.filler, segments=4,
+                   width=found.cfg.T, room=1)
+        if 0 < (row.support[0][1] - 1) // found.cfg.T < 3:
+            return watched.seen(found, row)
+    raise AssertionError("no such story")
+
+
+def text(tab, selector):
+    return tab.run("return document.querySelector(arguments[0]).innerText.trim()", selector)
+
+
+def retype(tab, selector, text):
+    """Type over what stands in a field."""
+    from selenium.webdriver.common.keys import Keys
+
+    field = tab.driver.find_element("css selector", selector)
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(text)
+
+
+def answer_of(found, tab):
+    """What Python answers to the tokens that the page read, and what stands in the page."""
+    ids, pad = tab.run("return [laid.ids, laid.pad]")
+    row = SimpleNamespace(prompt=ids, pad=pad)
+    reading = watch(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, places=1)
+    return reading.said or "(nothing)", tab.run("return document.querySelector('#answers .said').firstChild.data")
+
+
+def test_it_opens_where_the_fact_is_told_and_shows_three_steps(tab, params):
+    found = watched.loaded()
+    seen = later(found)
+    show(tab, found, seen, params=params)
+    steps = 3 if params(found) is not None else 2
+    told = (seen.row.support[0][1] - 1) // 16
+    assert text(tab, "#where") == f"Segment {told + 1} of 4"
+    assert f"1 of {steps}" in text(tab, "#guide-title")
+    fact = seen.words[slice(*seen.row.support[0])]
+    assert f"Segment {told + 1} tells the fact that the answer needs: “{' '.join(fact)}”" in text(tab, "#guide-text")
+    slot = int(re.search(r"Hold slot (\d+)", text(tab, "#guide-show"))[1])
+    tab.click("#guide-show")
+    assert f"slot {slot}" in tab.run(SHOWN)["pressed"]
+    tab.click("#guide-next")
+    tab.click("#guide-show")
+    shown = tab.run(SHOWN)
+    assert shown["where"] == "Segment 4 of 4"
+    look, token = seen.live.trace.looks[3][1], tab.run("return at.token")
+    head = tab.run("return at.head")
+    assert token >= seen.row.asked
+    close([float(row[0]) for row in shown["slots"]], look.read[0, head, token - 48])
+    if steps == 3:
+        tab.click("#guide-next")
+        tab.click("#guide-show")
+        assert f"Slot {slot} of block 2 is off" in text(tab, "#operations")
+    tab.click("#guide-close")
+    assert not tab.run("return document.querySelector('#guide').checkVisibility()")
+    tab.press("?")
+    tab.click("#guide-again")
+    assert tab.run("return document.querySelector('#guide').checkVisibility()") == (
+        tab.run("return steps().length > 0"))
+
+
+def test_what_is_typed_is_answered_at_once(tab, seen):
+    found = watched.loaded()
+    show(tab, found, seen)
+    for selector, typed in (("#facts input", "Daniel moved to the kitchen."), ("#question", "Where is Mary?"),
+                            ("#facts .row:nth-child(2) input", "Mary went back to the garden"), ("#question", "mary")):
+        before = tab.run("return laid.ids.join()")
+        retype(tab, selector, typed)
+        assert tab.run("return laid.ids.join()") != before
+        assert len(set(answer_of(found, tab))) == 1
+    words = tab.run("return shown.words.filter((word) => word).join(' ')")
+    assert "daniel moved to the kitchen" in words
+    assert words.endswith("mary")
+    assert "right answer is not known" in text(tab, "#truth")
+    tab.click("#reset")
+    assert tab.run("return laid.ids") == seen.row.prompt
+    assert "own answer: office" in text(tab, "#truth")
+
+
+def test_letters_typed_into_a_field_are_no_shortcuts(tab, seen):
+    from selenium.webdriver.common.keys import Keys
+
+    show(tab, watched.loaded(), seen)
+    where = "return [at.block, at.head, at.slot, document.querySelector('dialog').open]"
+    before = tab.run(where)
+    retype(tab, "#question", "Where is b h t s ?" + Keys.ARROW_LEFT)
+    assert tab.run(where) == before
+    assert tab.run("return document.querySelector('#question').value") == "Where is b h t s ?"
+
+
+def test_words_that_the_model_does_not_know_are_marked_and_named(tab, seen):
+    found = watched.loaded()
+    show(tab, found, seen)
+    retype(tab, "#facts input", "Daniel ate <b>pizza</b> at the office.")
+    assert "does not know “ate”, “b”, “pizza”" in text(tab, "#problem")
+    marked = "return [...document.querySelectorAll('#tokens .unknown')].map((word) => word.innerText)"
+    assert tab.run(marked) == ["ate", "b", "pizza", "b", "at"]
+    assert len(set(answer_of(found, tab))) == 1
+    retype(tab, "#question", "Where is Zoe")
+    assert tab.run(marked) == ["zoe"]
+    tab.click("#reset")
+    assert text(tab, "#problem") == ""
+    assert tab.run(marked) == []
+
+
+@pytest.mark.parametrize(("typed", "said"), [
+    ("", "Ask a question"), ("pizza?", "Ask a question"), ("where is mary " * 6, "too long: at most 15 words")])
+def test_a_question_that_cannot_be_asked_is_said_and_the_last_answer_stays(tab, seen, typed, said):
+    from selenium.webdriver.common.keys import Keys
+
+    show(tab, watched.loaded(), seen)
+    before = tab.run("return laid.ids")
+    tab.run("document.querySelector('#question').value = ''")
+    tab.driver.find_element("css selector", "#question").send_keys(" " + Keys.BACKSPACE)
+    tab.run("document.querySelector('#question').value = arguments[0];"
+            "document.querySelector('#question').dispatchEvent(new Event('input'))", typed)
+    assert said in text(tab, "#problem")
+    assert tab.run("return laid.ids") == before
+    tab.press(Keys.TAB)
+    for selector in ("#longer", "#shorter", "#facts .row button:nth-of-type(2)", "#add-fact"):
+        tab.click(selector)                              # nothing breaks while the story cannot be read
+    tab.click("#reset")
+    assert text(tab, "#problem") == ""
+    assert tab.run("return laid.ids") == before
+
+
+def test_facts_are_moved_added_and_removed_and_the_story_gets_longer_and_shorter(tab):
+    found = watched.loaded()
+    seen = later(found)
+    show(tab, found, seen)
+    told = (seen.row.support[0][1] - 1) // 16
+    facts = "return [...document.querySelectorAll('#facts .row')].map((row) => [row.querySelector('input').value," \
+            "row.querySelector('output').value])"
+    which = next(i for i, (fact, _) in enumerate(tab.run(facts)) if fact == seen.row.example.facts[
+        seen.row.example.support[0]]) + 1
+    assert tab.run(facts)[which - 1][1] == f"segment {told + 1}"
+    tab.click(f"#facts .row:nth-child({which}) button:nth-of-type(1)")
+    assert f"segment {told}" in [place for _, place in tab.run(facts)]
+    assert text(tab, "#where") == f"Segment {told} of 4"                 # the view goes along
+    assert len(set(answer_of(found, tab))) == 1
+    tab.click("#longer")
+    assert text(tab, "#length") == "5 segments"
+    tab.click("#shorter")
+    tab.click("#shorter")
+    assert text(tab, "#length") == "3 segments"
+    tab.click("#add-fact")
+    tab.press("Sandra went to the hallway.")
+    assert tab.run(facts)[-1] == ["Sandra went to the hallway.", tab.run("return `segment ${shown.S}`")]
+    assert len(set(answer_of(found, tab))) == 1
+    tab.click("#facts .row button:nth-of-type(3)")
+    assert len(tab.run(facts)) == len(seen.row.example.facts)
+    tab.click("#show-text")
+    retype(tab, "#text", "Mary went to the garden. John went to the office.\nThe moon shines.")
+    assert [fact for fact, _ in tab.run(facts)] == ["Mary went to the garden.", "John went to the office."]
+    assert len(set(answer_of(found, tab))) == 1
+
+
+def test_operations_are_done_listed_and_undone(tab, seen):
+    show(tab, watched.loaded(), seen)
+    before = text(tab, "#answers")
+    choose = "const select = document.querySelector(arguments[0]); select.selectedIndex = arguments[1];"
+    for button, choices, said in (
+            ("#op-off", {"#op-off-slot": 3}, "Slot 4 of block 2 is off: nobody reads it."),
+            ("#op-swap", {"#op-block": 0, "#op-swap-slot": 0, "#op-swap-other": 2, "#op-swap-from": 1},
+             "Slots 1 and 3 of every block change places before segment 2."),
+            ("#op-freeze", {"#op-block": 1, "#op-freeze-from": 2}, "Nothing is written in block 1 from segment 3 on."),
+            ("#op-gate", {"#op-gate-name": 2, "#op-gate-value": 1}, "The forget gate of block 1 is held shut."),
+            ("#op-gate", {"#op-gate-value": 0}, "The forget gate of block 1 is held open.")):
+        for selector, choice in choices.items():
+            tab.run(choose, selector, choice)
+        tab.click(button)
+        assert said in text(tab, "#operations")
+        tab.run(choose, "#op-block", 1 if "block 1" in said else 2)
+    assert "held shut" not in text(tab, "#operations")                   # a gate is held in one way
+    shown = tab.run("go(0); choose('block', 1); return null") or tab.run(SHOWN)
+    assert shown["slots"][3][0] == "0.000"
+    tab.run("choose('block', 0)")
+    assert all(row[2] == "1.000" for row in tab.run(SHOWN)["slots"])
+    columns = "return [...document.querySelectorAll('#answers h3')].map((title) => title.innerText)"
+    assert tab.run(columns) == ["Operated on", "As it was", "Frozen banks"]
+    for _ in range(4):
+        tab.click("#operations button")
+    assert tab.run("return document.querySelector('#operations').children.length") == 0
+    assert text(tab, "#answers") == before
+
+
+def test_a_copied_link_opens_the_same_case(tab, seen):
+    show(tab, watched.loaded(), seen)
+    retype(tab, "#facts input", "Daniel went to the <i>garden & 100 %.")
+    tab.click("#op-off")
+    tab.run("go(2); hold('slot', 4)")
+    tab.click("#link")
+    link, shown = tab.run("return document.querySelector('#link-text').value"), tab.run(SHOWN)
+    answers = text(tab, "#answers")
+    tab.open("")
+    tab.open(page(watched.loaded(), seen))
+    assert text(tab, "#answers") != answers
+    tab.run("location.hash = arguments[0]", link.partition("#")[2])
+    for reloaded in (False, True):
+        if reloaded:
+            tab.driver.refresh()
+        again = tab.run(SHOWN)
+        assert text(tab, "#answers") == answers
+        assert again == shown
+        assert not tab.run("return document.querySelector('#guide').checkVisibility()") or not reloaded
+        assert tab.run("return document.querySelector('#facts input').value") == "Daniel went to the <i>garden & 100 %."
+
+
+def test_the_address_keeps_a_change_and_forgets_it_when_it_is_undone(tab, seen):
+    show(tab, watched.loaded(), seen)
+    retype(tab, "#question", "Where is Mary?")
+    time.sleep(0.6)
+    tab.driver.refresh()
+    assert tab.run("return [document.querySelector('#question').value, location.hash.length > 9]") == [
+        "Where is Mary?", True]
+    tab.click("#reset")
+    time.sleep(0.6)
+    assert tab.run("return location.hash") == ""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_with_everything_open_nothing_overlaps_and_every_word_stands_out(tab, width, dark):
+    found = watched.loaded()
+    show(tab, found, later(found), width=width, dark=dark)
+    tab.run("""
+        const click = (name) => document.getElementById(name).click();
+        ["show-text", "show-words", "op-off", "op-swap", "op-freeze", "op-gate", "add-fact", "link"].forEach(click);
+        for (const input of document.querySelectorAll("#facts input")) {
+            input.value = "Daniel ate pizza_without_any_blank_" + "x".repeat(60) + " went there.";
+            input.dispatchEvent(new Event("input"));
+        }
+        scrollTo(0, 0);""")                              # below, the bar of controls covers what scrolls away
+    assert tab.run("return document.querySelectorAll('#tokens .unknown').length") > 0
+    assert tab.run("return document.documentElement.scrollWidth") <= width
+    assert tab.run(OVERLAPS) == []
+    assert tab.run(FAINT) == []
+    fields = tab.run("""
+        return [...document.querySelectorAll("input, select, textarea")].filter((field) => field.checkVisibility())
+            .filter((field) => !(field.labels.length || field.ariaLabel)
+                || field.getBoundingClientRect().right > innerWidth)
+            .map((field) => field.id);""")
+    assert fields == []
+
+
+def test_the_page_runs_nothing_but_its_own_script(tab, seen):
+    show(tab, watched.loaded(), seen)
+    tab.run("""
+        const add = (tag, textContent) => document.body.append(
+            Object.assign(document.createElement(tag), { textContent }));
+        add("script", "window.hacked = 1");
+        add("style", "h1 { display: none }");
+        document.body.insertAdjacentHTML("beforeend", "<b onclick='window.hacked = 2' style='color: red'>x</b>");
+        document.body.lastChild.click();""")
+    assert len([line for line in tab.complaints() if "Content Security Policy" in line]) == 4
+    assert tab.run("return window.hacked === undefined && document.querySelector('h1').checkVisibility()")
+
+
+@pytest.mark.parametrize(("why", "said"), [
+    ("tokenizer", "byte-level tokenizer"), ("memory", "cannot compute the memory “other”"),
+    ("segments", "computes stories of up to 3 segments"),
+    ("weights", "weights of this run do not fit into a page of 0 MB")])
+def test_a_page_that_cannot_compute_says_why_and_shows_a_recording(tab, monkeypatch, why, said):
+    def other(cfg):
+        raise KeyError("other")
+
+    found = watched.loaded()
+    if why == "tokenizer":
+        found = runs.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=64))
+    elif why == "memory":
+        monkeypatch.setattr(explore, "_writes", other)
+    elif why == "segments":
+        monkeypatch.setattr(explore, "LONGEST", 3)
+    else:
+        found = runs.new(replace(watched.SETTINGS, width=64, ff=200))
+        monkeypatch.setattr(explore, "MOST", 400_000)
+    seen = watched.seen(found, watched.row_of(found, segments=0 if why == "weights" else 4, room=8),
+                        places=8)
+    show(tab, found, seen)
+    assert said in text(tab, "#change-note")
+    assert "cannot be changed here" in text(tab, "#change-note")
+    assert tab.run("return ['#editor', '.operate'].every((part) => !document.querySelector(part).checkVisibility())")
+    assert numbers([text(tab, "#answers")])[0]
 
 
 # -------------------------------------------------------------------------------------------------- without a browser

@@ -46,7 +46,8 @@ SHOW = """
     return done({
         story, ids: laid.ids, pad: laid.pad, tokens: now.tokens, chances: now.chances.map((c) => [...c]),
         frozenChances: frozen.chances.map((c) => [...c]), said: shown.answers.map(([, answer]) => answer.said),
-        looks: range(shown.S).map((s) => shown.looks(s)), frozen: range(shown.S).map((s) => shown.frozen(s)),
+        looks: range(shown.S).map((s) => range(data.L).map((block) => shown.look(s, block))),
+        frozen: range(shown.S).map((s) => range(data.L).map((block) => shown.frozen(s, block) ?? null)),
     });"""
 
 
@@ -314,16 +315,16 @@ PLANTED = [
     ("model.js", "- x.v[j + 1] * sin", "+ x.v[j + 1] * sin", "trained"),
     ("model.js", "Math.floor((h * G) / H)", "(h % G)", "grouped heads, tied"),
     ("model.js", "score / Math.sqrt(K)", "score / K", "trained"),
-    ("model.js", "(u < t && u >= pad)", "u < t", "trained"),
-    ("model.js", "(slot, t) => t >= pad)", "() => true)", "trained"),
+    ("model.js", "u < pad && u !== t", "false", "trained"),
+    ("model.js", "(slot, t) => t < pad", "() => false", "trained"),
     ("model.js", "() => k.rows);", "() => k.rows - 1);", "trained"),
     ("model.js", "a * Math.sqrt(D)), K", "a), K", "trained"),
     ("model.js", "input.v[i] * Math.tanh(R.v[i])", "input.v[i] * R.v[i]", "trained"),
     ("model.js", "if (!rowOf(pool, r).some((a) => a)) rowOf(after, r)", "if (false) rowOf(after, r)", "pooled write"),
     ("model.js", "Math.ceil(((r + 1) * T) / N)", "Math.floor(((r + 1) * T) / N)", "pooled write"),
-    ("model.js", "each(Emem, (e, i) => output.v[i] * e)", "Emem", "trained"),
+    ("model.js", "idle ? null : each(Emem, (e, i) => output.v[i] * e)", "Emem", "trained"),
     ("model.js", "[...ids.slice(start), ...tokens]", "ids.slice(start)", "trained, long answers"),
-    ("model.js", "o.slot === slot)", "o.slot === slot && at.block === 0)", "trained"),
+    ("model.js", "map((o) => o.slot)", "map((o) => o.slot + 1)", "trained"),
     ("model.js", "at.segment >= o.from", "at.segment > o.from", "trained"),
     ("model.js", "o.from === at.segment", "o.from === at.segment + 1", "trained"),
     ("model.js", "=> o.value), values)", "=> 1 - o.value), values)", "trained"),

@@ -23,7 +23,7 @@ let untouched = null;                                    // { key, reading } of 
 /** A look of model.js as page.js draws it: weights as nested lists, gates averaged over the width. */
 function drawable(found) {
   if (!found) return null;
-  const table = (A) => range(A.rows).map((r) => Array.from(rowOf(A, r)));
+  const table = (A) => range(A.rows).map((r) => [...rowOf(A, r)]);
   const means = (A) => A && table(A).map(mean);
   return { read: found.read.map(table), write: found.write && found.write.map(table), output: means(found.output),
     input: means(found.input), forget: means(found.forget) };
@@ -63,14 +63,17 @@ function compute() {
   const frozen = answer(model, laid.ids, firstBanks(model), { ...setting, pad: laid.pad }, FROZEN);
   const spans = (wanted) => laid.spans.filter((_, i) => wanted(story.sentences[i]));
   const supports = truth !== null || data.truth === null ? ({ kind }) => kind === "support" : () => false;
-  const looks = [], frozenLooks = [];
+  const looks = new Map(), frozenLooks = [];
   shown = {
     S: laid.S, pad: laid.pad, asked: laid.asked, unknown: laid.unknown, support: spans(supports),
     facts: spans((sentence) => isFact(sentence) && !supports(sentence)),
     words: laid.ids.map((id, t) => (t < laid.pad ? "" : data.vocabulary[id])),
-    looks: (s) => (looks[s] ??= now.looks[s].map(drawable)),
-    frozen: (s) => (frozenLooks[s] ??= (s === laid.S - 1 ? frozen.looks : frozenSegment(s)).map((found) =>
-      drawable(found)?.read)),
+    look: (s, block) => {
+      if (!looks.has(now.looks[s][block])) looks.set(now.looks[s][block], drawable(now.looks[s][block]));
+      return looks.get(now.looks[s][block]);
+    },
+    frozen: (s, block) => (frozenLooks[s] ??= (s === laid.S - 1 ? frozen.looks : frozenSegment(s)).map((found) =>
+      drawable(found)?.read))[block],
     truth: truth !== null ? `The story's own answer: ${truth}.`
       : data.truth !== null ? "You changed the story, so its right answer is not known here." : "",
     answers: [
@@ -97,7 +100,7 @@ function recorded() {
     places: answer.places.map((place) => place.map(([text, chance]) => [text, share(chance)])) });
   const { S, words, pad, asked, support } = data;
   return { S, words, pad, asked, support, facts: [], unknown: [],
-    looks: (s) => looks[s], frozen: (s) => frozen[s],
+    look: (s, block) => looks[s][block], frozen: (s, block) => frozen[s][block],
     truth: data.truth === null ? "" : `The story's own answer: ${data.truth}.`,
     answers: [["With its memory", said(data.answer)], ["With frozen banks", said(data.frozenAnswer)]] };
 }
@@ -180,14 +183,13 @@ function placeOf(fact) {
   return spans ? segmentOf(spans[story.sentences.indexOf(fact)], data.T) : null;
 }
 
-/** The whole text as sentences: what was filler before, or is a sentence of the filler, is filler. */
+/** The whole text as sentences. One that has only words of the filler is filler. */
 function fromText(whole) {
-  const key = (sentence) => wordsOf(sentence).join(" ");
-  const filler = new Set([...data.filler, ...[...story.sentences, ...asTold.sentences]
-    .filter((sentence) => !isFact(sentence)).map((sentence) => sentence.text)].map(key));
-  const needed = new Set(asTold.sentences.filter(({ kind }) => kind === "support").map(({ text }) => key(text)));
-  story.sentences = sentencesOf(whole).map((sentence) => ({ text: sentence,
-    kind: filler.has(key(sentence)) ? "filler" : needed.has(key(sentence)) ? "support" : "fact" }));
+  const told = asTold.sentences, texts = (kind) => told.filter((s) => s.kind === kind).map(({ text }) => text);
+  const words = new Set([...data.filler, ...texts("filler")].flatMap(wordsOf));
+  const kind = (text) => (texts("support").some((fact) => same(fact, text)) ? "support"
+    : wordsOf(text).every((one) => words.has(one)) ? "filler" : "fact");
+  story.sentences = sentencesOf(whole).map((text) => ({ text, kind: kind(text) }));
 }
 
 const storyChanged = () => JSON.stringify(story) !== JSON.stringify(asTold);

@@ -12,17 +12,25 @@ const sigmoid = (z) => 1 / (1 + Math.exp(-z));
 
 // ----------------------------------------------------------------------------------------------------------- the parts
 
-/** y = x W */
+/** y = x W. Two rows of x meet two columns of W at a time, so that each number is fetched half as often; a row or a
+ *  column that is left alone at the end goes as its own neighbour. */
 function linear(x, W) {
-  const y = matrix(x.rows, W.cols), D = W.rows, E = W.cols, w = W.v;
-  for (let r = 0; r < x.rows; r++) {
-    const out = rowOf(y, r), row = rowOf(x, r);
-    for (let d = 0; d < D; d += 4) {                     // four rows of W at once: `out` is read and written less often
-      const i = d * E, [a, b, c, e] = [row[d], row[d + 1] ?? 0, row[d + 2] ?? 0, row[d + 3] ?? 0];
-      if (d + 4 <= D) for (let j = 0; j < E; j++) {
-        out[j] += a * w[i + j] + b * w[i + E + j] + c * w[i + 2 * E + j] + e * w[i + 3 * E + j];
-      } else for (let k = d; k < D; k++) for (let j = 0; j < E; j++) out[j] += row[k] * w[k * E + j];
+  const y = matrix(x.rows, W.cols), D = W.rows, E = W.cols, [X, w, Y] = [x.v, W.v, y.v];
+  for (let r = 0; r < x.rows; r += 2) for (let j = 0; j < E; j += 2) {
+    const next = r + 1 < x.rows ? 1 : 0, right = j + 1 < E ? 1 : 0, row = r * D, below = (r + next) * D;
+    let a = 0, b = 0, c = 0, e = 0;
+    for (let d = 0, i = j; d < D; d++, i += E) {
+      const one = X[row + d], other = X[below + d], first = w[i], second = w[i + right];
+      a += one * first;
+      b += one * second;
+      c += other * first;
+      e += other * second;
     }
+    const at = r * E + j, under = (r + next) * E + j;
+    Y[at] = a;
+    Y[at + right] = b;
+    Y[under] = c;
+    Y[under + right] = e;
   }
   return y;
 }
@@ -51,24 +59,26 @@ function rope(x, K, position) {
   return y;
 }
 
-/** y = P v, P = softmax(q k' / sqrt(K)) over what query t sees; query head h asks key head floor(h G / H). */
-function attend(q, k, v, K, sees) {
+/** y = P v, P = softmax(q k' / sqrt(K)); query head h asks key head floor(h G / H). causal: query t sees the keys 0..t;
+ *  hidden(t, u), where there is one, hides key u from query t. */
+function attend(q, k, v, K, { causal = false, hidden = null }) {
   const H = q.cols / K, G = k.cols / K, y = matrix(q.rows, q.cols), weights = [], [Q, U, V, Y] = [q.v, k.v, v.v, y.v];
   for (let h = 0; h < H; h++) {
     const P = matrix(q.rows, k.rows), group = Math.floor((h * G) / H) * K;
     for (let t = 0; t < q.rows; t++) {
-      const p = rowOf(P, t).fill(-Infinity), from = t * q.cols + h * K;
+      const p = rowOf(P, t), from = t * q.cols + h * K, end = causal ? t + 1 : k.rows;
       let top = -Infinity, total = 0;
-      for (let u = 0; u < k.rows; u++) {
-        if (!sees(t, u)) continue;
+      for (let u = 0; u < end; u++) {
+        p[u] = -Infinity;
+        if (hidden !== null && hidden(t, u)) continue;
         const to = u * k.cols + group;
         let score = 0;
         for (let i = 0; i < K; i++) score += Q[from + i] * U[to + i];
         p[u] = score / Math.sqrt(K);
         if (p[u] > top) top = p[u];
       }
-      for (let u = 0; u < k.rows; u++) total += p[u] = p[u] === -Infinity ? 0 : Math.exp(p[u] - top);
-      for (let u = 0; u < k.rows; u++) {
+      for (let u = 0; u < end; u++) total += p[u] = p[u] === -Infinity ? 0 : Math.exp(p[u] - top);
+      for (let u = 0; u < end; u++) {
         if (p[u] === 0) continue;                        // where nothing is seen at all, nothing is gathered
         const share = p[u] /= total, to = u * k.cols + group;
         for (let i = 0; i < K; i++) Y[from + i] += share * V[to + i];
@@ -85,17 +95,19 @@ function columns(A, from, count) {
   return part;
 }
 
-/** x + y + ..., entry by entry */
-const sum = (x, ...others) => each(x, (a, i) => others.reduce((total, y) => total + y.v[i], a));
+/** x + y, or x + y + z, entry by entry */
+const sum = (x, y, z) => each(x, (a, i) => a + y.v[i] + (z ? z.v[i] : 0));
 
 // ----------------------------------------------------------------------------------------------------------- the block
 
-/** Causal self-attention inside the segment. A padded token sees only itself, and nobody else sees it. */
-function selfAttention(n, p, { H, G, K }, pad) {
+/** Causal self-attention inside the segment. A padded token sees only itself, and nobody else sees it. `idle`: only
+ *  the keys and values are wanted. */
+function selfAttention(n, p, { H, G, K }, pad, idle) {
   const qkv = linear(n, p["attn.Wqkv"]);
-  const q = rope(columns(qkv, 0, H * K), K, (t) => t), k = rope(columns(qkv, H * K, G * K), K, (t) => t);
-  const v = columns(qkv, (H + G) * K, G * K);
-  const { y } = attend(q, k, v, K, (t, u) => t === u || (u < t && u >= pad));
+  const k = rope(columns(qkv, H * K, G * K), K, (t) => t), v = columns(qkv, (H + G) * K, G * K);
+  if (idle) return { k, v };
+  const q = rope(columns(qkv, 0, H * K), K, (t) => t);
+  const { y } = attend(q, k, v, K, { causal: true, hidden: pad ? (t, u) => u < pad && u !== t : null });
   return { a: linear(y, p["attn.Wo"]), k, v };
 }
 
@@ -113,9 +125,9 @@ function gate(name, x, W, b, at, hook) {
 
 /** Equation 1: the tokens read the bank. */
 function read(n, M, p, { K }, at, hook) {
-  const Mn = rmsnorm(M, p["mem.g"]);
+  const Mn = rmsnorm(M, p["mem.g"]), off = hook.off(at);
   const { y, weights } = attend(linear(n, p["mem.Wq"]), linear(Mn, p["mem.Wk"]), linear(Mn, p["mem.Wv"]), K,
-    (t, slot) => !hook.off(slot, at));
+    { hidden: off.length ? (t, slot) => off.includes(slot) : null });
   return { Emem: y, weights };
 }
 
@@ -124,7 +136,7 @@ function writeGathered(M, k, v, p, { H, K, D, N }, pad, at, hook) {
   const address = columns(matrix(N, p["attn.Wqkv"].cols, p["attn.Wqkv"].v.subarray(0, N * p["attn.Wqkv"].cols)),
     0, H * K);
   const q = rope(each(address, (a) => a * Math.sqrt(D)), K, () => k.rows);
-  const { y, weights } = attend(q, k, v, K, (slot, t) => t >= pad);
+  const { y, weights } = attend(q, k, v, K, { hidden: pad ? (slot, t) => t < pad : null });
   const R = linear(y, p["attn.Wo"]);
   const input = gate("input", R, p["mem.Win"], p["mem.bin"], at, hook);
   const forget = gate("forget", R, p["mem.Wforget"], p["mem.bforget"], at, hook);
@@ -151,12 +163,12 @@ const rewritten = (M, R, input, forget) => each(M, (m, i) => input.v[i] * Math.t
 /** One block over one segment: x and the bank before -> x, the bank after, and what the memory did. `idle`: only the
  *  memory matters, because nobody reads the x of this block. */
 function block(x, M, p, cfg, { pad, write, kind, idle, at }, hook) {
-  const n = rmsnorm(x, p["attn.g"]), { a, k, v } = selfAttention(n, p, cfg, pad);
-  let look = null, after = M, found = [];
+  const n = rmsnorm(x, p["attn.g"]), { a, k, v } = selfAttention(n, p, cfg, pad, idle);
+  let look = null, after = M, found = null;
   if (M) {
     const { Emem, weights } = read(n, M, p, cfg, at, hook);
     const output = gate("output", Emem, p["mem.Wout"], p["mem.bout"], at, hook);
-    found = [each(Emem, (e, i) => output.v[i] * e)];                     // equation 2; the sum below is equation 3
+    found = idle ? null : each(Emem, (e, i) => output.v[i] * e);         // equation 2; the sum below is equation 3
     look = { read: weights, output, before: M, after: M, write: null, input: null, forget: null };
     if (write) {
       const { weights: from, ...rest } = kind === "gather" ? writeGathered(M, k, v, p, cfg, pad, at, hook)
@@ -166,8 +178,8 @@ function block(x, M, p, cfg, { pad, write, kind, idle, at }, hook) {
     }
   }
   if (idle) return { x: null, after, look };
-  x = sum(x, a, ...found);
-  return { x: sum(x, feedForward(rmsnorm(x, p["ff.g"]), p)), after, look };
+  const y = found ? sum(x, a, found) : sum(x, a);
+  return { x: sum(y, feedForward(rmsnorm(y, p["ff.g"]), p)), after, look };
 }
 
 // ---------------------------------------------------------------------------------------------- segment, story, answer
@@ -231,14 +243,14 @@ function answer(model, ids, banks, { pad, places, end }, hook = NO_HOOK) {
 
 // ---------------------------------------------------------------------------------------------------------- operations
 
-const NO_HOOK = { bank: (M) => M, off: () => false, gate: (name, values) => values, writes: () => true };
+const NO_HOOK = { bank: (M) => M, off: () => [], gate: (name, values) => values, writes: () => true };
 
 /** A hook that carries out operations. Each names a block, or null for every block, and is one of
  *  { do: "off", slot }  { do: "freeze", from }  { do: "gate", name, value }  { do: "swap", slot, other, from } */
 function operate(operations) {
   const list = (kind, at) => operations.filter((o) => o.do === kind && (o.block === null || o.block === at.block));
   return {
-    off: (slot, at) => list("off", at).some((o) => o.slot === slot),     // nobody reads it; it is still written
+    off: (at) => list("off", at).map((o) => o.slot),     // nobody reads these slots; they are still written
     writes: (at) => !list("freeze", at).some((o) => at.segment >= o.from),
     gate: (name, values, at) => list("gate", at).filter((o) => o.name === name)
       .reduce((before, o) => each(before, () => o.value), values),

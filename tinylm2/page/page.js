@@ -6,7 +6,7 @@ const LIKELIEST = 5;                                     // words shown for a to
 const model = data.model ? loadModel(data.model) : null; // null: the page shows a recording
 
 // What is shown: S, words, pad, asked, spans of the facts that the answer needs (support) and of the others (facts),
-// unknown words, looks(s)[block] and frozen(s)[block] (what the memory did), and the answers.
+// unknown words, look(s, block) and frozen(s, block) (what the memory did), and the answers.
 let shown;
 
 // Where we stand: what is chosen or held, and what the pointer is over, which goes before what is held. The last block
@@ -41,7 +41,7 @@ function bar(weight, kind) {
 
 // ------------------------------------------------------------------------------------------------------ what is shown
 
-const look = (segment = at.segment, block = at.block) => shown.looks(segment)[block];
+const look = (segment = at.segment, block = at.block) => shown.look(segment, block);
 const first = (segment = at.segment) => Math.max(segment * data.T, shown.pad);
 const end = (segment = at.segment) => Math.min((segment + 1) * data.T, shown.words.length);
 const tokenShown = () => over.token ?? at.token;
@@ -209,7 +209,7 @@ function drawStrips() {
   };
   const rows = [];
   remembering.forEach((block) => range(data.H).forEach((head) => {
-    const pair = [reads(look(at.segment, block).read[head]), reads(shown.frozen(at.segment)[block][head])];
+    const pair = [reads(look(at.segment, block).read[head]), reads(shown.frozen(at.segment, block)[head])];
     const most = Math.max(TINY, ...pair.flat());
     const button = element("button", { type: "button", onclick: () => choose("block", block, "head", head) },
       `Block ${block + 1}, head ${head + 1}`);

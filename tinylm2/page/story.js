@@ -66,17 +66,18 @@ function moveSentence(story, i, by, setting) {
   return i;
 }
 
-/** About one segment of filler more, just before the question, or one less. */
-function lengthen(story, by, { T, filler }) {
-  const list = story.sentences;
-  let words = 0;
-  for (let n = list.length; by > 0 && words < T; n++) {
-    list.push({ text: filler[n % filler.length], kind: "filler" });
-    words += wordsOf(list.at(-1).text).length;
+/** Make the story one segment longer (by = 1), with filler before the question, or shorter, with less of it. */
+function lengthen(story, by, setting) {
+  const segments = () => layOut(story, setting).S ?? Infinity, wanted = segments() + by, list = story.sentences;
+  if (wanted === Infinity) return;                       // the story cannot be read as it is
+  while (by > 0) {
+    list.push({ text: setting.filler[list.length % setting.filler.length], kind: "filler" });
+    if (segments() > wanted) {
+      list.pop();
+      break;
+    }
   }
-  for (let i = list.length - 1; by < 0 && i >= 0 && words < T; i--) {
-    if (list[i].kind === "filler") words += wordsOf(list.splice(i, 1)[0].text).length;
-  }
+  for (let i = list.length - 1; i >= 0 && segments() > wanted; i--) if (list[i].kind === "filler") list.splice(i, 1);
   story.filled = list.some(({ kind }) => kind === "filler");
 }
 
