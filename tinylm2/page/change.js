@@ -320,7 +320,7 @@ function carrier() {
     score: reads[head][t][slot] * wrote[slot] }))));
   const best = candidates.reduce((a, b) => (b.score > a.score ? b : a));
   const shares = write.map((map) => gathered(map, best.slot));
-  return { ...best, segment, last, wrote, writer: shares.indexOf(Math.max(...shares)) };
+  return { ...best, segment, last, writer: shares.indexOf(Math.max(...shares)) };
 }
 
 /** The segment that tells the (first) fact that the answer needs; null where it is not known. */
@@ -339,21 +339,32 @@ function steps() {
     { text: `The question stands in segment ${best.last + 1}, and the fact is out of sight there. Its word `
         + `“${word(best.token)}” reads slot ${slot} (${three(best.read)}): that is how the fact comes back.`,
       show: "Go to the question", go: () => visit(best.last, { head: best.head, slot: best.slot, token: best.token }) },
-    ...(model ? [{ text: "Now interfere: switch off the slots that hold the fact, move the fact, or ask about someone "
-      + "else. The answer follows at once.", show: "Switch the fact off", go: () => switchOff(best) }] : []),
+    ...(model ? [{ text: "Now change something: switch off the slots that hold the fact, move the fact, or ask about "
+      + "someone else. The answer follows at once.", show: "Switch the fact off", go: switchOff }] : []),
   ];
 }
 
-/** Switch off slots of this block until the answer is another one, first those that gathered most from the fact. */
-function switchOff({ segment, wrote }) {
+/** Switch off slots of this block until the answer is another one: each time the slot that the answer needs most. */
+function switchOff() {
   operations = [];
   compute();
-  const before = untouched.reading.tokens.join(), order = range(data.N).sort((a, b) => wrote[b] - wrote[a]);
-  for (const slot of order) {
-    operations.push({ do: "off", block: at.block, slot });
-    if (reading(operate(operations)).tokens.join() !== before) break;
+  const before = untouched.reading, setup = { ...setting, pad: laid.pad, places: 1 };
+  let now = before;
+  while (operations.length < data.N && now.tokens.join() === before.tokens.join()) {
+    const { banks } = readStory(model, laid.ids, laid.pad, operate(operations));
+    const without = range(data.N).filter((slot) => !operations.some((o) => o.slot === slot)).map((slot) => {
+      const tried = [...operations, { do: "off", block: at.block, slot }];
+      return { tried, chance: answer(model, laid.ids, banks, setup, operate(tried)).chances[0][before.tokens[0]] };
+    });
+    operations = without.reduce((a, b) => (b.chance < a.chance ? b : a)).tried;
+    now = reading(operate(operations));
   }
+  const slots = operations.length === 1 ? "one slot" : `${operations.length} slots`;
+  const said = now.tokens.join() === before.tokens.join() ? "the answer stays the same"
+    : `the answer is “${answered(now, null).said}” instead of “${answered(before, null).said}”`;
   changed(shown.S - 1);
+  id("guide-text").textContent = `Without ${slots} of block ${at.block + 1}, ${said}. Below you can undo it, `
+    + "move the fact, or ask about someone else.";
 }
 
 function visit(segment, held) {
