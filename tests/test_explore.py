@@ -470,6 +470,8 @@ def test_words_that_the_model_does_not_know_are_marked_and_named(tab, seen):
     assert "does not know “ate”, “b”, “pizza”" in text(tab, "#problem")
     marked = "return [...document.querySelectorAll('#tokens .unknown')].map((word) => word.innerText)"
     assert tab.run(marked) == ["ate", "b", "pizza", "b", "at"]
+    read = tab.run("return [...document.querySelector('#tokens').children].map((word) => word.innerText).join(' ')")
+    assert "daniel ate b pizza b at the office" in read
     assert len(set(answer_of(found, tab))) == 1
     retype(tab, "#question", "Where is Zoe")
     assert tab.run(marked) == ["zoe"]
@@ -512,6 +514,11 @@ def test_facts_are_moved_added_and_removed_and_the_story_gets_longer_and_shorter
     tab.click(f"#facts .row:nth-child({which}) button:nth-of-type(1)")
     assert f"segment {told}" in [place for _, place in tab.run(facts)]
     assert text(tab, "#where") == f"Segment {told} of 4"                 # the view goes along
+    moved = [fact for fact, _ in tab.run(facts)].index(seen.row.example.facts[seen.row.example.support[0]]) + 1
+    for place in range(told + 1, 5):                     # and back, a segment at a time
+        tab.click(f"#facts .row:nth-child({moved}) button:nth-of-type(2)")
+        moved = [fact for fact, _ in tab.run(facts)].index(seen.row.example.facts[seen.row.example.support[0]]) + 1
+        assert tab.run(facts)[moved - 1][1] == f"segment {place}"
     assert len(set(answer_of(found, tab))) == 1
     tab.click("#longer")
     assert text(tab, "#length") == "5 segments"
@@ -556,6 +563,9 @@ def test_operations_are_done_listed_and_undone(tab, seen):
     for _ in range(4):
         tab.click("#operations button")
     assert tab.run("return document.querySelector('#operations').children.length") == 0
+    assert text(tab, "#answers") == before
+    tab.click("#op-off")
+    tab.click("#reset")
     assert text(tab, "#answers") == before
 
 
