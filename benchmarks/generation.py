@@ -10,7 +10,7 @@ import time
 
 from benchmarks import machine
 from tinylm2 import runs
-from tinylm2.train import train_step
+from tinylm2.training.trainer import train_step
 
 
 def main():

@@ -14,7 +14,7 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from tinylm2.backend import gpu
+from tinylm2.gpu import gpu
 
 PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -16,11 +16,12 @@ from statistics import median
 import numpy as np
 
 from benchmarks import machine
-from tinylm2.backend import keep_memory, to_host
+from tinylm2.backend import to_host
+from tinylm2.cli.console import keep_memory
 from tinylm2.data import word_tokenizer
-from tinylm2.generate import answer
+from tinylm2.recurrence import answer
 from tinylm2.model import first_banks, init_params, segment_forward
-from tinylm2.runs import Settings
+from tinylm2.training.run_dir import Settings
 
 LENGTHS = tuple(4**k * 1024 for k in range(6))           # 1k to 1M tokens
 PIECE = 512                                              # tokens that full attention reads at once

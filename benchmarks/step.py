@@ -17,13 +17,14 @@ from statistics import median
 import numpy as np
 
 from benchmarks import machine
-from tinylm2.backend import NoGPU, array_module, keep_memory
-from tinylm2.commands.count import multiply_adds
+from tinylm2.cli.console import keep_memory
+from tinylm2.gpu import NoGPU, array_module
+from tinylm2.cli.count import multiply_adds
 from tinylm2.data import Batch, word_tokenizer
 from tinylm2.model import Config, init_params
 from tinylm2.optim import AdamW
-from tinylm2.runs import Settings
-from tinylm2.train import train_step
+from tinylm2.training.run_dir import Settings
+from tinylm2.training.trainer import train_step
 
 RATE, SEED = 1e-3, 0
 

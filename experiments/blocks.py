@@ -6,7 +6,7 @@ Memory in the first block alone, in the first half of them, in all: qa1 hidden i
 import sys
 from dataclasses import replace
 
-from experiments.contenders import LM2, size
+from experiments.baselines import LM2, size
 from experiments.runner import (
     DEVELOPMENT,
     EVERY,

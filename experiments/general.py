@@ -7,10 +7,10 @@ split into segments that had to be read without a past (the first) and with one 
 import sys
 from dataclasses import replace
 
-from experiments.contenders import contender
+from experiments.baselines import contender
 from experiments.runner import HELD_OUT, Experiment, fresh, language, learn, markdown, spread, stages
-from tinylm2.data import evaluation_rows
-from tinylm2.data.batches import make_batch
+from tinylm2.data import encode_examples
+from tinylm2.data.samplers import make_batch
 from tinylm2.model import Config
 from tinylm2.ops import cross_entropy_forward
 
@@ -27,7 +27,7 @@ def measure(name, seed, budget, show):
     plan = stages(segments=(4,), steps=(budget["steps"],), early=budget.get("early"))
     learned = learn(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, model=module, lm=budget["lm"],
                     stages=[replace(stage, must=False) for stage in plan])       # the answer is not what is asked
-    rows, _ = evaluation_rows(fresh(["qa1"], budget["rows"], HELD_OUT)["qa1"], 4, tokenizer=tokenizer, filler=filler,
+    rows, _ = encode_examples(fresh(["qa1"], budget["rows"], HELD_OUT)["qa1"], 4, tokenizer=tokenizer, filler=filler,
                               width=cfg.T, seed=HELD_OUT)
     batch = make_batch(rows, tokenizer.end)
     logits, _ = module.story_forward(params, ids=batch.ids, cfg=cfg, pad=batch.pad)

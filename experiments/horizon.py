@@ -8,7 +8,7 @@ on, split by how many segments ago the fact was told.
 import sys
 from dataclasses import replace
 
-from experiments.contenders import contender
+from experiments.baselines import contender
 from experiments.runner import (
     HELD_OUT,
     Experiment,
@@ -21,7 +21,7 @@ from experiments.runner import (
     spread,
     stages,
 )
-from experiments.variants import VARIANTS as PARTS
+from experiments.ablations import VARIANTS as PARTS
 from tinylm2.model import Config
 
 ASKS = "Where does the memory forget, and what helps? qa1, asked at up to 4,096 segments (131,072 tokens)."

@@ -6,11 +6,11 @@ seeds and, with --stories FOLDER, the official files, which training never sees.
 
 import sys
 
-from experiments.contenders import contender
+from experiments.baselines import contender
 from experiments.runner import HELD_OUT, Experiment, ask, by_number, fresh, language, learn, markdown, spread
 from tinylm2.data import TASKS, find_file, read_examples
 from tinylm2.model import Config
-from tinylm2.train import growing
+from tinylm2.training.trainer import growing
 
 ASKS = "One model for all twenty tasks, stories without filler: how many tasks pass 95 %?"
 PASS = 0.95

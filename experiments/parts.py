@@ -7,7 +7,7 @@ number of parameters. Asked are fresh qa1 questions at 4, 8 and 16 segments, whe
 import sys
 
 from experiments.runner import DEVELOPMENT, Experiment, ask, fresh, language, learn, markdown, spread, stages
-from experiments.variants import VARIANTS
+from experiments.ablations import VARIANTS
 from tinylm2 import model
 from tinylm2.model import Config
 

@@ -7,7 +7,7 @@ takes from here was chosen by none of the questions that it reports.
 import sys
 
 from experiments import table
-from experiments.contenders import NAMES
+from experiments.baselines import NAMES
 from experiments.runner import DEVELOPMENT, Experiment, markdown, spread
 
 ASKS = ("Which learning rate suits each contender of `table`? Its training cut short, asked with questions that it "

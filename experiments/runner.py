@@ -18,19 +18,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tinylm2.console import Parser, command
+from tinylm2.cli.console import Parser, command
 from tinylm2.data import (
     TASKS,
     BadInput,
     GrammarFiller,
     Stories,
-    evaluation_rows,
-    fresh_examples,
-    longest_answer,
+    encode_examples,
+    generated_examples,
+    max_answer_len,
     word_tokenizer,
 )
-from tinylm2.evaluate import ask_rows, score
-from tinylm2.train import NotLearned, Run, curriculum
+from tinylm2.inspect.evaluate import ask_rows, score
+from tinylm2.training.trainer import NotLearned, Trainer, curriculum
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: to choose by, and to report the choice
@@ -246,7 +246,7 @@ def language():
 
 
 def stages(*, segments, steps, width=32, early=None, **options):
-    """The curriculum of `tinylm2.train`; `early` cuts its stages before B to so many steps, for a quick look."""
+    """The curriculum of `tinylm2.training.trainer`; `early` cuts its stages before B to so many steps, for a quick look."""
     plan = curriculum(width=width, segments=segments, steps=steps, **options)
     return plan if early is None else tuple(
         replace(stage, must=False, steps=min(stage.steps, early)) for stage in plan)
@@ -267,7 +267,7 @@ def learn(params, *, cfg, tasks, stages, seed, show, weights=None, **options):
     tokenizer, filler = language()
     stories = Stories([TASKS[name] for name in tasks], weights=[(weights or {}).get(name, 1) for name in tasks],
                       tokenizer=tokenizer, filler=filler, seed=seed)
-    run = Run(params, cfg=cfg, stories=stories, stages=stages, **options)
+    run = Trainer(params, cfg=cfg, stories=stories, stages=stages, **options)
     losses, accuracies, learned = [], [], "yes"
     try:
         for metrics in run.steps():
@@ -292,9 +292,9 @@ def ask(params, examples, segments, *, cfg, seed, width=32, answer=None):
     """
     tokenizer, filler = language()
     everything = [example for found in examples.values() for example in found]
-    places, scores = longest_answer(everything, tokenizer), {}
+    places, scores = max_answer_len(everything, tokenizer), {}
     for count in segments:
-        rows, _ = evaluation_rows(everything, count, tokenizer=tokenizer, filler=filler, width=width, seed=seed,
+        rows, _ = encode_examples(everything, count, tokenizer=tokenizer, filler=filler, width=width, seed=seed,
                                   room=places)
         texts = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=places, answer=answer)
         scores[str(count)] = {}
@@ -307,4 +307,4 @@ def ask(params, examples, segments, *, cfg, seed, width=32, answer=None):
 
 def fresh(tasks, questions, seed):
     """task -> so many questions of fresh stories, for `ask`."""
-    return {name: fresh_examples(TASKS[name], questions, seed=seed) for name in tasks}
+    return {name: generated_examples(TASKS[name], questions, seed=seed) for name in tasks}

@@ -8,7 +8,7 @@ models of qa1 to qa10 as in the paper.
 import sys
 from dataclasses import replace
 
-from experiments.contenders import NAMES, contender
+from experiments.baselines import NAMES, contender
 from experiments.runner import (
     HELD_OUT,
     Experiment,
@@ -23,7 +23,7 @@ from experiments.runner import (
     stages,
 )
 from tinylm2.model import Config
-from tinylm2.train import growing
+from tinylm2.training.trainer import growing
 
 ASKS = ("What is a memory worth beside its rivals? As many parameters each, trained on stories of at most 256 tokens: "
         "mean accuracy over the tasks by length of the text, in tokens (0: no filler).")

@@ -1,10 +1,11 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | fuzz | mutants | lessons | bank | page | coverage
+    python -m tests.full kills | fuzz | mutants | lessons | bank | page | coverage | bits
 """
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import resource
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def kills(count=100):
     """Kill a training run so many times, resume it, compare it with an undisturbed one."""
-    from tests import crash
+    from tests.support import crash
 
     done, inside, chains, faults = crash.kills(count, show=say)
     print(*faults, sep="\n")
@@ -30,7 +31,8 @@ def kills(count=100):
 
 def fuzz(count=10_000):
     """Give the commands so many cases of bad input."""
-    from tests import fuzz, test_fuzz
+    from tests import test_fuzz
+    from tests.support import fuzz
 
     with tempfile.TemporaryDirectory() as home:
         ground = fuzz.Ground(home)
@@ -44,8 +46,8 @@ def fuzz(count=10_000):
 
 
 def mutants(count=10**9):
-    """Plant one error at a time in the numeric core (all that tests/mutants.py makes, or so many of them)."""
-    from tests import mutants
+    """Plant one error at a time in the numeric core (all that tests/support/mutants.py makes, or so many of them)."""
+    from tests.support import mutants
 
     tried, survivors = mutants.run(count, show=say)
     print(*survivors, sep="\n")
@@ -70,7 +72,8 @@ def bank():
 
 def page(count=200):
     """Compare the page's own model, in a browser, with Python on so many stories, with edits and operations."""
-    from tests import browser, test_page_model
+    from tests import test_page_model
+    from tests.support import browser
 
     if why := browser.missing():
         return why, False
@@ -100,6 +103,15 @@ def coverage(least=95):
     return f"{found} {least} % of lines and branches{', but tests failed' if tests else ''}", not tests and not report
 
 
+def bits():
+    """Train and answer as tests/support/bits.json was written: the same machine must give the same bits."""
+    from tests.support import bits
+
+    moved = bits.compare(bits.measure(show=say), json.loads(bits.KEPT.read_text(encoding="utf-8")))
+    print(*moved, sep="\n")
+    return f"{len(bits.CASES)} cases, {len(moved)} figures moved", not moved
+
+
 def say(line):
     print(line, flush=True)
 
@@ -114,7 +126,7 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, page, coverage)}
+FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, page, coverage, bits)}
 
 
 def main(argv=None):

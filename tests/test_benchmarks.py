@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import step
-from tinylm2.backend import array_module
+from tinylm2.gpu import array_module
 from tinylm2.model import Config
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import alone, joint, parts, runner
-from experiments.contenders import NAMES, contender, size
-from experiments.variants import VARIANTS
+from experiments.baselines import NAMES, contender, size
+from experiments.ablations import VARIANTS
 from tinylm2 import memory, model, ops
 from tinylm2.gradcheck import Checker
 from tinylm2.model import Config

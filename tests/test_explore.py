@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests import browser, watched
-from tinylm2 import explore, runs
+from tests.support import browser, watched
 from tinylm2.__main__ import main
-from tinylm2.data import TASKS, BadInput, Dice, Example, examples, hide
-from tinylm2.data.dice import EVALUATION
-from tinylm2.trace import watch
+from tinylm2.data import EVALUATION, TASKS, BadInput, Example, Rng, examples, insert_in_haystack
+from tinylm2.inspect import explore
+from tinylm2.inspect.trace import traced_answer
+from tinylm2.memories import lm2
+from tinylm2.training import run_dir
 
 CLOSE = 6e-4                                             # three digits shown of four that are in the page
 HOSTILE = Example("", ("Mary <script>window.hacked=1</script> went to the \"garden\".",
@@ -99,14 +100,14 @@ def params(request):
     return (lambda found: found.params) if request.param == "computed" else lambda found: None
 
 
-def page(found, seen, about="", params=lambda found: found.params, places=1):
+def page(found, seen, about="", params=lambda found: found.params, answer_len=1):
     return explore.page(seen.row, seen.live, seen.frozen, cfg=found.cfg, tokenizer=found.tokenizer, about=about,
-                        params=params(found), filler=found.filler, places=places)
+                        params=params(found), filler=found.filler, answer_len=answer_len)
 
 
-def show(tab, found, seen, width=1280, dark=False, about="", params=lambda found: found.params, places=1):
+def show(tab, found, seen, width=1280, dark=False, about="", params=lambda found: found.params, answer_len=1):
     tab.size(width, dark=dark)
-    tab.open(page(found, seen, about, params, places))
+    tab.open(page(found, seen, about, params, answer_len))
 
 
 def numbers(texts):
@@ -150,10 +151,10 @@ def test_it_steps_forward_and_back_by_key_and_by_button(tab, seen, params):
 
 def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_head(tab, seen, params):
     show(tab, watched.loaded(), seen, params=params)
-    for s, looks in enumerate(seen.live.trace.looks):
+    for s, places in enumerate(seen.live.trace.places):
         tab.click(f"#segments button:nth-child({s + 1})")
         tab.press("t")
-        for block, look in enumerate(looks):
+        for block, look in enumerate(places[:2]):
             tab.click(f"#blocks button:nth-of-type({block + 1})")
             for head in range(2):
                 tab.click(f"#heads button:nth-of-type({head + 1})")
@@ -164,7 +165,7 @@ def test_the_weights_and_gates_shown_equal_the_trace_in_every_segment_block_and_
                 for column, expected in enumerate(columns):
                     close([float(row[column]) for row in shown["slots"]], expected)
                 close(numbers([shown["gate"]])[0], [look.output[0, 0].mean()])
-        rows = [trace.looks[s][block].read[0, head, 0] for block in range(2) for head in range(2)
+        rows = [trace.places[s][block].read[0, head, 0] for block in range(2) for head in range(2)
                 for trace in (seen.live.trace, seen.frozen.trace)]
         close([sum(numbers(cells), []) for cells in shown["strips"]], rows)
     assert all(row[1:] == ["–", "–"] for row in shown["slots"])
@@ -174,7 +175,7 @@ def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, se
     found = watched.loaded()
     for story in (seen, watched.seen(found, watched.row_of(found, segments=0))):
         show(tab, found, story, params=params)
-        look, pad = story.live.trace.looks[0][1], story.row.pad          # the last block with a memory comes first
+        look, pad = story.live.trace.places[0][1], story.row.pad         # the last block with a memory comes first
         shown = tab.run(SHOWN)
         assert shown["tokens"] == story.words[pad:16]
         close([float(row[0]) for row in shown["slots"]], look.read[0, 0, pad:].mean(0))
@@ -184,7 +185,7 @@ def test_without_a_token_the_mean_over_the_words_of_the_segment_is_shown(tab, se
 
 def test_pointing_at_a_token_shows_what_it_reads_and_at_a_slot_from_which_tokens_it_wrote(tab, seen, params):
     show(tab, watched.loaded(), seen, params=params)
-    look = seen.live.trace.looks[0][1]
+    look = seen.live.trace.places[0][1]
     tab.press("h")
     tab.hover(".token:nth-of-type(5)")
     shown = tab.run(SHOWN)
@@ -214,10 +215,10 @@ def test_a_held_slot_is_followed_through_the_story(tab, seen, params):
     tab.hover("h1")
     shown = tab.run(SHOWN)
     assert "slot 4" in shown["pressed"]
-    looks = [looks[1] for looks in seen.live.trace.looks]
+    block = [places[1] for places in seen.live.trace.places]
     for label, expected in zip(shown["life"], (
-            [look.input[0, 3].mean() for look in looks[:-1]], [look.forget[0, 3].mean() for look in looks[:-1]],
-            [look.read[0, 0, :, 3].max() for look in looks]), strict=True):
+            [place.input[0, 3].mean() for place in block[:-1]], [place.forget[0, 3].mean() for place in block[:-1]],
+            [place.read[0, 0, :, 3].max() for place in block]), strict=True):
         close(numbers([label])[0], expected)
 
 
@@ -254,11 +255,11 @@ def test_the_answers_stand_side_by_side_with_their_probabilities(tab, seen, para
     columns = tab.run("return [...document.querySelectorAll('#answers > div')].map((column) => ["
                       "column.querySelector('.said').innerText, [...column.querySelectorAll('li')].map("
                       "(li) => [...li.children].map((child) => child.innerText.trim()))])")
-    for (said, places), reading in zip(columns, (seen.live, seen.frozen), strict=True):
-        right = reading.said == seen.row.example.answer
-        assert said == f"{reading.said or '(nothing)'} {'✓ right' if right else '✗ wrong'}"
-        close([float(chance) for _, chance in places], np.sort(reading.chances[0])[:-6:-1])
-        assert places[0][0] == found.tokenizer.decode(reading.tokens[:1])
+    for (said, words), answer in zip(columns, (seen.live, seen.frozen), strict=True):
+        correct = answer.text == seen.row.example.answer
+        assert said == f"{answer.text or '(nothing)'} {'✓ right' if correct else '✗ wrong'}"
+        close([float(prob) for _, prob in words], np.sort(answer.probs[0])[:-6:-1])
+        assert words[0][0] == found.tokenizer.decode(answer.tokens[:1])
 
 
 def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen, params):
@@ -280,8 +281,8 @@ def test_the_facts_that_the_answer_needs_and_the_question_are_marked(tab, seen, 
 
 
 def test_hostile_text_shows_as_text(tab):
-    found = runs.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=128))
-    hostile = watched.own(found, HOSTILE, places=16)
+    found = run_dir.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=128))
+    hostile = watched.own(found, HOSTILE, 16)
     show(tab, found, hostile, about=HOSTILE.facts[0] + HOSTILE.facts[1])
     shown, told = "", ""
     tab.click("#segments button")                        # it opens where the fact is told
@@ -342,7 +343,9 @@ def test_light_and_dark_can_be_switched(tab, seen, params):
 
 
 @pytest.mark.parametrize(("memory", "blocks", "said"), [
-    ("slots", (1,), "Block 1 has no memory."), ("printed", None, ""), ("none", None, "This model has no memory.")])
+    ("lm2", (1,), "Block 1 has no memory."), ("pooled", None, ""), ("none", None, "This model has no memory."),
+    ("window", None, "no slots to point at"), ("full", (1,), "Block 1 has no memory."),
+    ("rmt", None, "no slots to point at")])
 def test_what_a_model_does_not_have_is_said(tab, params, memory, blocks, said):
     from selenium.webdriver.common.keys import Keys
 
@@ -351,7 +354,48 @@ def test_what_a_model_does_not_have_is_said(tab, params, memory, blocks, said):
     tab.press("b", "h", "t", "s", Keys.ARROW_RIGHT, "s", "t")
     assert said in tab.run("return document.querySelector('main').innerText")
     assert tab.run(OVERLAPS) == []
-    assert len(tab.run(SHOWN)["strips"]) == 4 * sum(found.cfg.memory_of(i) != "none" for i in range(2))
+    with_slots = [memory for memory in found.cfg.memories if hasattr(memory, "PAGE_WRITE")]
+    assert len(tab.run(SHOWN)["strips"]) == 4 * len(with_slots)
+
+
+@pytest.mark.parametrize(("memory", "names"), [("window", "kv"), ("full", "kv"), ("rmt", "M")])
+@pytest.mark.parametrize("width", [1280, 320])
+def test_a_memory_without_slots_is_shown_by_its_state(tab, memory, names, width):
+    found = watched.loaded(memory=memory)
+    seen = watched.seen(found, watched.row_of(found, segments=20))
+    show(tab, found, seen, width=width)
+    assert text(tab, "#change-note").startswith(f"This page cannot compute the memory “{memory}”: it shows a recorded")
+    place = 2 if memory == "rmt" else 1                  # the segment's memory, or that of the block chosen first
+    maps = tab.run("""
+        return [...document.querySelectorAll(".map")].map((map) => [map.querySelector("h3").innerText,
+            [...map.querySelectorAll(".strip")].map((strip) => [...strip.children].map((cell) =>
+                Number(cell.style.getPropertyValue("--v")))),
+            [...map.querySelectorAll(".strip + span")].map((change) => change.innerText)])""")
+    for (title, strips, changes), name in zip(maps, names, strict=True):
+        places = [segment[place] for segment in seen.live.trace.places]
+        rms = [np.sqrt((one.before[name][0].reshape(-1, one.before[name].shape[-1]) ** 2).mean(-1)) for one in places]
+        size = int(re.search(r"(\d+) rows a cell|$", title)[1] or 1)
+        assert size == -(-len(rms[-1]) // 64)
+        rms = [[np.sqrt(np.mean(row[i:i + size] ** 2)) for i in range(0, len(row), size)] for row in rms]
+        most = max(max(row) for row in rms if row)
+        assert title.startswith(name)
+        close(numbers([title])[0], [most])
+        for strip, row in zip(strips, rms, strict=True):
+            close(strip, np.array(row) / most)
+        expected = [one.change(name) for one in places[:-1]] + [None]
+        assert [change in ("", "–") for change in changes] == [change is None for change in expected]
+        close([float(change) for change in changes if change.strip("–")], [c for c in expected if c is not None])
+    assert size == (10 if memory == "full" else 1)       # 19 segments of 16 positions with 2 key heads
+    assert tab.run("return document.documentElement.scrollWidth") <= width
+    assert tab.run(OVERLAPS) == []
+    assert tab.run(FAINT) == []
+    assert not tab.run("return [...document.querySelectorAll('.slots, .life, .card.reads, .operate, .legend .key')].some("
+                       "(part) => part.checkVisibility())")
+    tab.click(".map .strip:nth-of-type(1)")
+    assert text(tab, "#where") == "Segment 1 of 20"
+    tab.press("b")
+    said = "The memory of the segments" if memory == "rmt" else "The memory of block 1"
+    assert text(tab, "#state-title") == said
 
 
 def test_controls_are_named(tab, seen, params):
@@ -368,9 +412,9 @@ def test_controls_are_named(tab, seen, params):
 def later(found):
     """A story whose fact is told after the first segment and before the last one."""
     for seed in range(99):
-        example = list(examples(TASKS["qa1"].story(Dice(seed, EVALUATION, 1, 0)), "qa1"))[0]
-        row = hide(example, Dice(seed, EVALUATION), tokenizer=found.tokenizer, filler=found.filler, segments=4,
-                   width=found.cfg.T, room=1)
+        example = list(examples(TASKS["qa1"].story(Rng(seed, EVALUATION, 1, 0)), "qa1"))[0]
+        row = insert_in_haystack(example, Rng(seed, EVALUATION), tokenizer=found.tokenizer, filler=found.filler,
+                                 segments=4, segment_len=found.cfg.T, answer_len=1)
         if 0 < (row.support[0][1] - 1) // found.cfg.T < 3:
             return watched.seen(found, row)
     raise AssertionError("no such story")
@@ -393,8 +437,8 @@ def answer_of(found, tab):
     """What Python answers to the tokens that the page read, and what stands in the page."""
     ids, pad = tab.run("return [laid.ids, laid.pad]")
     row = SimpleNamespace(prompt=ids, pad=pad)
-    reading = watch(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, places=1)
-    return reading.said or "(nothing)", tab.run("return document.querySelector('#answers .said').firstChild.data")
+    answer = traced_answer(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, answer_len=1)
+    return answer.text or "(nothing)", tab.run("return document.querySelector('#answers .said').firstChild.data")
 
 
 def test_it_opens_where_the_fact_is_told_and_shows_three_steps(tab, params):
@@ -414,14 +458,14 @@ def test_it_opens_where_the_fact_is_told_and_shows_three_steps(tab, params):
     tab.click("#guide-show")
     shown = tab.run(SHOWN)
     assert shown["where"] == "Segment 4 of 4"
-    look, token = seen.live.trace.looks[3][1], tab.run("return at.token")
+    look, token = seen.live.trace.places[3][1], tab.run("return at.token")
     head = tab.run("return at.head")
     assert token >= seen.row.asked
     close([float(row[0]) for row in shown["slots"]], look.read[0, head, token - 48])
     if steps == 3:
         tab.click("#guide-next")
         tab.click("#guide-show")
-        before, now = seen.live.said, tab.run("return document.querySelector('#answers .said').firstChild.data")
+        before, now = seen.live.text, tab.run("return document.querySelector('#answers .said').firstChild.data")
         off = tab.run("return operations.length")
         assert re.search(rf"Without (one|{off}) slots? of block 2, the answer is “{now}” instead of “{before}”",
                          text(tab, "#guide-text")) or off == 6
@@ -642,25 +686,22 @@ def test_the_page_runs_nothing_but_its_own_script(tab, seen):
 
 
 @pytest.mark.parametrize(("why", "said"), [
-    ("tokenizer", "byte-level tokenizer"), ("memory", "cannot compute the memory “other”"),
+    ("tokenizer", "byte-level tokenizer"), ("memory", "cannot compute the memory “lm2”"),
     ("segments", "computes stories of up to 3 segments"),
     ("weights", "weights of this run do not fit into a page of 0 MB")])
 def test_a_page_that_cannot_compute_says_why_and_shows_a_recording(tab, monkeypatch, why, said):
-    def other(cfg):
-        raise KeyError("other")
-
     found = watched.loaded()
     if why == "tokenizer":
-        found = runs.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=64))
+        found = run_dir.new(replace(watched.SETTINGS, tokenizer="bpe", vocab=300, segment=64))
     elif why == "memory":
-        monkeypatch.setattr(explore, "_writes", other)
+        monkeypatch.delattr(lm2, "PAGE_WRITE")
     elif why == "segments":
         monkeypatch.setattr(explore, "LONGEST", 3)
     else:
-        found = runs.new(replace(watched.SETTINGS, width=64, ff=200))
+        found = run_dir.new(replace(watched.SETTINGS, hidden_size=64, ff=200))
         monkeypatch.setattr(explore, "MOST", 400_000)
-    seen = watched.seen(found, watched.row_of(found, segments=0 if why == "weights" else 4, room=8),
-                        places=8)
+    seen = watched.seen(found, watched.row_of(found, segments=0 if why == "weights" else 4, answer_len=8),
+                        answer_len=8)
     show(tab, found, seen)
     assert said in text(tab, "#change-note")
     assert "cannot be changed here" in text(tab, "#change-note")
@@ -691,7 +732,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_command_writes_a_page_for_a_told_story_and_for_one_of_your_own(run, tmp_path, capsys):
+def test_the_command_writes_a_page_for_a_generated_story_and_for_one_of_your_own(run, tmp_path, capsys):
     assert main(["explore", str(run), "--task", "qa2", "--length", "100", "--seed", "5"]) == 0
     assert "explore.html" in capsys.readouterr().out
     assert '"S":7,"T":16' in (run / "explore.html").read_text()         # 100 tokens are 7 segments of 16
@@ -710,7 +751,7 @@ def test_the_command_writes_a_page_for_a_told_story_and_for_one_of_your_own(run,
 
 @pytest.mark.parametrize(("text", "options", "said"), [
     ("Mary moved to the garden.", [], r"own.txt:1: found 'Mary moved to the garden.', expected a question"),
-    ("Mary ate. Where is Mary?", [], r"own.txt: found ate, expected words"),
+    ("Mary ate. Where is Mary?", [], r"own.txt:1: found ate, expected words"),
     ("1 Mary moved.\n1 Where is Mary?\tgarden\t9\n", [], r"own.txt:2: found supporting line '9'"),
     ("Where is Mary?", ["--task", "qa1"], "found --story and --task"),
     ("Where is Mary?", ["--length", "-1"], "--length: found -1"),

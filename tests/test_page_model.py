@@ -14,14 +14,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests import browser, watched
-from tinylm2 import explore, memory
-from tinylm2.data import TASKS, Dice, GrammarFiller, alone, examples, hide
-from tinylm2.data.dice import EVALUATION
+from tests.support import browser, watched
+from tinylm2 import layers
+from tinylm2.data import EVALUATION, TASKS, GrammarFiller, Rng, examples, insert_in_haystack, without_filler
 from tinylm2.flat import Flat
-from tinylm2.model import block_forward, block_params, first_banks
-from tinylm2.ops import embedding_forward, linear_forward, rmsnorm_forward, sigmoid_forward
-from tinylm2.trace import _look, watch
+from tinylm2.inspect import explore
+from tinylm2.inspect.trace import _place, traced_answer
+from tinylm2.memories import lm2
+from tinylm2.model import block_forward, first_states, params_of
+from tinylm2.ops import Attended, embedding_forward, linear_forward, rmsnorm_forward, sigmoid_forward
 from tutorials.lesson import trained
 
 CLOSE = 1e-4                                             # to Python in float32, where a run is trained
@@ -68,33 +69,33 @@ def tab(tmp_path_factory):
 
 
 def models():
-    """Name -> (what `trained` and `runs.new` give, how many tokens an answer may take)."""
-    learned = trained("slots")
+    """Name -> (what `trained` and `run_dir.new` give, how many tokens an answer may take)."""
+    learned = trained("lm2")
     learned = SimpleNamespace(cfg=learned.cfg, params=learned.params, tokenizer=learned.tokenizer,
                               filler=GrammarFiller())
     return {
         "trained": (learned, 1),
         "trained, long answers": (learned, 3),
-        "slots": (watched.loaded(), 2),
+        "lm2": (watched.loaded(), 2),
         "grouped heads, tied": (watched.loaded(H=4, G=2, tied=True), 2),
         "one block of three": (watched.loaded(L=3, memory_blocks=(1,)), 1),
         "more slots than tokens": (watched.loaded(T=12, N=14), 1),
-        "pooled write": (watched.loaded(memory="printed"), 2),
-        "pooled, more slots than tokens": (watched.loaded(memory="printed", T=12, N=14), 1),
+        "pooled write": (watched.loaded(memory="pooled"), 2),
+        "pooled, more slots than tokens": (watched.loaded(memory="pooled", T=12, N=14), 1),
         "no memory": (watched.loaded(memory="none"), 2),
     }
 
 
-def open_page(tab, found, places, seed=3, segments=4):
+def open_page(tab, found, answer_len, seed=3, segments=4):
     """The page of one story of the run, open in the browser."""
-    story = list(examples(TASKS["qa1"].story(Dice(seed, EVALUATION, 1, 0)), "qa1"))
-    row = hide(story[0], Dice(seed, EVALUATION, 0, 0), tokenizer=found.tokenizer, filler=found.filler,
-               segments=segments, width=found.cfg.T, room=places)
-    live, frozen = (watch(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, places=places, frozen=frozen)
-                    for frozen in (False, True))
+    story = list(examples(TASKS["qa1"].story(Rng(seed, EVALUATION, 1, 0)), "qa1"))
+    row = insert_in_haystack(story[0], Rng(seed, EVALUATION, 0, 0), tokenizer=found.tokenizer, filler=found.filler,
+                             segments=segments, segment_len=found.cfg.T, answer_len=answer_len)
+    live, frozen = (traced_answer(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, answer_len=answer_len,
+                                  frozen=frozen) for frozen in (False, True))
     tab.size(1280)
     tab.open(explore.page(row, live, frozen, cfg=found.cfg, tokenizer=found.tokenizer, params=found.params,
-                          filler=found.filler, places=places))
+                          filler=found.filler, answer_len=answer_len))
     assert tab.run("return laid.ids") == row.prompt
 
 
@@ -102,74 +103,78 @@ def open_page(tab, found, places, seed=3, segments=4):
 
 
 @contextmanager
-def patched(**functions):
-    """Functions of tinylm2.memory replaced for a moment."""
-    kept = {name: getattr(memory, name) for name in functions}
+def replaced(*functions):
+    """(module, name, function): functions of modules replaced for a moment."""
+    kept = [(module, name, getattr(module, name)) for module, name, _ in functions]
     try:
-        for name, function in functions.items():
-            setattr(memory, name, function)
+        for module, name, function in functions:
+            setattr(module, name, function)
         yield
     finally:
-        for name, function in kept.items():
-            setattr(memory, name, function)
+        for module, name, function in kept:
+            setattr(module, name, function)
 
 
 def interfering(operations, cfg):
-    """Replacements of what `block_forward` calls that carry the operations of one block out.
+    """Replacements of what `block_forward` and its memory call that carry the operations of one block out.
 
     A slot that is off is taken out of the bank before it is read; a gate that is held is set where the gates are used.
     """
     off = [o["slot"] for o in operations if o["do"] == "off"]
     held = {o["name"]: o["value"] for o in operations if o["do"] == "gate"}
     kept = [n for n in range(cfg.N) if n not in off]
-    forward = memory.read_forward
+    forward = lm2.cross_attention_forward
 
     def read(n, Mn, *args, **named):
         if not kept:                                     # nothing to read is nothing read
-            return np.zeros_like(n), {"attend": (0, 0, 0, np.zeros((1, cfg.H, cfg.N, n.shape[1]), n.dtype), 0)}
+            P, y = np.zeros((1, cfg.H, cfg.N, n.shape[1]), n.dtype), n.reshape(1, -1, cfg.H, cfg.K)
+            return np.zeros_like(n), {"attend": Attended(None, None, None, P, y)}
         Emem, cache = forward(n, Mn[:, kept], *args, **named)
-        qs, ks, vs, P, y = cache["attend"]
+        P = cache["attend"].P                            # (1, H, slots, T)
         whole = np.zeros((*P.shape[:2], cfg.N, P.shape[3]), P.dtype)     # a slot that is off has the weight 0
         whole[:, :, kept] = P
-        return Emem, cache | {"attend": (qs, ks, vs, whole, y)}
+        return Emem, cache | {"attend": cache["attend"]._replace(P=whole)}
 
-    def merge(x, a, Emem, Wout, bout):
+    def output_gate(x, a, Emem, Wout, bout):
         gout = sigmoid_forward(Emem @ Wout + bout)[0] if "output" not in held else np.full_like(Emem, held["output"])
         return x + a + gout * Emem, {"gout": gout}
 
-    def update(zin, zforget, R, M):
+    def gated_sum(zin, zforget, R, M):
         gin = sigmoid_forward(zin)[0] if "input" not in held else np.full_like(R, held["input"])
         gforget = sigmoid_forward(zforget)[0] if "forget" not in held else np.full_like(R, held["forget"])
         return gin * np.tanh(R) + gforget * M, {"gin": gin, "gforget": gforget}
 
-    return {"read_forward": read, "merge_forward": merge, "update_forward": update}
+    return ((lm2, "cross_attention_forward", read), (layers, "output_gate_forward", output_gate),
+            (lm2, "gated_sum_forward", gated_sum))
 
 
-def operated(found, ids, pad, operations):
-    """Read a story with operations -> looks[s][block] and the logits of the last token."""
-    params, cfg = found.params, found.cfg
-    banks, looks, starts = list(first_banks(params, cfg, 1)), [], range(0, len(ids), cfg.T)
+def operated(run, ids, pad, operations):
+    """Read a story with operations -> places[s][block] and the logits of the last token."""
+    params, cfg = run.params, run.cfg
+    states, found, starts = list(first_states(params, cfg, 1)[0]), [], range(0, len(ids), cfg.T)
     for s, start in enumerate(starts):
         x, _ = embedding_forward(params["embed.W"], ids=np.array([ids[start:start + cfg.T]]))
         x = x * cfg.D**0.5
-        looks.append([])
-        for i, M in enumerate(banks):
+        found.append([])
+        for i, memory in enumerate(cfg.memories[:cfg.L]):
+            before = states[i]
             mine = [o for o in operations if o["block"] in (None, i)]
             for o in mine:
-                if M is not None and o["do"] == "swap" and o["from"] == s:
+                if before is not None and o["do"] == "swap" and o["from"] == s:
                     order = np.arange(cfg.N)
                     order[[o["slot"], o["other"]]] = o["other"], o["slot"]
-                    M = M[:, order]
+                    before = (before[0][:, order],)
             write = start != starts[-1] and not any(o["do"] == "freeze" and s >= o["from"] for o in mine)
-            with patched(**interfering(mine, cfg)):
-                x, banks[i], cache = block_forward(x, M, block_params(params, i), cfg=cfg, write=write,
-                                                   pad=np.array([pad]) if s == 0 and pad else None)
-            looks[-1].append(_look(cache, M, banks[i], cfg.H))
+            with replaced(*interfering(mine, cfg)):
+                x, states[i], cache = block_forward(
+                    x, before, params_of(params, cfg, i), cfg=cfg, memory=memory, write=write,
+                    pad=np.array([pad]) if s == 0 and pad else None)
+            found[-1].append(_place(memory, cache, before, states[i], cfg))
     x, _ = rmsnorm_forward(x, params["norm.g"])
-    return looks, linear_forward(x, params["embed.W"].T if cfg.tied else params["head.W"])[0][0, -1]
+    return found, linear_forward(x, params["embed.W"].T if cfg.tied else params["head.W"])[0][0, -1]
 
 
-def chances(logits):
+def probabilities(logits):
     odds = np.exp(logits.astype(np.float64) - logits.max())
     return odds / odds.sum()
 
@@ -177,19 +182,19 @@ def chances(logits):
 # ------------------------------------------------------------------------------------------------ stories and changes
 
 
-def told(found, places, rng, seed):
+def told(found, answer_len, rng, seed):
     """(sentences, question, filled, row) of a fresh story: in filler, or alone with padding before it."""
     name = rng.choice(TASK_NAMES)
-    story = list(examples(TASKS[name].story(Dice(seed, EVALUATION, TASKS[name].number, 0)), name))
+    story = list(examples(TASKS[name].story(Rng(seed, EVALUATION, TASKS[name].number, 0)), name))
     example = replace(rng.choice(story[:4]), answer="garden")
-    width, question = found.cfg.T, found.tokenizer.encode(example.question)
-    if len(question) + places > width:
-        return told(found, places, rng, seed + 1000)
+    T, question = found.cfg.T, found.tokenizer.encode(example.question)
+    if len(question) + answer_len > T:
+        return told(found, answer_len, rng, seed + 1000)
     row = None
     if rng.random() < 0.7:
-        row = hide(example, Dice(seed, EVALUATION, 0, 1), tokenizer=found.tokenizer, filler=found.filler,
-                   segments=rng.randint(1, 16), width=width, room=places)
-    row = row or alone(example, tokenizer=found.tokenizer, width=width, room=places)
+        row = insert_in_haystack(example, Rng(seed, EVALUATION, 0, 1), tokenizer=found.tokenizer, filler=found.filler,
+                                 segments=rng.randint(1, 16), segment_len=T, answer_len=answer_len)
+    row = row or without_filler(example, tokenizer=found.tokenizer, segment_len=T, answer_len=answer_len)
     sentences, opener = explore._sentences(row, found.tokenizer, found.filler)
     return [{"text": text, "kind": kind} for text, kind in sentences], example.question, bool(opener), row
 
@@ -218,19 +223,19 @@ def some_operations(rng, cfg, segments):
     return rng.sample(operations, rng.choice((0, 1, 2, 3)))
 
 
-def difference(page, looks, frozen=False):
-    """The largest difference between what the page shows and the Looks of Python."""
+def difference(page, expected, frozen=False):
+    """The largest difference between what the page shows and the PlaceTraces of Python, segment by segment."""
     worst = 0.0
-    for shown, expected in zip(page, looks, strict=True):
-        for mine, look in zip(shown, expected, strict=True):
-            if look.read is None:
+    for shown, places in zip(page, expected, strict=True):
+        for mine, place in zip(shown, places[:len(shown)], strict=True):
+            if place.read is None:
                 assert mine is None
                 continue
-            pairs = [(mine, look.read[0])] if frozen else [(mine["read"], look.read[0]), (mine["write"], look.write)]
+            pairs = [(mine, place.read[0])] if frozen else [(mine["read"], place.read[0])]
             if not frozen:
-                pairs[1] = (mine["write"], None if look.write is None else look.write[0])
+                pairs.append((mine["write"], None if place.write is None else place.write[0]))
                 for name in ("output", "input", "forget"):
-                    gate = getattr(look, name)
+                    gate = getattr(place, name)
                     pairs.append((mine[name], None if gate is None else gate[0].mean(-1)))
             for found, wanted in pairs:
                 assert (found is None) == (wanted is None)
@@ -247,32 +252,33 @@ def wide(found):
         found.params.shapes, np, "float64", found.params.buffer.astype("float64")))
 
 
-def compare(found, places, page, operations):
+def compare(found, answer_len, page, operations):
     """The largest difference between all that the page shows and what Python computes of the same story."""
     story, ids, pad = page["story"], page["ids"], page["pad"]
     words = [token for text in [*(line["text"] for line in story["sentences"]), story["question"]]
              for token in found.tokenizer.encode(text)]
     assert ids[len(ids) - len(words):] == words
-    assert (len(ids) + places) % found.cfg.T == 0
+    assert (len(ids) + answer_len) % found.cfg.T == 0
     assert ids[:pad] == [found.tokenizer.pad] * pad
     assert pad < found.cfg.T
     worst, tokens = 0.0, []
     for token, odds in zip(page["tokens"], page["chances"], strict=True):
-        looks, logits = operated(found, ids + tokens, pad, operations)
-        worst = max(worst, np.abs(chances(logits) - odds).max())
+        places, logits = operated(found, ids + tokens, pad, operations)
+        worst = max(worst, np.abs(probabilities(logits) - odds).max())
         assert odds[token] == max(odds)
         tokens.append(token)
-    assert len(tokens) == places or tokens[-1] == found.tokenizer.end
-    worst = max(worst, difference(page["looks"], looks))
+    assert len(tokens) == answer_len or tokens[-1] == found.tokenizer.end
+    worst = max(worst, difference(page["looks"], places))
     row = SimpleNamespace(prompt=ids, pad=pad)
     if not operations:                                          # then it must be what the library itself answers
-        live = watch(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, places=places)
-        assert (live.tokens, live.said) == (page["tokens"], page["said"][0])
-        worst = max(worst, np.abs(live.chances - page["chances"]).max(), difference(page["looks"], live.trace.looks))
-    frozen = watch(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, places=places, frozen=True)
-    assert frozen.said == page["said"][-1]
-    worst = max(worst, np.abs(frozen.chances - page["frozenChances"]).max())
-    return max(worst, difference(page["frozen"], frozen.trace.looks, frozen=True))
+        live = traced_answer(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, answer_len=answer_len)
+        assert (live.tokens, live.text) == (page["tokens"], page["said"][0])
+        worst = max(worst, np.abs(live.probs - page["chances"]).max(), difference(page["looks"], live.trace.places))
+    frozen = traced_answer(found.params, row, cfg=found.cfg, tokenizer=found.tokenizer, answer_len=answer_len,
+                           frozen=True)
+    assert frozen.text == page["said"][-1]
+    worst = max(worst, np.abs(frozen.probs - page["frozenChances"]).max())
+    return max(worst, difference(page["frozen"], frozen.trace.places, frozen=True))
 
 
 def parity(tab, count, seed=0, names=None, show=lambda line: None):
@@ -280,11 +286,11 @@ def parity(tab, count, seed=0, names=None, show=lambda line: None):
     Python in float32 (trained runs alone) and in float64"""
     rng, worst, done = random.Random(seed), [0.0, 0.0], 0
     chosen = {name: given for name, given in models().items() if names is None or name in names}
-    for m, (name, (found, places)) in enumerate(chosen.items()):
-        open_page(tab, found, places)
+    for m, (name, (found, answer_len)) in enumerate(chosen.items()):
+        open_page(tab, found, answer_len)
         for _ in range(count // len(chosen) + (m < count % len(chosen))):
             done += 1
-            sentences, question, filled, row = told(found, places, rng, seed=1000 * seed + done)
+            sentences, question, filled, row = told(found, answer_len, rng, seed=1000 * seed + done)
             change = {"sentences": sentences, "question": question, "filled": filled, "edits": some_edits(rng),
                       "operations": some_operations(rng, found.cfg, row.segments)}
             if not change["edits"] and not filled:
@@ -294,7 +300,7 @@ def parity(tab, count, seed=0, names=None, show=lambda line: None):
             for i, (run, most) in enumerate(((found, CLOSE), (wide(found), EXACT))):
                 if run is found and not name.startswith("trained"):
                     continue
-                off = compare(run, places, page, change["operations"])
+                off = compare(run, answer_len, page, change["operations"])
                 assert off < most, f"{name}: {off:.1e} off after {change['edits']} and {change['operations']}"
                 worst[i] = max(worst[i], off)
         show(f"{name}: {done} stories, so far at most {worst[0]:.1e} from float32, {worst[1]:.1e} from float64")
@@ -347,17 +353,17 @@ def test_an_error_in_the_page_is_found(tab, monkeypatch, file, right, wrong, nam
 
 
 def test_with_every_slot_off_nothing_is_read(tab):
-    found, places = models()["trained"]
-    open_page(tab, found, places)
+    found, answer_len = models()["trained"]
+    open_page(tab, found, answer_len)
     off = [{"do": "off", "block": None, "slot": n} for n in range(found.cfg.N)]
     page = tab.run(SHOW, {"operations": off})
-    assert compare(found, places, page, off) < CLOSE
+    assert compare(found, answer_len, page, off) < CLOSE
     assert np.max(page["looks"][0][0]["read"]) == 0
 
 
 def test_words_are_cut_as_the_tokenizer_cuts_them(tab):
-    found, places = models()["trained"]
-    open_page(tab, found, places)
+    found, answer_len = models()["trained"]
+    open_page(tab, found, answer_len)
     rng, ranges = random.Random(0), ((32, 127), (160, 0x24F), (0x370, 0x52F), (0x5D0, 0x6FF), (0x900, 0x97F),
                                      (0x2000, 0x206F), (0x2150, 0x218F), (0x3040, 0x30FF), (0x4E00, 0x4E20),
                                      (0xFF00, 0xFF5F), (0x1F130, 0x1F340), (0x2460, 0x24FF))
@@ -371,14 +377,14 @@ def test_words_are_cut_as_the_tokenizer_cuts_them(tab):
 
 
 def test_a_link_holds_the_story_the_operations_and_the_place(tab):
-    found, places = models()["trained"]
-    open_page(tab, found, places)
+    found, answer_len = models()["trained"]
+    open_page(tab, found, answer_len)
     rng = random.Random(1)
     there_and_back = """
         const [story, operations, at] = arguments, size = { L: data.L, H: data.H, N: data.N };
         return fromLink(toLink(story, operations, at), size);"""
     for seed in range(20):
-        sentences, question, filled, row = told(found, places, rng, seed)
+        sentences, question, filled, row = told(found, answer_len, rng, seed)
         sentences[0]["text"] = "a &#%+=~_.\u2028\N{PARTY POPPER} 100 % <b>"
         story = {"sentences": [line | {"kind": line["kind"].replace("support", "fact")} for line in sentences],
                  "question": question, "filled": filled}
@@ -393,8 +399,8 @@ def test_a_link_holds_the_story_the_operations_and_the_place(tab):
     "do=freeze.all.-1_swap.1.1.2", "story=%FF%00&ask=", "ask=Where", "%", "do=" + "_".join(["off.all.1x"] * 99),
     "at=1e9.1.1.1", "do=__proto__"])
 def test_a_link_that_makes_no_sense_changes_nothing(tab, link):
-    found, places = models()["trained"]
-    open_page(tab, found, places)
+    found, answer_len = models()["trained"]
+    open_page(tab, found, answer_len)
     said = tab.run("return document.querySelector('#answers').innerText")
     tab.run("location.hash = arguments[0]; location.reload()", link)
     assert tab.run("return [document.querySelector('#answers').innerText, operations.length]") == [said, 0]

@@ -91,7 +91,7 @@ def check_grads(forward, backward, /, *inputs, **constants):
 
 @dataclass(frozen=True)
 class Checker:
-    """How to check, and what to expect.
+    """How to check, and what to check_shapes.
 
     directions: None compares every entry; a number compares slopes along so many random directions a tensor, and the
                 entries only of a tensor that fails there.
@@ -174,7 +174,7 @@ class Checker:
         if name in self.zero:
             if scale > noise:
                 return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
-            scale = noise / self.tolerance               # a zero passes when it is as small as the noise
+            scale = noise / self.tolerance or 1.0        # a zero passes when it is as small as the noise
             cause = f"it must be zero, for {name} moves no output"
         elif scale <= noise:
             raise Refused(f"{point.op}: {name} moves no output, its slopes are zero within rounding, and there is "

@@ -2,7 +2,7 @@
 
 import math
 
-from tinylm2.backend import blocks, fused, get_xp
+from tinylm2.backend import chunks, fused, get_xp
 
 
 class AdamW:
@@ -29,7 +29,7 @@ class AdamW:
         matrices = params.matrices.size
         for start, end, kept in ((0, matrices, 1 - lr * self.decay), (matrices, params.buffer.size, 1.0)):
             w, g, m, v = (x[start:end] for x in (params.buffer, grads.buffer, self.m, self.v))
-            for part in blocks(w):
+            for part in chunks(w):
                 _move(w[part], g[part], m[part], v[part], kept, *constants)
 
 

@@ -114,7 +114,7 @@ if lesson.plt:
 
 # %%
 arguments = R[None], M[None], Win, bin, Wforget, bforget
-found, cache = memory.gates_forward(*arguments)
+found, cache = memory.memory_update_forward(*arguments)
 print("equal to the library's:", np.allclose(found[0], M_next, rtol=0, atol=1e-15))
 
 assert np.allclose(found[0], M_next, rtol=0, atol=1e-15)
@@ -132,7 +132,7 @@ assert np.allclose(found[0], M_next, rtol=0, atol=1e-15)
 
 # %%
 dM_next = np.ones((1, N, D))
-dM = memory.gates_backward(dM_next, cache)[1]
+dM = memory.memory_update_backward(dM_next, cache)[1]
 print("dM =\n", dM[0])
 assert np.allclose(dM[0], g_forget, rtol=0, atol=1e-15)
 
@@ -142,7 +142,7 @@ assert np.allclose(dM[0], g_forget, rtol=0, atol=1e-15)
 
 # %%
 two_stories = [np.concatenate((x, x[:, ::-1])) if x.ndim == 3 else x for x in arguments]
-verdict = check_grads(memory.gates_forward, memory.gates_backward, *two_stories)
+verdict = check_grads(memory.memory_update_forward, memory.memory_update_backward, *two_stories)
 print(verdict)
 assert verdict.passed
 

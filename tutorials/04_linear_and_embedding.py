@@ -97,7 +97,7 @@ assert check_grads(ops.linear_forward, ops.linear_backward, x, W).passed
 #
 #     y = onehot W                     dW = onehot' dy
 #
-# Row v of `onehot'` has a one wherever token v stood. So row v of `dW` is the sum of the rows of `dy` at those
+# EncodedExample v of `onehot'` has a one wherever token v stood. So row v of `dW` is the sum of the rows of `dy` at those
 # places.
 
 # %%

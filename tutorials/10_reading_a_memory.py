@@ -139,12 +139,12 @@ else:
 #            + (dy * Emem * gout (1 - gout)) Wout'  as what decides
 
 # %%
-def merge_forward(x, a, Emem, Wout, bout):
+def output_gate_forward(x, a, Emem, Wout, bout):
     gout = 1 / (1 + np.exp(-(Emem @ Wout + bout)))
     return x + a + gout * Emem, (Emem, Wout, gout)
 
 
-def merge_backward(dy, cache):
+def output_gate_backward(dy, cache):
     Emem, Wout, gout = cache
     dz = dy * Emem * gout * (1 - gout)                   # at the sum inside the sigmoid
     dEmem = dy * gout + dz @ Wout.T
@@ -156,13 +156,13 @@ x, a = rng.standard_normal((2, B, T, D))
 Wout, bout = rng.standard_normal((D, D)) / D**0.5, np.full(D, -1.0)
 dy = rng.standard_normal((B, T, D))
 
-y, cache = merge_forward(x, a, Emem, Wout, bout)
-theirs, their_cache = memory.merge_forward(x, a, Emem, Wout, bout)
+y, cache = output_gate_forward(x, a, Emem, Wout, bout)
+theirs, their_cache = memory.output_gate_forward(x, a, Emem, Wout, bout)
 assert np.allclose(y, theirs, atol=1e-14)
-for mine, library in zip(merge_backward(dy, cache), memory.merge_backward(dy, their_cache), strict=True):
+for mine, library in zip(output_gate_backward(dy, cache), memory.output_gate_backward(dy, their_cache), strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(merge_forward, merge_backward, x, a, Emem, Wout, bout)
+verdict = check_grads(output_gate_forward, output_gate_backward, x, a, Emem, Wout, bout)
 print(verdict)
 assert verdict.passed
 
@@ -209,11 +209,11 @@ if lesson.plt:
 
 # %%
 def drops_the_opening(dy, cache):
-    dx, da, dEmem, dWout, dbout = merge_backward(dy, cache)
+    dx, da, dEmem, dWout, dbout = output_gate_backward(dy, cache)
     return dx, da, dy * cache[2], dWout, dbout
 
 
-verdict = check_grads(merge_forward, drops_the_opening, x, a, Emem, Wout, bout)
+verdict = check_grads(output_gate_forward, drops_the_opening, x, a, Emem, Wout, bout)
 print(verdict)
 assert [argument.name for argument in verdict.failures] == ["Emem"]
 

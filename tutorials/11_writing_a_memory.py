@@ -94,7 +94,7 @@ assert moves["slots"] > 1e-5
 # needed, and no position can be confused. By hand, with ops only (Wq stands in the first H·K columns of Wqkv):
 
 # %%
-def gather_forward(k, v, Wqkv, Wo, *, slots):
+def write_attention_forward(k, v, Wqkv, Wo, *, slots):
     """k, v (B, T, H, K): the segment's rotated keys and its values -> R (B, N, D)."""
     B, T, H, K = k.shape
     asked = D**0.5 * Wqkv[:slots, :H * K].reshape(1, slots, H, K)                # one set for all stories
@@ -119,8 +119,8 @@ unturned = [ops.attend_forward(np.repeat(D**0.5 * Wqkv[:N, :H * K].reshape(1, N,
             for k, v_ in ((k_plain, v), (k_plain[:, order], v[:, order]))]
 k, _ = ops.rope_forward(k_plain)
 k_swapped, _ = ops.rope_forward(np.ascontiguousarray(k_plain[:, order]))
-R, cache = gather_forward(k, v, Wqkv, Wo, slots=N)
-R_swapped, _ = gather_forward(k_swapped, v[:, order], Wqkv, Wo, slots=N)
+R, cache = write_attention_forward(k, v, Wqkv, Wo, slots=N)
+R_swapped, _ = write_attention_forward(k_swapped, v[:, order], Wqkv, Wo, slots=N)
 print(f"without turns {abs(unturned[0] - unturned[1]).max():.1e}, with turns {abs(R - R_swapped).max():.1e}")
 assert abs(unturned[0] - unturned[1]).max() < 1e-14
 assert abs(R - R_swapped).max() > 1e-2
@@ -134,7 +134,7 @@ assert abs(R - R_swapped).max() > 1e-2
 # k and v: their share travels as dk and dv to self-attention, where it meets that of the tokens.)
 
 # %%
-def gather_backward(dR, cache):
+def write_attention_backward(dR, cache):
     turned, attended, out, Wqkv, slots, (H, K) = cache
     dheard, dWo = ops.linear_backward(dR, out)
     dq, dk, dv = ops.attend_backward(dheard.reshape(len(dR), slots, H, K), attended)
@@ -145,12 +145,12 @@ def gather_backward(dR, cache):
 
 
 dR = rng.standard_normal((B, N, D))
-theirs, their_cache = memory.gather_forward(k, v, Wqkv, Wo, heads=(H, H), slots=N)
+theirs, their_cache = memory.write_attention_forward(k, v, Wqkv, Wo, heads=(H, H), slots=N)
 assert np.allclose(R, theirs, atol=1e-13)
-for mine, library in zip(gather_backward(dR, cache), memory.gather_backward(dR, their_cache), strict=True):
+for mine, library in zip(write_attention_backward(dR, cache), memory.write_attention_backward(dR, their_cache), strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(gather_forward, gather_backward, k, v, Wqkv, Wo, slots=N)
+verdict = check_grads(write_attention_forward, write_attention_backward, k, v, Wqkv, Wo, slots=N)
 print(verdict)
 assert verdict.passed
 
@@ -179,14 +179,14 @@ assert verdict.passed
 # summed over all slots of all stories; each bias sums its dz over the same rows.
 
 # %%
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     gin = 1 / (1 + np.exp(-(R @ Win + bin)))
     gforget = 1 / (1 + np.exp(-(R @ Wforget + bforget)))
     content = np.tanh(R)
     return gin * content + gforget * M, (R, M, Win, Wforget, gin, gforget, content)
 
 
-def gates_backward(dM_next, cache):
+def memory_update_backward(dM_next, cache):
     R, M, Win, Wforget, gin, gforget, content = cache
     dzin = dM_next * content * gin * (1 - gin)
     dzforget = dM_next * M * gforget * (1 - gforget)
@@ -203,13 +203,13 @@ Win, Wforget = rng.standard_normal((2, D, D)) / D**0.5
 arguments = R, M, Win, np.zeros(D), Wforget, np.full(D, 3.0)
 dM_next = rng.standard_normal((B, N, D))
 
-M_next, cache = gates_forward(*arguments)
-theirs, their_cache = memory.gates_forward(*arguments)
+M_next, cache = memory_update_forward(*arguments)
+theirs, their_cache = memory.memory_update_forward(*arguments)
 assert np.allclose(M_next, theirs, atol=1e-13)
-for mine, library in zip(gates_backward(dM_next, cache), memory.gates_backward(dM_next, their_cache), strict=True):
+for mine, library in zip(memory_update_backward(dM_next, cache), memory.memory_update_backward(dM_next, their_cache), strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(gates_forward, gates_backward, *arguments)
+verdict = check_grads(memory_update_forward, memory_update_backward, *arguments)
 print(verdict)
 assert verdict.passed
 
@@ -249,7 +249,7 @@ if lesson.plt:
 #
 # ```python
 # def keeps_the_last_story(dR, cache):
-#     dk, dv, dWqkv, dWo = gather_backward(dR, cache)
+#     dk, dv, dWqkv, dWo = write_attention_backward(dR, cache)
 #     turned, attended, out, Wqkv, slots, (H, K) = cache
 #     dheard, _ = ops.linear_backward(dR, out)
 #     dq, _, _ = ops.attend_backward(dheard.reshape(len(dR), slots, H, K), attended)
@@ -258,12 +258,12 @@ if lesson.plt:
 #     return dk, dv, dWqkv, dWo
 #
 #
-# verdict = check_grads(gather_forward, keeps_the_last_story, k, v, Wqkv, Wo, slots=N)
+# verdict = check_grads(write_attention_forward, keeps_the_last_story, k, v, Wqkv, Wo, slots=N)
 # print(verdict)
 # assert [argument.name for argument in verdict.failures] == ["Wqkv"]
 #
-# _, one_story = gather_forward(k[:1], v[:1], Wqkv, Wo, slots=N)
-# right, wrong = gather_backward(dR[:1], one_story), keeps_the_last_story(dR[:1], one_story)
+# _, one_story = write_attention_forward(k[:1], v[:1], Wqkv, Wo, slots=N)
+# right, wrong = write_attention_backward(dR[:1], one_story), keeps_the_last_story(dR[:1], one_story)
 # assert all(np.array_equal(a, b) for a, b in zip(right, wrong, strict=True))
 # ```
 #

@@ -160,7 +160,7 @@ assert np.array_equal(embedding_gradient(5)[1], whole)   # segment 0 alone is a 
 # %% [markdown]
 # ## Replay
 #
-# Backward needs what forward computed. Kept for all segments, that grows with the story. `replay=True` keeps only the
+# Backward needs what forward computed. Kept for all segments, that grows with the story. `recompute=True` keeps only the
 # banks, a few small arrays, and computes each segment again when its turn comes: one more forward, the memory of a
 # single segment, and the same gradients to the bit.
 
@@ -182,18 +182,18 @@ def megabytes(cache):
 
 
 lengths = [1, 2, 4, 8, 16, 32]
-kept = {"all kept": [], "replay": []}
+kept = {"all kept": [], "recompute": []}
 for S in lengths:
     longer = rng.integers(0, cfg.V, (B, S * cfg.T))
     gradients = []
-    for name, replay in (("all kept", False), ("replay", True)):
-        y, cache = model.story_forward(params, ids=longer, cfg=cfg, replay=replay)
+    for name, recompute in (("all kept", False), ("recompute", True)):
+        y, cache = model.story_forward(params, ids=longer, cfg=cfg, recompute=recompute)
         kept[name].append(megabytes(cache))
         gradients.append(model.story_backward(np.ones_like(y), cache).buffer)
     assert np.array_equal(*gradients)
 for S, whole_cache, banks_only in zip(lengths, *kept.values(), strict=True):
-    print(f"{S:>3} segments: all kept {whole_cache:6.2f} MB, replay {banks_only:5.3f} MB, gradients equal bit for bit")
-assert kept["replay"][-1] < kept["all kept"][-1] / 20
+    print(f"{S:>3} segments: all kept {whole_cache:6.2f} MB, recompute {banks_only:5.3f} MB, gradients equal bit for bit")
+assert kept["recompute"][-1] < kept["all kept"][-1] / 20
 
 # %%
 if lesson.plt:
@@ -202,7 +202,7 @@ if lesson.plt:
         axis.loglog(lengths, sizes, "o-", label=name)
     axis.set(xlabel="segments", ylabel="MB", title="What forward leaves for backward")
     axis.legend()
-    lesson.show(figure, "12-replay")
+    lesson.show(figure, "12-recompute")
 
 # %% [markdown]
 # ## Exercise

@@ -12,11 +12,11 @@
 import lesson
 import numpy as np
 
-from tinylm2.data import EVALUATION, TASKS, Dice, GrammarFiller, Stories, evaluation_rows, examples, fresh_examples
-from tinylm2.evaluate import ask_rows, evaluate
+from tinylm2.data import EVALUATION, TASKS, Rng, GrammarFiller, Stories, encode_examples, examples, generated_examples
+from tinylm2.inspect.evaluate import ask_rows, evaluate
 from tinylm2.model import init_params
-from tinylm2.runs import Settings
-from tinylm2.train import Run, curriculum
+from tinylm2.training.run_dir import Settings
+from tinylm2.training.trainer import Trainer, curriculum
 
 filler, qa1 = GrammarFiller(), TASKS["qa1"]
 slots, straight, none = (lesson.trained(name) for name in ("slots", "straight", "none"))
@@ -64,12 +64,12 @@ assert slots.course.loss[-10:].mean() < 0.05
 def told(facts, count=300):
     """Questions after exactly so many facts."""
     return [example for i in range(count)
-            for example in examples(qa1.story(Dice(1, EVALUATION, 1, i), questions=1, facts=facts), "qa1")]
+            for example in examples(qa1.story(Rng(1, EVALUATION, 1, i), questions=1, facts=facts), "qa1")]
 
 
 def asked_over(run, questions, segments):
     """What a run answers, and which of it is right."""
-    rows, _ = evaluation_rows(questions, segments, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=1)
+    rows, _ = encode_examples(questions, segments, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=1)
     said = ask_rows(run.params, rows, cfg=run.cfg, tokenizer=tokenizer, places=1, answer=run.model.answer)
     return said, np.array([answer == row.example.answer for answer, row in zip(said, rows, strict=True)])
 
@@ -121,7 +121,7 @@ plain = -(p * np.log(p) + (1 - p) * np.log(1 - p)) / 2
 print(f"saying the last place: right in {p:.2f}, a loss of {plain:.2f}")
 
 stories = Stories([qa1], tokenizer=tokenizer, filler=filler, seed=3)
-run = Run(init_params(cfg, seed=3), cfg=cfg, stories=stories, stages=[A], peak=Settings().rate)
+run = Trainer(init_params(cfg, seed=3), cfg=cfg, stories=stories, stages=[A], peak=Settings().rate)
 live = [(metrics["loss"], metrics["accuracy"]) for metrics in run.steps()]
 loss, accuracy = np.array(live).T
 print(f"stage A took {len(live)} steps of {A.size} stories; steps 90 to 130: loss {loss[90:130].mean():.2f}, "
@@ -164,7 +164,7 @@ if lesson.plt:
 # borders lie between the fact and the question. `none` had the same training, and no memory.
 
 # %%
-questions = fresh_examples(qa1, 200, seed=1)
+questions = generated_examples(qa1, 200, seed=1)
 results = {name: evaluate(run.params, questions, [0, 4, 8], cfg=run.cfg, tokenizer=tokenizer, filler=filler, seed=1)
            for name, run in (("slots", slots), ("none", none), ("straight", straight))}
 for name, scores in results.items():
@@ -201,7 +201,7 @@ if lesson.plt:
 # ## Exercise
 #
 # Does `slots` really use its bank, or has it found some other way? `evaluate` takes `frozen=True`: nothing is
-# written, every segment reads the bank as it was at the start. What do you expect by distance, at 4 segments? Try it.
+# written, every segment reads the bank as it was at the start. What do you check_shapes by distance, at 4 segments? Try it.
 #
 # <details><summary>Answer</summary>
 #

@@ -19,8 +19,8 @@ import time
 
 import lesson
 
-from tinylm2.data import TASKS, GrammarFiller, evaluation_rows, fresh_examples, make_prompts
-from tinylm2.evaluate import evaluate
+from tinylm2.data import TASKS, GrammarFiller, encode_examples, generated_examples, make_prompts
+from tinylm2.inspect.evaluate import evaluate
 
 RUNS = {"LM2": lesson.trained("slots"), "LM2 as printed": lesson.trained("printed"), "RMT": lesson.trained("rmt"),
         "full attention": lesson.trained("full"), "window": lesson.trained("none")}
@@ -71,7 +71,7 @@ assert kept("full attention", RUNS["full attention"], 32) == 128 * 31 * 32
 # The same 150 questions at every length; beyond four segments nobody has been before.
 
 # %%
-examples = fresh_examples(TASKS["qa1"], 150, seed=1)
+examples = generated_examples(TASKS["qa1"], 150, seed=1)
 asked = [1, 2, 4, 8, 16, 32]
 scores = {}
 for name, run in RUNS.items():
@@ -107,7 +107,7 @@ assert accuracy["LM2 as printed"][8] < 0.7
 # %%
 def seconds(run, segments):
     """Processor seconds to answer a hundred questions."""
-    rows, _ = evaluation_rows(examples[:100], segments, tokenizer=tokenizer, filler=filler, width=width, seed=1, room=1)
+    rows, _ = encode_examples(examples[:100], segments, tokenizer=tokenizer, filler=filler, width=width, seed=1, room=1)
     ids, pad = make_prompts(rows)
     began = time.process_time()
     run.model.answer(run.params, ids=ids, cfg=run.cfg, places=1, end=tokenizer.end, pad=pad)
@@ -156,10 +156,10 @@ if lesson.plt:
 # remedy to try first.
 #
 # ```python
-# def by_way(segments, low, high, questions=fresh_examples(TASKS["qa1"], 400, seed=2)):
+# def by_way(segments, low, high, questions=generated_examples(TASKS["qa1"], 400, seed=2)):
 #     """Accuracy over facts that lie low to high segments back, and how many there were."""
 #     run = RUNS["LM2"]
-#     rows, _ = evaluation_rows(questions, segments, tokenizer=tokenizer, filler=filler, width=width, seed=2, room=1)
+#     rows, _ = encode_examples(questions, segments, tokenizer=tokenizer, filler=filler, width=width, seed=2, room=1)
 #     rows = [row for row in rows if low <= row.distance <= high]
 #     ids, pad = make_prompts(rows)
 #     said = run.model.answer(run.params, ids=ids, cfg=run.cfg, places=1, end=tokenizer.end, pad=pad)[:, 0]

@@ -12,8 +12,8 @@ import lesson
 import numpy as np
 
 from tinylm2 import generate, model, plots
-from tinylm2.data import TASKS, GrammarFiller, evaluation_rows, fresh_examples, make_prompts
-from tinylm2.trace import pieces, trace, watch
+from tinylm2.data import TASKS, GrammarFiller, encode_examples, generated_examples, make_prompts
+from tinylm2.inspect.trace import pieces, trace, watch
 
 run = lesson.trained("slots")
 params, cfg, tokenizer = run.params, run.cfg, run.tokenizer
@@ -26,8 +26,8 @@ last_segment = 3 * cfg.T
 # bring it there.
 
 # %%
-examples = fresh_examples(TASKS["qa1"], 600, seed=5)
-rows, _ = evaluation_rows(examples, 4, tokenizer=tokenizer, filler=GrammarFiller(), width=cfg.T, seed=5)
+examples = generated_examples(TASKS["qa1"], 600, seed=5)
+rows, _ = encode_examples(examples, 4, tokenizer=tokenizer, filler=GrammarFiller(), width=cfg.T, seed=5)
 rows = [row for row in rows if row.distance >= 1]
 ids, _ = make_prompts(rows)
 truth = np.array([row.answer[0] for row in rows])

@@ -106,7 +106,7 @@ for average in AVERAGES:
 # %% [markdown]
 # ## Two leak detectors
 #
-# **Change and compare.** Change the token at place u, run again, and look where the output moved. Row t, column u of
+# **Change and compare.** Change the token at place u, run again, and look where the output moved. EncodedExample t, column u of
 # the picture: how much does what is said at t depend on what stands at u? Everything above the diagonal must be zero:
 # not small, *zero*, bit for bit. Where no path exists, no rounding exists either.
 #
@@ -165,10 +165,10 @@ YES, NO = V - 2, V - 1
 
 def secrets(step, B=64):
     """Random words, the secret at the end; place 0 has the same word in every text."""
-    dice = np.random.default_rng([7, step])
-    ids = dice.integers(1, V - 2, (B, T))
+    rng = np.random.default_rng([7, step])
+    ids = rng.integers(1, V - 2, (B, T))
     ids[:, 0] = 0
-    ids[:, -1] = dice.integers(YES, NO + 1, B)
+    ids[:, -1] = rng.integers(YES, NO + 1, B)
     return ids
 
 

@@ -15,15 +15,15 @@ from dataclasses import replace
 import lesson
 import numpy as np
 
-from tests import standin
+from tests.support import fake_cupy
 from tinylm2 import backend, ops, runs
 from tinylm2.data import TASKS, Shape, Stories
 from tinylm2.flat import Flat
 from tinylm2.model import init_params
 from tinylm2.optim import AdamW
-from tinylm2.train import train_step
+from tinylm2.training.trainer import train_step
 
-usable, why = backend.gpu()
+usable, why = gpu.gpu()
 if usable:
     xp, device = backend.array_module("gpu"), why
 else:

@@ -14,8 +14,8 @@ import lesson
 import numpy as np
 
 from tinylm2 import model, ops
-from tinylm2.commands import count as counting
-from tinylm2.runs import count
+from tinylm2.cli import count as counting
+from tinylm2.training.run_dir import count
 
 tiny, large = counting.PRESETS["tiny"], counting.PRESETS["lm2-1.7b"]
 print("the paper's:", large)

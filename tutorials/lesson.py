@@ -86,7 +86,7 @@ def trained(name):
     """One of the small runs in tutorials/data, which data/make.py made: `params`, `cfg`, `tokenizer`, the `model` that
     they belong to (a module of the pair and `answer`), `seconds` that it took, and its `course`: arrays `stage`,
     `step`, `loss`, `accuracy`, means of ten steps each."""
-    from experiments.contenders import contender
+    from experiments.baselines import contender
     from tinylm2.data import Tokenizer
     from tinylm2.flat import Flat
     from tinylm2.model import Config

@@ -7,8 +7,8 @@ returns to 1 where a new story starts. Files without supporting facts end the li
 import re
 from pathlib import Path
 
-from tinylm2.data.errors import BadInput, read_lines
 from tinylm2.data.stories import Fact, Question, examples
+from tinylm2.errors import BadInput, read_lines
 
 
 def read_stories(path, tokenizer=None):
@@ -80,9 +80,38 @@ def task_of(path):
     return names[-1]
 
 
-def find_file(folder, task):
+def find_file(folder, task, parts=("test", "train")):
     """The file of a task in a folder of official files: its test file where there is one, else its training file."""
-    for part in ("test", "train"):
+    for part in parts:
         for path in sorted(Path(folder).glob(f"{task}_*_{part}.txt")):
             return path
-    raise BadInput(f"{folder}: found no file of {task}, expected {task}_*_test.txt or {task}_*_train.txt")
+    raise BadInput(f"{folder}: found no file of {task}, expected {task}_*_{parts[0]}.txt or {task}_*_{parts[1]}.txt")
+
+
+class FileTask:
+    """A task whose stories come from an official file instead of a generator: the interface of `Task`."""
+
+    def __init__(self, name, stories):
+        self.name, self.number, self.stories = name, int(name[2:]), stories
+        self._examples = [example for story in stories for example in examples(story, name)]
+        self._by_facts = {}
+        for example in self._examples:
+            self._by_facts.setdefault(len(example.facts), []).append(example)
+
+    @classmethod
+    def of(cls, folder, name):
+        """The task of the training file in a folder of official files."""
+        path = find_file(folder, name, ("train", "test"))
+        stories = [story for story in read_stories(path) if any(isinstance(line, Question) for line in story)]
+        if not stories:
+            raise BadInput.at(path, 1, "a file without a question", "at least one line with a tab and an answer")
+        return cls(name, stories)
+
+    def story(self, rng, *, questions=None, facts=None):
+        """One of the file's stories; with `facts`, a question and the facts before it: so many or about so many."""
+        if facts is None:
+            return rng.choice(self.stories)
+        count = min(self._by_facts, key=lambda n: (abs(n - facts), n))
+        example = rng.choice(self._by_facts[count])
+        return (*map(Fact, example.facts), Question(example.question, example.answer,
+                                                    tuple(i + 1 for i in example.support)))

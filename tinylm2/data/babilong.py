@@ -1,9 +1,9 @@
 """BABILong's files (Kuratov et al. 2024): JSON lists of {"input", "question", "target"}, the story hidden already."""
 
 from tinylm2.data.babi import task_of
-from tinylm2.data.errors import BadInput, parse_json, read_lines
 from tinylm2.data.filler import sentences
 from tinylm2.data.stories import Example
+from tinylm2.errors import BadInput, parse_json, read_lines
 
 FIELDS = ("input", "question", "target")
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tinylm2.data.babi import find_file, read_stories
-from tinylm2.data.dice import EVALUATION, Dice
-from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.data.rng import EVALUATION, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
+from tinylm2.errors import BadInput, read_lines
 
 ALLOWANCE = .05
 STORIES = 2000                                           # told of each task
@@ -77,11 +77,11 @@ def _variation(p, q):
     return fsum(abs(p[x] / p.total() - q[x] / q.total()) for x in p | q) / 2
 
 
-def chance(stories, dice):
+def chance(stories, rng):
     """What one source shows against itself: the mean over HALVINGS of the distances between two random halves."""
     found = []
     for _ in range(HALVINGS):
-        mixed = dice.shuffled(stories)
+        mixed = rng.shuffled(stories)
         half = len(mixed) // 2
         found.append(variations(mixed[:half], mixed[half:]))
     return [fsum(values) / HALVINGS for values in zip(*found, strict=True)]         # sum rounds by Python's version
@@ -92,8 +92,8 @@ def compare(task, path, *, seed=0):
     official = [questions for story in read_stories(path) if (questions := list(asked(story)))]
     if len(official) < 2:
         raise BadInput(f"{path}: found {len(official)} stories with questions, expected at least 2 to compare")
-    told = [list(asked(task.story(Dice(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
-    by_chance = chance(official, Dice(seed, EVALUATION, task.number, STORIES))
+    told = [list(asked(task.story(Rng(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
+    by_chance = chance(official, Rng(seed, EVALUATION, task.number, STORIES))
     return list(map(Distance, variations(told, official), by_chance))
 
 

@@ -3,7 +3,7 @@
 import re
 from itertools import product
 
-from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.errors import BadInput, read_lines
 
 NOUNS = ("river", "wind", "moon", "mountain", "forest", "cloud", "rain", "fire", "lamp", "clock", "bridge", "ship")
 QUALITIES = ("old", "quiet", "bright", "ancient", "cold", "distant", "gentle", "heavy", "strange", "hollow")

@@ -3,11 +3,11 @@
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
-from tinylm2.data.dice import DATA, Dice
-from tinylm2.data.errors import BadInput
 from tinylm2.data.filler import FILLER_WORDS, GrammarFiller
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
+from tinylm2.errors import BadInput
 
 PAD, END = "[pad]", "[end]"
 
@@ -106,10 +106,13 @@ class Tokenizer:
         return cls(library)
 
 
-def word_tokenizer():
-    """One token a word: all words of the twenty tasks and of the built-in filler. Letter case and punctuation are
-    dropped, so a list such as "football,milk" is two words."""
-    words = [PAD, END, *sorted({*TASK_WORDS.split(), *FILLER_WORDS})]
+def word_tokenizer(more=()):
+    """One token per word: all words of the twenty tasks and of the built-in filler, and `more` words behind them.
+
+    Letter case and punctuation are dropped, so a list such as "football,milk" is two words.
+    """
+    known = sorted({*TASK_WORDS.split(), *FILLER_WORDS})
+    words = [PAD, END, *known, *sorted({word.lower() for word in more} - set(known))]
     library = Library(models.WordLevel({word: i for i, word in enumerate(words)}))
     library.normalizer = normalizers.Lowercase()
     library.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
@@ -117,8 +120,14 @@ def word_tokenizer():
     return Tokenizer(library)
 
 
-def bpe_tokenizer(size):
-    """Byte-level pairs (as GPT-2's), merged up to `size` tokens over stories of every task and the built-in filler."""
+def words_of(text):
+    """The words of a text as `word_tokenizer` cuts it."""
+    return [word for word, _ in pre_tokenizers.Split(Regex(r"\W+"), "removed").pre_tokenize_str(text.lower())]
+
+
+def bpe_tokenizer(size, texts=None):
+    """Byte-level pairs (as GPT-2's), merged up to `size` tokens over `texts`: by default stories of every task and the
+    built-in filler."""
     least = len(pre_tokenizers.ByteLevel.alphabet()) + 2
     if size < least:
         raise BadInput(f"vocabulary: found {size} tokens, expected at least {least}, the bytes and {PAD} {END}")
@@ -127,15 +136,15 @@ def bpe_tokenizer(size):
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, END], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    library.train_from_iterator(_reading(), trainer)
+    library.train_from_iterator(_default_texts() if texts is None else texts, trainer)
     return Tokenizer(library)
 
 
-def _reading(stories=50):
+def _default_texts(stories=50):
     """What the pairs are learned from, always the same: some stories of each task, with their answers, and filler."""
-    for task in TASKS.values():
+    for task in list(TASKS.values())[:20]:
         for number in range(stories):
-            for line in task.story(Dice(0, DATA, task.number, number)):
+            for line in task.story(Rng(0, DATA, task.number, number)):
                 yield line.text
                 if isinstance(line, Question):
                     yield line.answer

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.contenders import contender
+from experiments.baselines import contender
 from tinylm2.data import TASKS, GrammarFiller, Stories, word_tokenizer
-from tinylm2.runs import Settings
-from tinylm2.train import Run, curriculum
+from tinylm2.training.run_dir import Settings
+from tinylm2.training.trainer import Trainer, curriculum
 
 FOLDER = Path(__file__).resolve().parent
 CURRICULUM = ("A", "A2", "B")
@@ -46,7 +46,7 @@ def make(name):
     plan = [stage for stage in plan if stage.name in stages]
     params = module.init_params(cfg, seed)
     began, course = time.process_time(), []
-    for metrics in Run(params, cfg=cfg, stories=stories, stages=plan, model=module).steps():
+    for metrics in Trainer(params, cfg=cfg, stories=stories, stages=plan, model=module).steps():
         course.append(metrics)
         if len(course) % 100 == 0:
             print(f"{name}: step {len(course)}, stage {metrics['stage']}, loss {metrics['loss']:.3f}", flush=True)

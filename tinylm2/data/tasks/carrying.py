@@ -22,11 +22,11 @@ class Carry(Walk):
     events = ("go", "get", "drop")                       # drawn evenly, and anew where one cannot happen
     got_there = 1.0                                      # how often "there" ends the telling of a get
 
-    def __init__(self, dice):
-        super().__init__(dice)
+    def __init__(self, rng):
+        super().__init__(rng)
         self.cast = self.people
-        self.at = {person: dice.pick(self.places) for person in self.people}
-        self.lies = {thing: dice.pick(self.places) for thing in THINGS}
+        self.at = {person: rng.choice(self.places) for person in self.people}
+        self.lies = {thing: rng.choice(self.places) for thing in THINGS}
         self.holds = {person: [] for person in self.people}
         self.spot, self.trail, self.moved = {}, {}, {}
         self.touched = {person: {} for person in self.people}
@@ -35,19 +35,19 @@ class Carry(Walk):
         """A short story is about few people who start side by side, things at hand: else hardly one in a hundred would
         come to a point where there is something to ask."""
         if facts and self.least > 1 and facts < 2 * len(self.people):
-            self.cast = self.dice.sample(self.people, max(2, facts // 2))
-            here = self.dice.pick(self.places)
+            self.cast = self.rng.sample(self.people, max(2, facts // 2))
+            here = self.rng.choice(self.places)
             self.at, self.lies = dict.fromkeys(self.people, here), dict.fromkeys(THINGS, here)
         return super().run(questions, facts)
 
     def happen(self):
         happened = False
         while not happened:
-            event = getattr(self, self.dice.pick(self.events))
-            happened = event(self.dice.pick(self.cast))
+            event = getattr(self, self.rng.choice(self.events))
+            happened = event(self.rng.choice(self.cast))
 
     def go(self, person):
-        place = self.dice.pick(self.places)
+        place = self.rng.choice(self.places)
         if place == self.at[person]:
             return False
         self.at[person] = place
@@ -63,11 +63,11 @@ class Carry(Walk):
         here = [thing for thing, where in self.lies.items() if where == place]
         if not here:
             return False
-        thing = self.dice.pick(here)
+        thing = self.rng.choice(here)
         del self.lies[thing]
         self.holds[person].append(thing)
         self.spot[thing], self.trail[thing] = None, []
-        self.handle(person, thing, f"{self.dice.pick(GOT)} the {thing}{self.there(self.got_there)}")
+        self.handle(person, thing, f"{self.rng.choice(GOT)} the {thing}{self.there(self.got_there)}")
         return True
 
     def drop(self, person):
@@ -76,25 +76,25 @@ class Carry(Walk):
         thing = self.let_go(person)
         self.lies[thing] = self.at[person]
         self.spot[thing] = self.seen.get(person)
-        self.handle(person, thing, f"{self.dice.pick(LEFT)} the {thing}{self.there(.2)}")
+        self.handle(person, thing, f"{self.rng.choice(LEFT)} the {thing}{self.there(.2)}")
         return True
 
     def give(self, person):
         near = [other for other in self.people if other != person and self.at[other] == self.at[person]]
         if not self.holds[person] or not near:
             return False
-        thing, receiver = self.let_go(person), self.dice.pick(near)
+        thing, receiver = self.let_go(person), self.rng.choice(near)
         self.holds[receiver].append(thing)
-        self.handle(person, thing, f"{self.dice.pick(GAVE)} the {thing} to {receiver}", receiver)
+        self.handle(person, thing, f"{self.rng.choice(GAVE)} the {thing} to {receiver}", receiver)
         return True
 
     def let_go(self, person):
-        thing = self.dice.pick(self.holds[person])
+        thing = self.rng.choice(self.holds[person])
         self.holds[person].remove(thing)
         return thing
 
     def there(self, chance):
-        return " there" if self.dice.chance(chance) else ""
+        return " there" if self.rng.bernoulli(chance) else ""
 
     def handle(self, person, thing, did, receiver=None):
         self.moved[thing] = line = self.tell(f"{person} {did}.", (person, thing, receiver))
@@ -130,7 +130,7 @@ class ThreeSupportingFacts(TwoSupportingFacts):
             return False
         trail = self.trail[thing]
         places = [place for place, _ in trail]
-        then = self.dice.pick([i for i in range(1, len(trail)) if places[i] not in places[i + 1:]])
+        then = self.rng.choice([i for i in range(1, len(trail)) if places[i] not in places[i + 1:]])
         (before, came), (place, went_on) = trail[then - 1:then + 1]
         return self.ask(f"Where was the {thing} before the {place}?", before, self.moved[thing], went_on, came)
 
@@ -153,7 +153,7 @@ class ThreeArgumentRelations(Carry):
         giver, thing, receiver = topic
         if not receiver or topic != self.gift:
             return False
-        text, answer = self.dice.pick(self.dice.pick((
+        text, answer = self.rng.choice(self.rng.choice((
             ((f"What did {giver} give to {receiver}?", thing),),
             ((f"Who received the {thing}?", receiver), (f"Who did {giver} give the {thing} to?", receiver)),
             ((f"Who gave the {thing}?", giver), (f"Who gave the {thing} to {receiver}?", giver)))))
@@ -167,7 +167,7 @@ class YesNoQuestions(Carry):
         if thing:
             return False
         place, line = self.seen[person]
-        if self.dice.chance(.5):
+        if self.rng.bernoulli(.5):
             return self.ask(f"Is {person} in the {place}?", "yes", line)
         return self.ask(f"Is {person} in the {self.elsewhere(person)}?", "no", line)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tinylm2.data.dice import Dice
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Story
 from tinylm2.data.tasks.world import World
 
@@ -19,7 +19,11 @@ class Task:
     def number(self):
         return int(self.name[2:])
 
-    def story(self, dice: Dice, *, questions: int | None = None, facts: int | None = None) -> Story:
+    def sample(self, count: int):
+        """The random streams of the first so many stories of seed 0, for a look at the task's words."""
+        return (Rng(0, DATA, self.number, number) for number in range(count))
+
+    def story(self, rng: Rng, *, questions: int | None = None, facts: int | None = None) -> Story:
         """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
 
         So many facts, or the nearest number that the task allows, stand before the first question. A later one waits
@@ -32,7 +36,7 @@ class Task:
         if facts is not None:
             facts = min(max(facts, self.world.least), self.world.most)
         while True:
-            world = self.world(dice)
+            world = self.world(rng)
             if world.run(questions or self.world.questions, facts):
                 return tuple(world.lines)
 

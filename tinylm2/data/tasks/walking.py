@@ -18,15 +18,15 @@ class Walk(World):
     people = ("Mary", "Sandra", "John", "Daniel")
     places = HOUSE
 
-    def __init__(self, dice):
-        super().__init__(dice)
+    def __init__(self, rng):
+        super().__init__(rng)
         self.at = {}
         self.seen = {}
 
     def elsewhere(self, *people):
         """A place where none of them is."""
         taken = [self.at.get(person) for person in people]
-        while (place := self.dice.pick(self.places)) in taken:
+        while (place := self.rng.choice(self.places)) in taken:
             pass
         return place
 
@@ -38,13 +38,13 @@ class Walk(World):
         return place
 
     def went_to(self, place):
-        return f"{self.dice.pick(WENT)} the {place}"
+        return f"{self.rng.choice(WENT)} the {place}"
 
 
 @task("qa1", "single supporting fact")
 class SingleSupportingFact(Walk):
     def happen(self):
-        person = self.dice.pick(self.people)
+        person = self.rng.choice(self.people)
         place = self.move(person)
         self.seen[person] = place, self.tell(f"{person} {self.went_to(place)}.", person)
 
@@ -60,10 +60,10 @@ class BasicCoreference(SingleSupportingFact):
     least = 2
 
     def happen(self):
-        person = self.dice.pick(self.people)
+        person = self.rng.choice(self.people)
         first = self.tell(f"{person} {self.went_to(self.move(person))}.", person)
         place = self.move(person)
-        then = self.tell(f"{self.dice.pick(THEN)} {PRONOUN[person]} {self.went_to(place)}.", person)
+        then = self.tell(f"{self.rng.choice(THEN)} {PRONOUN[person]} {self.went_to(place)}.", person)
         self.seen[person] = place, first, then
 
 
@@ -72,7 +72,7 @@ class Conjunction(SingleSupportingFact):
     """Two people walk together; each of them may be asked for."""
 
     def happen(self):
-        pair = self.dice.sample(self.people, 2)
+        pair = self.rng.sample(self.people, 2)
         place = self.move(*pair)
         line = self.tell(f"{' and '.join(pair)} {self.went_to(place)}.", *pair)
         for person in pair:
@@ -86,10 +86,10 @@ class CompoundCoreference(SingleSupportingFact):
     least = 2
 
     def happen(self):
-        pair = self.dice.sample(self.people, 2)
+        pair = self.rng.sample(self.people, 2)
         first = self.tell(f"{' and '.join(pair)} {self.went_to(self.move(*pair))}.", *pair)
         place = self.move(*pair)
-        then = self.tell(f"{self.dice.pick(THEN)} they {self.went_to(place)}.", *pair)
+        then = self.tell(f"{self.rng.choice(THEN)} they {self.went_to(place)}.", *pair)
         for person in pair:
             self.seen[person] = place, first, then
 
@@ -100,17 +100,17 @@ class Doubt(Walk):
     `seen` holds (answer, places, line): the answer to "is she there?" for these places. For any other it is no.
     """
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        self.at = {person: dice.pick(self.places) for person in self.people}
+    def __init__(self, rng):
+        super().__init__(rng)
+        self.at = {person: rng.choice(self.places) for person in self.people}
 
     def happen(self):
-        person = self.dice.pick(self.people)
+        person = self.rng.choice(self.people)
         left, place = self.at[person], self.move(person)
         text, answer, places = self.went_to(place), "yes", [place]
-        if self.dice.chance(.5):
+        if self.rng.bernoulli(.5):
             text = f"is in the {place}"
-            if self.dice.chance(.5):
+            if self.rng.bernoulli(.5):
                 text, answer, places = self.vaguely(left, place)
         self.seen[person] = answer, places, self.tell(f"{person} {text}.", person)
 
@@ -121,7 +121,7 @@ class Doubt(Walk):
     def question(self, person):
         """Is she there? Half of the time there is where she is. What is only denied is asked as it was told."""
         answer, places, line = self.seen[person]
-        place = self.at[person] if self.dice.chance(.5) else self.elsewhere(person)
+        place = self.at[person] if self.rng.bernoulli(.5) else self.elsewhere(person)
         if answer == "no":
             (place,) = places
         return self.ask(f"Is {person} in the {place}?", answer if place in places else "no", line)
@@ -130,7 +130,7 @@ class Doubt(Walk):
 @task("qa9", "simple negation")
 class SimpleNegation(Doubt):
     def vaguely(self, left, place):
-        return f"is {self.dice.pick(('no longer', 'not'))} in the {left}", "no", [left]
+        return f"is {self.rng.choice(('no longer', 'not'))} in the {left}", "no", [left]
 
 
 @task("qa10", "indefinite knowledge")
@@ -140,7 +140,7 @@ class IndefiniteKnowledge(Doubt):
 
     def vaguely(self, left, place):
         """Here or anywhere, which may be the same: "either in the park or the park" stands in the official file."""
-        one, other = self.dice.shuffled((place, self.dice.pick(self.places)))
+        one, other = self.rng.shuffled((place, self.rng.choice(self.places)))
         return f"is either in the {one} or the {other}", "maybe", [one, other]
 
 
@@ -152,8 +152,8 @@ class TimeReasoning(Walk):
     places = TOWN
     least, most = 2, len(people) * len(TIMES)
 
-    def __init__(self, dice):
-        super().__init__(dice)
+    def __init__(self, rng):
+        super().__init__(rng)
         self.day = {person: [] for person in self.people}  # person -> her place at each time so far
         self.line = {}                                     # (person, time) -> line that tells of it
         self.asked = 0                                     # number of the last question's line
@@ -162,11 +162,11 @@ class TimeReasoning(Walk):
         awake = [person for person in self.people if len(self.day[person]) < len(TIMES)]
         if not awake:
             return False
-        person = self.dice.pick(awake)
+        person = self.rng.choice(awake)
         time, place = len(self.day[person]), self.move(person)
         self.day[person].append(place)
         moved, when = f"{person} {self.went_to(place)}", TIMES[time]
-        text = self.dice.pick((f"{moved} {when}.", f"{when.capitalize()} {moved}."))
+        text = self.rng.choice((f"{moved} {when}.", f"{when.capitalize()} {moved}."))
         self.line[person, time] = self.tell(text, (person, time))
         return True
 
@@ -194,7 +194,7 @@ class TimeReasoning(Walk):
         told = self.lines[self.asked:]
         order = range(len(told))                         # order[new place] = old place
         while len(told) > 1 and any(new == old for new, old in enumerate(order)):
-            order = self.dice.shuffled(order)
+            order = self.rng.shuffled(order)
         self.lines[self.asked:] = [told[old] for old in order]
         for new, old in enumerate(order):
             self.line[self.topics[old - len(told)]] = self.asked + new + 1

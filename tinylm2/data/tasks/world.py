@@ -19,8 +19,8 @@ class World:
     recent = 5
     least, most = 1, inf                                 # facts that can be told before a question
 
-    def __init__(self, dice):
-        self.dice = dice
+    def __init__(self, rng):
+        self.rng = rng
         self.lines = []
         self.topics = []
 
@@ -67,4 +67,4 @@ class World:
 
     def inquire(self):
         """Ask one question about one of the recent topics. False when none of them raises any."""
-        return any(map(self.question, self.dice.shuffled(self.topics[-self.recent:])))
+        return any(map(self.question, self.rng.shuffled(self.topics[-self.recent:])))

@@ -1,0 +1,13 @@
+"""Check every gradient against central differences, entry by entry, and print the table."""
+
+from tinylm2 import gradcheck
+from tinylm2.checking import cases
+from tinylm2.cli.console import whole
+
+
+def add_arguments(parser):
+    parser.add_argument("--seed", type=whole(0), default=0)
+
+
+def main(args):
+    return gradcheck.report(cases.CASES, seed=args.seed)

@@ -1,0 +1,153 @@
+"""The one loop over segments: a whole story forwards and backwards, a stream of any length, and the greedy decoder.
+
+It knows no memory: a state goes in, a state comes out. While a stream is read, the states and one segment are kept, so
+a story may be a million tokens long.
+"""
+
+from itertools import islice
+
+import numpy as np
+
+from tinylm2 import model
+from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.flat import Flat, join
+from tinylm2.model import param_shapes
+
+
+def story_forward(params, *, ids, cfg, pad=None, last=None, truncate=None, recompute=False):
+    """A whole story, segment after segment of cfg.T tokens; the last one may be shorter.
+
+    ids (B, any), pad (B,) on the host with 0 <= pad < the first segment's length -> logits (B, ids, V), or (B, last, V)
+    of the last so many positions, which must lie in the last segment. truncate=k: the state that enters segment s > 0
+    is a constant when s is a multiple of k. recompute: keep only the states and compute each segment again in backward,
+    bit for bit the same gradients for the memory of one segment.
+    """
+    B, length = ids.shape
+    starts = range(0, length, cfg.T)
+    if length < 1:
+        raise ValueError("story_forward: ids has no tokens, expected at least one")
+    if last is not None and not 0 <= last <= length - starts[-1]:
+        raise ValueError(f"story_forward: last is {last}, expected 0 to {length - starts[-1]}, the last segment")
+    pad = _checked_pad(pad, B, min(cfg.T, length), get_xp(ids))
+    states, first = model.first_states(params, cfg, B)
+    cache = {"params": params, "cfg": cfg, "truncate": truncate, "first": first, "states": [], "calls": [],
+             "segments": []}
+    logits = []
+    for start in starts:
+        final = start == starts[-1]
+        call = {"ids": ids[:, start:start + cfg.T], "pad": pad if start == 0 else None,
+                "last": last if final or last is None else 0, "write": not final}
+        cache["states"].append(states)
+        cache["calls"].append(call)
+        part, states, segment_cache = model.segment_forward(params, states, cfg=cfg, **call)
+        logits.append(part)
+        cache["segments"].append(None if recompute else segment_cache)
+    xp = get_xp(ids)
+    return logits[-1] if last is not None or len(logits) == 1 else xp.concatenate(logits, 1), cache
+
+
+def story_backward(dlogits, cache):
+    """Gradients of all parameters, a `Flat` dict: back through the segments, from state to state, to the first one.
+
+    The one place that adds: every segment's shares are laid into one buffer, and so they are summed at once.
+    """
+    params, cfg, xp = cache["params"], cache["cfg"], get_xp(dlogits)
+    total, shapes = None, param_shapes(cfg)
+    dstates, end = None, dlogits.shape[1]
+    for s in reversed(range(len(cache["calls"]))):
+        call, segment_cache = cache["calls"][s], cache["segments"][s]
+        if segment_cache is None:
+            _, _, segment_cache = model.segment_forward(params, cache["states"][s], cfg=cfg, **call)
+        rows = call["ids"].shape[1] if call["last"] is None else call["last"]
+        shares, dstates = model.segment_backward(dlogits[:, end - rows:end], dstates, segment_cache)
+        end -= rows
+        if s == 0:
+            shares = model.sum_dicts(shares, model.first_states_back(dstates, cache["first"], cfg))
+        share = join(shapes, shares, xp, dlogits.dtype)
+        if total is not None:
+            share += total
+        total = share
+        if cache["truncate"] and s % cache["truncate"] == 0:
+            dstates = None
+    return Flat(shapes, xp, dlogits.dtype, total)
+
+
+def _checked_pad(pad, B, T, xp):
+    """pad on the device, None where nothing is padded.  ValueError outside 0 <= pad < T."""
+    if pad is None:
+        return None
+    pad = np.asarray(pad)
+    if pad.shape != (B,) or pad.min() < 0 or pad.max() >= T:
+        raise ValueError(f"story_forward: pad has shape {pad.shape} and values {pad.min()}..{pad.max()}, "
+                         f"expected ({B},) and 0..{T - 1}, less than the first segment")
+    return to_device(pad, xp) if pad.any() else None
+
+
+def read(params, *, ids, cfg, pad=None, frozen=False):
+    """Read all of a story but its last segment: the states that the last one reads, and where it starts.
+
+    ids (B, any) on the host: only the segment that is being read goes to the device. frozen: nothing is written, so the
+    states stay as they began (what a model can do without its memory).
+    """
+    xp = get_xp(params["embed.W"])
+    states, _ = model.first_states(params, cfg, len(ids))
+    final = (ids.shape[1] - 1) // cfg.T * cfg.T
+    for start in range(0, 0 if frozen else final, cfg.T):
+        part = to_device(ids[:, start:start + cfg.T], xp)
+        _, states, _ = model.segment_forward(params, states, ids=part, cfg=cfg, pad=_pad(pad, start, xp), last=0)
+    return states, final
+
+
+def decode(params, choose, *, ids, cfg, pad=None, frozen=False):
+    """Tokens behind a story, one per story and step, without end. choose: logits (B, V) -> (B,) on the host.
+
+    ids (B, any), pad (B,) on the host. Keys and values of the last segment are computed once and kept. A segment that
+    is full is read once more, now written into the memory, and the next one begins; frozen: nothing is written.
+    """
+    xp = get_xp(params["embed.W"])
+    states, final = read(params, ids=ids, cfg=cfg, pad=pad, frozen=frozen)
+    segment, past, pad = to_device(ids[:, final:], xp), None, _pad(pad, final, xp)
+    new = segment
+    while True:
+        logits, _, cache = model.segment_forward(params, states, ids=new, cfg=cfg, pad=pad, last=1, write=False,
+                                                 past=past)
+        token = choose(logits[:, -1])
+        yield token
+        new = to_device(token[:, None], xp)
+        if segment.shape[1] < cfg.T:
+            segment, past = xp.concatenate((segment, new), 1), [block["kv"] for block in cache["blocks"]]
+            continue
+        if not frozen:
+            _, states, _ = model.segment_forward(params, states, ids=segment, cfg=cfg, pad=pad, last=0)
+        segment, past, pad = new, None, None
+
+
+def answer(params, *, ids, cfg, answer_len, end, pad=None, frozen=False):
+    """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, answer_len), `end` from the first `end` on.
+
+    The prompt leaves `answer_len` positions of its last segment free, so an answer never crosses a border.  ValueError
+    when the answer does not fit.
+    """
+    free = -ids.shape[1] % cfg.T
+    if free < answer_len:
+        raise ValueError(f"answer: {free} positions are free in the last segment, expected at least {answer_len}")
+    done = np.zeros(len(ids), bool)
+
+    def likeliest(logits):
+        token = to_host(logits.argmax(-1))
+        token[done] = end
+        done[token == end] = True
+        return token
+
+    tokens = []
+    for token in islice(decode(params, likeliest, ids=ids, cfg=cfg, pad=pad, frozen=frozen), answer_len):
+        tokens.append(token)
+        if done.all():
+            break
+    tokens += [np.full_like(tokens[-1], end)] * (answer_len - len(tokens))
+    return np.stack(tokens, 1)
+
+
+def _pad(pad, start, xp):
+    """Padding stands in a story's first segment only."""
+    return to_device(pad, xp) if pad is not None and start == 0 and pad.any() else None
