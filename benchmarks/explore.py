@@ -2,9 +2,9 @@
 
     python -m benchmarks.explore [RUN] [--segments 16] [--rounds 5]
 
-Without a run a model of the default size is asked that has learned nothing: its page is as large. Opening counts from
-the address to the first answer on the screen; a step counts from the key, a change from the letter typed into a fact,
-and an operation from the button, each to the frame that shows what follows.
+Without a run the page is that of an untrained model of the default size: it is as large. Opening counts from the
+address to the first answer on the screen; a step counts from the key, a change from the letter typed into a fact, and
+an operation from the button, each to the frame that shows what follows.
 """
 
 import argparse
@@ -13,8 +13,13 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import machine
-from tests import browser, watched
-from tinylm2 import explore, runs
+from benchmarks.tables import median_quartiles
+from tests.support import browser
+from tinylm2.data import TASKS, encode_examples, generated_examples, max_answer_len
+from tinylm2.inspect.explore import page
+from tinylm2.inspect.trace import traced_answer
+from tinylm2.training import run_dir
+from tinylm2.training.settings import Settings
 
 OPENED = """
     const [page] = performance.getEntriesByType("navigation"), paints = performance.getEntriesByType("paint");
@@ -33,6 +38,19 @@ TIMED = """
         channel.port2.postMessage(null); });"""
 
 
+def page_of(model, segments):
+    """The page of the generated qa1 story whose fact lies farthest back."""
+    examples = generated_examples(TASKS["qa1"], 20, seed=3)
+    answer_len = max_answer_len(examples, model.tokenizer)
+    rows, _ = encode_examples(examples, segments, tokenizer=model.tokenizer, filler=model.filler,
+                              segment_len=model.cfg.T, seed=3, answer_len=answer_len)
+    row = max(rows, key=lambda row: row.distance)
+    live, frozen = (traced_answer(model.params, row, cfg=model.cfg, tokenizer=model.tokenizer, answer_len=answer_len,
+                                  frozen=frozen) for frozen in (False, True))
+    return page(row, live, frozen, cfg=model.cfg, tokenizer=model.tokenizer, params=model.params, filler=model.filler,
+                answer_len=answer_len)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?")
@@ -41,10 +59,7 @@ def main():
     args = parser.parse_args()
     if why := browser.missing():
         sys.exit(why)
-    loaded = runs.load(args.run)[0] if args.run else runs.new(runs.Settings())
-    story = watched.seen(loaded, watched.row_of(loaded, args.segments))
-    html = explore.page(story.row, story.live, story.frozen, cfg=loaded.cfg, tokenizer=loaded.tokenizer,
-                        params=loaded.params, filler=loaded.filler)
+    html = page_of(run_dir.load(args.run)[0] if args.run else run_dir.new(Settings()), args.segments)
     opened, stepped, typed, operated = [], [], [], []
     with tempfile.TemporaryDirectory() as folder, browser.chromium(Path(folder)) as tab:
         tab.size(1280)
@@ -59,7 +74,7 @@ def main():
     print(f"{args.segments} segments, {len(html.encode()) / 1e6:.2f} MB")
     for name, times, most in (("opens and answers", opened, 1000), ("steps", stepped, 100),
                               ("follows a change", typed, 100), ("follows an operation", operated, 100)):
-        print(f"{name} in {machine.spread(times)} ms, at most {max(times):.0f} (expected under {most})")
+        print(f"{name} in {median_quartiles(times)} ms, at most {max(times):.0f} (expected under {most})")
 
 
 if __name__ == "__main__":

@@ -1,311 +1,259 @@
-"""LM2 with one part taken away or changed, so that `parts` can ask what each part is worth.
+"""LM2's memory with one part removed or changed: each ablation is a memory module of its own.
 
-The library knows nothing of this: composites call their parts through the module, so a variant is a few functions put
-in the place of the library's while it trains and answers. A pair is replaced as a pair, its backward below it, and the
-tests check the gradients of the whole story under every variant.
+It is `tinylm2.memories.lm2` with some of its functions replaced (`memories.variant`), so it has the same interface, and
+model, trainer and evaluation treat it like any other memory. `registered()` gives each its name in MEMORIES for the
+time of a `with` block. Pairs are replaced as pairs, and the tests check every gradient of every ablation.
 """
 
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from functools import partial
+
+from tinylm2 import layers, ops
+from tinylm2.backend import check_shapes, get_xp
+from tinylm2.memories import MEMORIES, lm2, variant
+
+OPEN = 100.0                                             # a bias: sigmoid(100) is 1 in float32, and its slope 0
+
+
+@contextmanager
+def registered():
+    """Every ablation stands in MEMORIES by its name meanwhile: `Config(memory="no output gate")` finds it."""
+    MEMORIES.update(ABLATIONS)
+    try:
+        yield
+    finally:
+        for name in ABLATIONS:
+            del MEMORIES[name]
+
+
+def _from(**biases):
+    """LM2 whose biases start from other numbers: bout, bin, bforget."""
+    return variant(lm2, VECTORS=lm2.VECTORS | {f"mem.{name}": value for name, value in biases.items()})
 
-import numpy as np
 
-from tinylm2 import memory, model, ops
-from tinylm2.backend import get_xp
+# ----------------------------------------------------------------------------------------------------------------- read
+
+
+def read_bare_forward(n, state, p, *, cfg):
+    """Tokens read the bank as it is, without rmsnorm.   n (B, T, D), M (B, N, D) -> Emem (B, T, D)"""
+    (M,) = state
+    Emem, cache = lm2.cross_attention_forward(n, M, p["mem.Wq"], p["mem.Wk"], p["mem.Wv"], heads=cfg.H)
+    return Emem, {"attention": cache}
+
+
+def read_bare_backward(dEmem, cache):
+    """Gradients at n, the state and p; the norm's gain mem.g has none."""
+    dp = {}
+    dn, dM, dp["mem.Wq"], dp["mem.Wk"], dp["mem.Wv"] = lm2.cross_attention_backward(dEmem, cache["attention"])
+    return dn, (dM,), dp
+
+
+# ---------------------------------------------------------------------------------------------------------------- write
+
+
+def write_by_content_forward(seg, state, p, *, cfg, pad=None):
+    """No fixed addresses: the query of a slot is made from what the slot holds.
+
+    R = attend(rope(rmsnorm(M) Wq at position T), k, v) Wo, then LM2's gates        seg and state as in `lm2`
+    """
+    (_, _, k, v), (M,), Wo = seg, state, p["attn.Wo"]
+    B, N, _ = M.shape
+    HK = Wo.shape[0]
+    attention = {"heads": cfg.H, "Wqkv": p["attn.Wqkv"]}
+    Mn, attention["norm"] = ops.rmsnorm_forward(M, p["mem.g"])
+    q, attention["q"] = ops.linear_forward(Mn, p["attn.Wqkv"][:, :HK])
+    q, attention["rope"] = ops.rope_forward(q.reshape(B, N, cfg.H, cfg.K), start=k.shape[1], step=0)
+    y, attention["attend"] = ops.attend_forward(q, k, v, pad=pad)
+    R, attention["out"] = ops.linear_forward(y.reshape(B, N, HK), Wo)
+    M_next, update = lm2.memory_update_forward(R, M, p["mem.Win"], p["mem.bin"], p["mem.Wforget"], p["mem.bforget"])
+    return (M_next,), {"attention": attention, "update": update}
+
+
+def write_by_content_backward(dstate, cache):
+    """Gradients at the segment (k and v only), the state and p: the bank is asked for queries and kept by the gates, so
+    dM has two shares."""
+    (dM_next,), dp, attention = dstate, {}, cache["attention"]
+    dR, dM, dp["mem.Win"], dp["mem.bin"], dp["mem.Wforget"], dp["mem.bforget"] = lm2.memory_update_backward(
+        dM_next, cache["update"])
+    B, N, _ = dR.shape
+    dy, dp["attn.Wo"] = ops.linear_backward(dR, attention["out"])
+    dq, dk, dv = ops.attend_backward(dy.reshape(B, N, attention["heads"], -1), attention["attend"])
+    (dq,) = ops.rope_backward(dq, attention["rope"])
+    dMn, dWq = ops.linear_backward(dq.reshape(B, N, -1), attention["q"])
+    dp["attn.Wqkv"] = get_xp(dR).zeros(attention["Wqkv"].shape, dR.dtype)
+    dp["attn.Wqkv"][:, :dWq.shape[1]] = dWq
+    dM_asked, dp["mem.g"] = ops.rmsnorm_backward(dMn, attention["norm"])
+    return (None, None, dk, dv), (dM + dM_asked,), dp
+
+
+def own_matrices_shapes(cfg):
+    """LM2's parameters, and the write's own attention matrices."""
+    HK = cfg.H * cfg.K
+    return lm2.param_shapes(cfg) | {"own.Wqkv": (cfg.D, HK + 2 * cfg.G * cfg.K), "own.Wo": (HK, cfg.D)}
+
+
+def write_own_forward(seg, state, p, *, cfg, pad=None):
+    """The write computes keys and values with matrices of its own instead of the block's: [k, v] = n own.Wqkv."""
+    (n, _, _, _), (M,), cache = seg, state, {}
+    B, T, _ = n.shape
+    kv, cache["kv"] = ops.linear_forward(n, p["own.Wqkv"][:, cfg.H * cfg.K:])
+    kv = kv.reshape(B, T, 2 * cfg.G, cfg.K)
+    k, cache["rope"] = ops.rope_forward(kv[:, :, :cfg.G])
+    R, cache["attention"] = lm2.write_attention_forward(k, kv[:, :, cfg.G:], p["own.Wqkv"], p["own.Wo"],
+                                                        heads=(cfg.H, cfg.G), slots=M.shape[1], pad=pad)
+    M_next, cache["update"] = lm2.memory_update_forward(R, M, p["mem.Win"], p["mem.bin"], p["mem.Wforget"],
+                                                        p["mem.bforget"])
+    return (M_next,), cache
 
-_GATES = ("in", "forget")
 
+def write_own_backward(dstate, cache):
+    """Gradients at the segment (n only), the state and p: own.Wqkv has the share of the slots' queries and that of the
+    keys and values."""
+    (dM_next,), dp = dstate, {}
+    dR, dM, dp["mem.Win"], dp["mem.bin"], dp["mem.Wforget"], dp["mem.bforget"] = lm2.memory_update_backward(
+        dM_next, cache["update"])
+    dk, dv, dp["own.Wqkv"], dp["own.Wo"] = lm2.write_attention_backward(dR, cache["attention"])
+    (dk,) = ops.rope_backward(dk, cache["rope"])
+    B, T = dk.shape[:2]
+    dn, dWkv = ops.linear_backward(get_xp(dR).concatenate((dk, dv), 2).reshape(B, T, -1), cache["kv"])
+    dp["own.Wqkv"][:, -dWkv.shape[1]:] += dWkv
+    return (dn, None, None, None), (dM,), dp
 
-@dataclass(frozen=True)
-class Variant:
-    """What stands where. `replacements(cfg)` -> ((module, name, function), ...); `start(params)` moves new parameters;
-    `cfg` and `training` change Config's and Run's arguments; `idle` parameters then move nothing, or are held still."""
 
-    replacements: Callable = lambda cfg: ()
-    start: Callable = lambda params: None
-    cfg: dict = field(default_factory=dict)
-    training: dict = field(default_factory=dict)
-    idle: tuple[str, ...] = ()
+# ---------------------------------------------------------------------------------------------------------------- gates
 
-    def config(self, cfg):
-        """The variant's Config; the feed-forward's width makes up for parameters that came or went."""
-        changed = replace(cfg, **self.cfg)
-        with self.installed(changed):
-            extra = _count(model.param_shapes(changed))
-        return replace(changed, F=cfg.F - round((extra - _count(model.param_shapes(cfg))) / (3 * cfg.D * cfg.L)))
 
-    @contextmanager
-    def installed(self, cfg):
-        """The replacements, for as long as the block runs."""
-        places = [(module, name, getattr(module, name), function) for module, name, function in self.replacements(cfg)]
-        for module, name, _, function in places:
-            setattr(module, name, function)
-        try:
-            yield
-        finally:
-            for module, name, original, _ in reversed(places):
-                setattr(module, name, original)
+def seeing_shapes(cfg):
+    """LM2's parameters, and the matrices with which the gates see the bank."""
+    return lm2.param_shapes(cfg) | {"see.Uin": (cfg.D, cfg.D), "see.Uforget": (cfg.D, cfg.D)}
 
 
-def _count(shapes):
-    return sum(int(np.prod(shape)) for shape in shapes.values())
-
-
-def _blocks(params, name):
-    return [W for key, W in params.items() if key.endswith(name)]
-
-
-#  the bank's norm
-
-
-def _bare_bank(cfg):
-    """No rmsnorm on the bank: reading and gates see M itself. The bank's norm is told by its place in the block."""
-    norm, norm_back, block = ops.rmsnorm_forward, ops.rmsnorm_backward, model.block_forward
-    gains = []
-
-    def block_forward(x, M, p, **constants):
-        gains[:] = [p.get("mem.g")]
-        return block(x, M, p, **constants)
-
-    def rmsnorm_forward(x, g, **constants):
-        return (x.copy(), g) if g is gains[0] else norm(x, g, **constants)
-
-    def rmsnorm_backward(dy, cache):
-        return norm_back(dy, cache) if isinstance(cache, tuple) else (dy.copy(), np.zeros_like(cache))
-
-    return ((model, "block_forward", block_forward), (ops, "rmsnorm_forward", rmsnorm_forward),
-            (ops, "rmsnorm_backward", rmsnorm_backward))
-
-
-#  who a slot asks as
-
-
-def _slot_without_rope(cfg):
-    """A slot's query is not turned: it stands before the first token, wherever the segment ends."""
-    rope = ops.rope_forward
-
-    def rope_forward(x, *, start=0, step=1, **constants):
-        return rope(x, start=start if step else 0, step=step, **constants)
-
-    return ((ops, "rope_forward", rope_forward),)
-
-
-def _write(ask, ask_back):
-    """The slots' write with another way of asking: ask(n, k, v, M, p, ...) -> R, and its backward."""
-
-    def slots_write_forward(n, Emem, k, v, M, p, *, heads, pad=None):
-        R, cache = ask(n, k, v, M, p, heads=heads, pad=pad)
-        M_next, gates = memory.memory_update_forward(R, M, p["mem.Win"], p["mem.bin"], p["mem.Wforget"], p["mem.bforget"])
-        return M_next, (cache, gates)
-
-    def slots_write_backward(dM_next, cache):
-        asked, gates = cache
-        dR, dM, dWin, dbin, dWforget, dbforget = memory.memory_update_backward(dM_next, gates)
-        dn, dk, dv, dM_asked, dp = ask_back(dR, asked)
-        dp |= {"mem.Win": dWin, "mem.bin": dbin, "mem.Wforget": dWforget, "mem.bforget": dbforget}
-        return dn, None, dk, dv, dM if dM_asked is None else dM + dM_asked, dp
-
-    return ((memory, "slots_write_forward", slots_write_forward),
-            (memory, "slots_write_backward", slots_write_backward))
-
-
-def _content_asks(cfg):
-    """No fixed addresses: a slot asks with what it holds, R = attend(rope(rmsnorm(M) Wq), k, v) Wo."""
-
-    def ask(n, k, v, M, p, *, heads, pad):
-        Wqkv, (H, _), (B, N, _) = p["attn.Wqkv"], heads, M.shape
-        HK = p["attn.Wo"].shape[0]
-        Mn, c_norm = ops.rmsnorm_forward(M, p["mem.g"])
-        q, c_q = ops.linear_forward(Mn, Wqkv[:, :HK])
-        q, c_rope = ops.rope_forward(q.reshape(B, N, H, HK // H), start=k.shape[1], step=0)
-        y, c_attend = ops.attend_forward(q, k, v, pad=pad)
-        R, c_out = ops.linear_forward(y.reshape(B, N, HK), p["attn.Wo"])
-        return R, (c_norm, c_q, c_rope, c_attend, c_out, y.shape, Wqkv.shape)
-
-    def ask_back(dR, cache):
-        c_norm, c_q, c_rope, c_attend, c_out, shape, wide = cache
-        dy, dWo = ops.linear_backward(dR, c_out)
-        dq, dk, dv = ops.attend_backward(dy.reshape(shape), c_attend)
-        (dq,) = ops.rope_backward(dq, c_rope)
-        dMn, dWq = ops.linear_backward(dq.reshape(*shape[:2], -1), c_q)
-        dWqkv = np.zeros(wide, dR.dtype)
-        dWqkv[:, :dWq.shape[1]] = dWq
-        dM, dg = ops.rmsnorm_backward(dMn, c_norm)
-        return None, dk, dv, dM, {"attn.Wqkv": dWqkv, "attn.Wo": dWo, "mem.g": dg}
-
-    return _write(ask, ask_back)
-
-
-def _own_matrices(cfg):
-    """The write's attention has matrices of its own, own.Wqkv and own.Wo, instead of the block's."""
-    shapes = model.param_shapes
-
-    def param_shapes(cfg):
-        D, HK, wide = cfg.D, cfg.H * cfg.K, (cfg.H + 2 * cfg.G) * cfg.K
-        return shapes(cfg) | {f"blocks.{i}.own.{name}": shape for i in range(cfg.L)
-                              for name, shape in (("Wqkv", (D, wide)), ("Wo", (HK, D)))}
-
-    def ask(n, k, v, M, p, *, heads, pad):
-        (H, G), (B, T, _), N = heads, n.shape, M.shape[1]
-        K = p["own.Wo"].shape[0] // H
-        qkv, c_qkv = ops.linear_forward(n, p["own.Wqkv"])
-        qkv = qkv.reshape(B, T, H + 2 * G, K)
-        own_k, c_rope = ops.rope_forward(qkv[:, :, H:H + G])
-        R, c_gather = memory.write_attention_forward(own_k, qkv[:, :, H + G:], p["own.Wqkv"], p["own.Wo"], heads=heads, slots=N,
-                                            pad=pad)
-        return R, (c_qkv, c_rope, c_gather, qkv.shape, H, G)
-
-    def ask_back(dR, cache):
-        c_qkv, c_rope, c_gather, shape, H, G = cache
-        dk, dv, dWqkv, dWo = memory.write_attention_backward(dR, c_gather)
-        dqkv = np.zeros(shape, dR.dtype)
-        (dqkv[:, :, H:H + G],) = ops.rope_backward(dk, c_rope)
-        dqkv[:, :, H + G:] = dv
-        dn, dWqkv_tokens = ops.linear_backward(dqkv.reshape(*shape[:2], -1), c_qkv)
-        return dn, None, None, None, {"own.Wqkv": dWqkv + dWqkv_tokens, "own.Wo": dWo}
-
-    return ((model, "param_shapes", param_shapes), *_write(ask, ask_back))
-
-
-#  gates
-
-
-def _no_output_gate(cfg):
-    """All that was read enters the residual stream: y = x + a + Emem."""
-
-    def output_gate_forward(x, a, Emem, Wout, bout):
-        return x + a + Emem, (Wout, bout)
-
-    def output_gate_backward(dy, cache):
-        Wout, bout = cache
-        return dy, dy, dy.copy(), np.zeros_like(Wout), np.zeros_like(bout)
-
-    return ((memory, "output_gate_forward", output_gate_forward), (memory, "output_gate_backward", output_gate_backward))
-
-
-def _open_gate(which):
-    """One gate of the write held at 1, whatever its input says."""
-    i = _GATES.index(which)
-
-    def replacements(cfg):
-        update = memory.gated_sum_forward
-
-        def gated_sum_forward(zin, zforget, R, M):
-            z = [zin, zforget]
-            z[i] = np.full_like(z[i], 100.0)             # sigmoid(100) is 1, and its slope 0
-            return update(*z, R, M)
-
-        return ((memory, "gated_sum_forward", gated_sum_forward),)
-
-    return replacements
-
-
-def _seeing_gates(cfg):
-    """Gates that see what they would overwrite, too, as an LSTM's do: z = R W + rmsnorm(M) U + b."""
-    shapes = model.param_shapes
-
-    def param_shapes(cfg):
-        return shapes(cfg) | {f"blocks.{i}.see.U{gate}": (cfg.D, cfg.D) for i in range(cfg.L) for gate in _GATES}
-
-    def slots_write_forward(n, Emem, k, v, M, p, *, heads, pad=None):
-        R, c_gather = memory.write_attention_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=heads, slots=M.shape[1], pad=pad)
-        Mn, c_norm = ops.rmsnorm_forward(M, p["mem.g"])
-        z, arrived, seen = {}, {}, {}
-        for gate in _GATES:
-            z[gate], arrived[gate] = ops.linear_forward(R, p[f"mem.W{gate}"])
-            z_seen, seen[gate] = ops.linear_forward(Mn, p[f"see.U{gate}"])
-            z[gate] += z_seen + p[f"mem.b{gate}"]
-        M_next, c_update = memory.gated_sum_forward(z["in"], z["forget"], R, M)
-        return M_next, (c_gather, c_norm, arrived, seen, c_update)
-
-    def slots_write_backward(dM_next, cache):
-        c_gather, c_norm, arrived, seen, c_update = cache
-        *dz, dR, dM = memory.gated_sum_backward(dM_next, c_update)
-        dp, dMn = {}, 0
-        for gate, dz_gate in zip(_GATES, dz, strict=True):
-            dR_gate, dp[f"mem.W{gate}"] = ops.linear_backward(dz_gate, arrived[gate])
-            dMn_gate, dp[f"see.U{gate}"] = ops.linear_backward(dz_gate, seen[gate])
-            dp[f"mem.b{gate}"] = dz_gate.sum((0, 1))
-            dR, dMn = dR + dR_gate, dMn + dMn_gate
-        dM_seen, dp["mem.g"] = ops.rmsnorm_backward(dMn, c_norm)
-        dk, dv, dp["attn.Wqkv"], dp["attn.Wo"] = memory.write_attention_backward(dR, c_gather)
-        return None, None, dk, dv, dM + dM_seen, dp
-
-    return ((model, "param_shapes", param_shapes), (memory, "slots_write_forward", slots_write_forward),
-            (memory, "slots_write_backward", slots_write_backward))
-
-
-def _bias(name, value):
-    def start(params):
-        for b in _blocks(params, name):
-            b[...] = value
-    return start
-
-
-#  the first bank
-
-
-def _first_banks(make):
-    return lambda cfg: ((model, "first_banks", make),)
-
-
-def _zero_bank(params, cfg, B):
-    W = params["embed.W"]
-    return tuple(get_xp(W).zeros((B, cfg.N, cfg.D), W.dtype) for _ in range(cfg.L))
-
-
-def _learned_start(cfg):
-    """The first bank is a parameter, start.i (N, D), one a block, that begins as the identity does."""
-    shapes, init, segment_back, story_back = (model.param_shapes, model.init_params, model.segment_backward,
-                                              model.story_backward)
-    entering = []
-
-    def param_shapes(cfg):
-        return shapes(cfg) | {f"start.{i}": (cfg.N, cfg.D) for i in range(cfg.L)}
-
-    def init_params(cfg, seed, **where):
-        params = init(cfg, seed, **where)
-        for i in range(cfg.L):
-            params[f"start.{i}"][...] = np.eye(cfg.N, cfg.D)
-        return params
-
-    def first_banks(params, cfg, B):
-        return tuple(np.broadcast_to(params[f"start.{i}"], (B, cfg.N, cfg.D)) for i in range(cfg.L))
-
-    def segment_backward(dlogits, dbanks, cache):
-        shares, dbanks = segment_back(dlogits, dbanks, cache)
-        entering[:] = dbanks                             # the first segment comes last
-        return shares, dbanks
-
-    def story_backward(dlogits, cache):
-        grads = story_back(dlogits, cache)
-        for i, dM in enumerate(entering):
-            grads[f"start.{i}"] += dM.sum(0)
-        return grads
-
-    return ((model, "param_shapes", param_shapes), (model, "init_params", init_params),
-            (model, "segment_backward", segment_backward), (model, "story_backward", story_backward),
-            *_first_banks(first_banks)(cfg))
-
-
-VARIANTS = {
-    "all parts": Variant(),
-    "no norm on the bank": Variant(_bare_bank, idle=("mem.g",)),
-    "slots ask with what they hold": Variant(_content_asks),
-    "a slot's query is not turned": Variant(_slot_without_rope),
-    "no output gate": Variant(_no_output_gate, idle=("mem.Wout", "mem.bout")),
-    "no input gate": Variant(_open_gate("in"), idle=("mem.Win", "mem.bin")),
-    "no forget gate": Variant(_open_gate("forget"), idle=("mem.Wforget", "mem.bforget")),
-    "gates see the bank, too": Variant(_seeing_gates),
-    "write matrices of its own": Variant(_own_matrices),
-    "start: learned": Variant(_learned_start),
-    "start: zero": Variant(_first_banks(_zero_bank)),
-    "bout 0": Variant(start=_bias("mem.bout", 0.0)),
-    "bforget 1": Variant(start=_bias("mem.bforget", 1.0)),
-    "bforget 5": Variant(start=_bias("mem.bforget", 5.0)),
-    "4 slots": Variant(cfg={"N": 4}),
-    "8 slots": Variant(cfg={"N": 8}),
-    "32 slots": Variant(cfg={"N": 32}),
-    "a language model's loss beside, .1": Variant(training={"lm": 0.1}),
+def write_seeing_forward(seg, state, p, *, cfg, pad=None):
+    """Gates that see what they would overwrite, too, as those of an LSTM: z = R W + rmsnorm(M) U + b."""
+    (_, _, k, v), (M,), cache, z = seg, state, {}, {}
+    R, cache["attention"] = lm2.write_attention_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G),
+                                                        slots=M.shape[1], pad=pad)
+    Mn, cache["norm"] = ops.rmsnorm_forward(M, p["mem.g"])
+    for gate in ("in", "forget"):
+        z[gate], cache[f"W{gate}"] = ops.linear_forward(R, p[f"mem.W{gate}"])
+        seen, cache[f"U{gate}"] = ops.linear_forward(Mn, p[f"see.U{gate}"])
+        z[gate] += seen + p[f"mem.b{gate}"]
+    M_next, gates = lm2.gated_sum_forward(z["in"], z["forget"], R, M)
+    return (M_next,), cache | {"update": {"gates": gates}}
+
+
+def write_seeing_backward(dstate, cache):
+    """Gradients at the segment (k and v only), the state and p: each gate hands a share to R and one to the bank."""
+    (dM_next,), dp, dMn = dstate, {}, 0
+    *dz, dR, dM = lm2.gated_sum_backward(dM_next, cache["update"]["gates"])
+    for gate, dz_gate in zip(("in", "forget"), dz, strict=True):
+        dR_gate, dp[f"mem.W{gate}"] = ops.linear_backward(dz_gate, cache[f"W{gate}"])
+        dMn_gate, dp[f"see.U{gate}"] = ops.linear_backward(dz_gate, cache[f"U{gate}"])
+        dp[f"mem.b{gate}"] = layers.over_rows(dz_gate)
+        dR, dMn = dR + dR_gate, dMn + dMn_gate
+    dM_seen, dp["mem.g"] = ops.rmsnorm_backward(dMn, cache["norm"])
+    dk, dv, dp["attn.Wqkv"], dp["attn.Wo"] = lm2.write_attention_backward(dR, cache["attention"])
+    return (None, None, dk, dv), (dM + dM_seen,), dp
+
+
+def stretched_gate_forward(z):
+    """A sigmoid stretched beyond 0 and 1 and cut there: g = clip(1.2 sigmoid(z) - .1, 0, 1), shut below z = -2.4."""
+    s, _ = ops.sigmoid_forward(z)
+    stretched = 1.2 * s - 0.1
+    return stretched.clip(0, 1), (s, (stretched > 0) & (stretched < 1))
+
+
+def stretched_gate_backward(dg, cache):
+    """The sigmoid's gradient, stretched as much; zero where the gate is cut."""
+    s, moves = cache
+    (dz,) = ops.sigmoid_backward(1.2 * dg * moves, s)
+    return (dz,)
+
+
+def linear_gate_forward(z):
+    """A straight line cut at 0 and 1: g = clip(z / 6 + .5, 0, 1), shut below z = -3."""
+    line = z / 6 + 0.5
+    return line.clip(0, 1), (line > 0) & (line < 1)
+
+
+def linear_gate_backward(dg, moves):
+    """The slope of the line, 1/6; zero where the gate is cut."""
+    return (dg * moves / 6,)
+
+
+def _update_with(gate_forward, gate_backward):
+    """LM2's `gated_sum` with another function for both gates: M' = gate(zin) * tanh(R) + gate(zforget) * M."""
+
+    def gated_sum_forward(zin, zforget, R, M):
+        check_shapes("gated_sum", zin=(zin, "B N D"), zforget=(zforget, "B N D"), R=(R, "B N D"), M=(M, "B N D"))
+        gin, c_in = gate_forward(zin)
+        gforget, c_forget = gate_forward(zforget)
+        content, _ = ops.tanh_forward(R)
+        return gin * content + gforget * M, {"gin": gin, "gforget": gforget, "content": content, "M": M, "in": c_in,
+                                             "forget": c_forget}
+
+    def gated_sum_backward(dM_next, cache):
+        (dzin,) = gate_backward(dM_next * cache["content"], cache["in"])
+        (dzforget,) = gate_backward(dM_next * cache["M"], cache["forget"])
+        (dR,) = ops.tanh_backward(dM_next * cache["gin"], cache["content"])
+        return dzin, dzforget, dR, dM_next * cache["gforget"]
+
+    return {"gated_sum_forward": gated_sum_forward, "gated_sum_backward": gated_sum_backward}
+
+
+# ------------------------------------------------------------------------------------------------------- the first bank
+
+
+def first_zero_forward(p, *, cfg, B):
+    """The bank before the first segment is zero: every slot is empty."""
+    g = p["mem.g"]
+    return (get_xp(g).zeros((B, cfg.N, cfg.D), g.dtype),), None
+
+
+def learned_shapes(cfg):
+    """LM2's parameters, and what is learned of the first bank."""
+    return lm2.param_shapes(cfg) | {"mem.bfirst": (cfg.N * cfg.D,)}
+
+
+def first_learned_forward(p, *, cfg, B):
+    """The bank before the first segment is learned: the identity's first N rows plus mem.bfirst, which starts at 0."""
+    b = p["mem.bfirst"]
+    xp = get_xp(b)
+    M = xp.eye(cfg.N, cfg.D, dtype=b.dtype) + b.reshape(cfg.N, cfg.D)
+    return (xp.broadcast_to(M, (B, cfg.N, cfg.D)),), None
+
+
+def first_learned_backward(dstate, cache):
+    """Every story began with the same bank, so its gradient is the sum over the stories."""
+    (dM,) = dstate
+    return {"mem.bfirst": dM.sum(0).reshape(-1)}
+
+
+ABLATIONS = {
+    "no norm on the bank": variant(lm2, read_forward=read_bare_forward, read_backward=read_bare_backward),
+    "queries from the slots' content": variant(lm2, write_forward=write_by_content_forward,
+                                             write_backward=write_by_content_backward),
+    "slot queries not rotated": variant(
+        lm2, write_attention_forward=partial(lm2.write_attention_forward, start=0)),
+    "no output gate": _from(bout=OPEN),
+    "no input gate": _from(bin=OPEN),
+    "no forget gate": _from(bforget=OPEN),
+    "gates see the bank, too": variant(lm2, param_shapes=seeing_shapes, write_forward=write_seeing_forward,
+                                       write_backward=write_seeing_backward),
+    "gates that can shut": variant(lm2, **_update_with(stretched_gate_forward, stretched_gate_backward)),
+    "piecewise-linear gates": variant(lm2, **_update_with(linear_gate_forward, linear_gate_backward),
+                                       VECTORS=lm2.VECTORS | {"mem.bforget": 2.0}),
+    "write matrices of its own": variant(lm2, param_shapes=own_matrices_shapes, write_forward=write_own_forward,
+                                         write_backward=write_own_backward),
+    "start: learned": variant(lm2, param_shapes=learned_shapes, first_forward=first_learned_forward,
+                              first_backward=first_learned_backward,
+                              VECTORS=lm2.VECTORS | {"mem.bfirst": 0.0}),
+    "start: zero": variant(lm2, first_forward=first_zero_forward),
+    "bout 0": _from(bout=0.0),
+    "bforget 1": _from(bforget=1.0),
+    "bforget 5": _from(bforget=5.0),
+    "bforget 6": _from(bforget=6.0),
 }
+# Parameters that an ablation keeps and never trains: their gradient is zero.
+IDLE = {"no norm on the bank": ("mem.g",), "no output gate": ("mem.Wout", "mem.bout"),
+        "no input gate": ("mem.Win", "mem.bin"), "no forget gate": ("mem.Wforget", "mem.bforget")}

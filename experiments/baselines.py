@@ -1,4 +1,4 @@
-"""What LM2 is compared with: models with as many parameters, each a memory of the library."""
+"""What LM2 is compared with: models with other memories and equal numbers of parameters."""
 
 from dataclasses import replace
 
@@ -10,5 +10,5 @@ _CHANGES = {"rmt": {"N": MEMORY_TOKENS}}
 
 
 def baseline(name, cfg):
-    """The Config of a baseline; its feed-forward is as wide as gives it the parameters that `cfg` has."""
+    """`cfg` with the memory of this name; the feed-forward's width is set so that the number of parameters stays."""
     return with_params_of(cfg, replace(cfg, memory=name, **_CHANGES.get(name, {})))

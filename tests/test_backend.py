@@ -9,7 +9,8 @@ import pytest
 
 from tests.support import fake_cupy
 from tinylm2 import backend
-from tinylm2.backend import array_module, check_shapes, get_xp, gpu, to_device, to_host
+from tinylm2.backend import check_shapes, get_xp, to_device, to_host
+from tinylm2.gpu import NoGPU, array_module, gpu
 
 
 def on_device(x):
@@ -99,7 +100,9 @@ def module_like_cupy(available=True, product=None):
     cupy.arange = arange
     cupy.cuda = SimpleNamespace(
         is_available=lambda: available,
-        runtime=SimpleNamespace(getDeviceProperties=lambda _: {"name": b"Pretended GPU"}))
+        Device=lambda number: SimpleNamespace(use=lambda: cupy.used.append(number)),
+        runtime=SimpleNamespace(getDeviceProperties=lambda _: {"name": b"Pretended GPU"}, getDeviceCount=lambda: 2))
+    cupy.used = []
     return cupy
 
 
@@ -115,7 +118,7 @@ def test_why_there_is_no_gpu_is_one_line(machine, capsys, cupy, why):
     assert gpu() == (False, why)
     assert array_module("auto") is np
     assert capsys.readouterr().err == f"running on the CPU: {why}\n"
-    with pytest.raises(gpu.NoGPU, match="^" + re.escape(f"no GPU can be used: {why}") + "$"):
+    with pytest.raises(NoGPU, match="^" + re.escape(f"no GPU can be used: {why}") + "$"):
         array_module("gpu")
 
 
@@ -126,6 +129,14 @@ def test_a_gpu_that_runs_a_kernel_is_used_and_its_arrays_are_known(machine, caps
     assert array_module("auto") is array_module("gpu") is cupy
     assert get_xp(np.zeros(3).view(FakeArray)) is cupy
     assert capsys.readouterr().err == ""
+
+
+def test_each_process_takes_a_gpu_counted_around(machine):
+    cupy = module_like_cupy()
+    machine(cupy)
+    for rank in range(3):
+        array_module("gpu", rank)
+    assert cupy.used == [0, 1, 0]
 
 
 def test_cupy_is_not_imported_when_the_cpu_is_named(machine, capsys):

@@ -79,7 +79,8 @@ def test_the_dtypes_are_those_of_the_model():
         np.int64, np.int64, np.float32, np.float32, np.int64]
 
 
-@pytest.mark.parametrize("sampler", [SHORT, LONG, HaystackSampler(facts=(None,), segments=(1, 2, 3), segment_len=24, filler=False)])
+@pytest.mark.parametrize("sampler", [
+    SHORT, LONG, HaystackSampler(facts=(None,), segments=(1, 2, 3), segment_len=24, filler=False)])
 @pytest.mark.parametrize("tasks", [(QA1,), (QA1, CARRY)], ids=["one", "mixed"])
 def test_every_row_has_the_right_weights(sampler, tasks):
     for step in range(5):

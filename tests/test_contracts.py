@@ -50,7 +50,7 @@ def assert_same(found, expected):
         assert np.array_equal(found[path], x), path
 
 
-# -------------------------------------------------------------------------------------------------------------- inputs
+# --------------------------------------------------------------------------------------------------------------- inputs
 
 
 def test_inputs_and_upstream_gradients_are_left_as_they_were(case):
@@ -110,7 +110,7 @@ def test_upstream_gradients_of_any_layout_are_taken(case):
         np.testing.assert_allclose(found[path], x, rtol=1e-11, atol=1e-13, err_msg=path)
 
 
-# --------------------------------------------------------------------------------------------------------------- dtype
+# ---------------------------------------------------------------------------------------------------------------- dtype
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -209,11 +209,11 @@ REFUSED = [
      "memory_update: M has shape (2, 4, 8), expected (B, N, D) with B=2 from R, N=3 from R, D=8 from R"),
     (pooled.write_forward, [[*zeros((2, 5, 8), (2, 5, 8)), None, None], zeros((2, 3, 8)), {}],
      {"cfg": None, "pad": PAD3}, "pooled write: pad has shape (3,), expected (B) with B=2 from n"),
-    (window.write_forward, [[None, None, *zeros((2, 5, 2, 4), (2, 5, 2, 4))], [*zeros((2, 3, 1, 4), (2, 3, 1, 4)), None],
-                            {}], {"cfg": None},
+    (window.write_forward,
+     [[None, None, *zeros((2, 5, 2, 4), (2, 5, 2, 4))], [*zeros((2, 3, 1, 4), (2, 3, 1, 4)), None], {}], {"cfg": None},
      "window write: old_k has shape (2, 3, 1, 4), expected (B, U, G, K) with B=2 from k, G=2 from k, K=4 from k"),
-    (window.write_forward, [[None, None, *zeros((2, 5, 2, 4), (2, 5, 2, 4))], [*zeros((2, 3, 2, 4), (2, 4, 2, 4)), None],
-                            {}], {"cfg": None},
+    (window.write_forward,
+     [[None, None, *zeros((2, 5, 2, 4), (2, 5, 2, 4))], [*zeros((2, 3, 2, 4), (2, 4, 2, 4)), None], {}], {"cfg": None},
      "window write: old_v has shape (2, 4, 2, 4), expected (B, U, G, K) with B=2 from k, U=3 from old_k, G=2 from k, "
      "K=4 from k"),
     (rmt.enter_forward, [*zeros((2, 5, 8)), zeros((2, 3, 7))], {"cfg": None},

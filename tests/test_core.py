@@ -258,7 +258,8 @@ def test_logits_without_an_axis_are_refused_by_name():
 
 
 def test_the_model_of_the_main_job_has_the_letters_that_it_is_known_by():
-    assert Config(V=9) == Config(V=9, D=32, L=2, H=2, G=2, F=78, N=16, T=32, memory="lm2", memory_blocks=None, tied=False)
+    assert Config(V=9) == Config(V=9, D=32, L=2, H=2, G=2, F=78, N=16, T=32, memory="lm2", memory_blocks=None,
+                                 tied=False)
 
 
 def test_parameters_and_stories_draw_from_streams_of_their_own():

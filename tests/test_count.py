@@ -59,7 +59,8 @@ def test_the_state_is_that_which_a_segment_leaves(cfg):
     params = small.params(cfg)
     limits = [memory.size(cfg) for memory in cfg.memories if hasattr(memory, "size")]
     segments = 2 if any(limit > 8 * cfg.T for limit in limits) else 9
-    _, cache = story_forward(params, ids=small.ids(cfg, segments * cfg.T), cfg=cfg, pad=np.minimum([0, 1, 0], cfg.T - 1))
+    pad = np.minimum([0, 1, 0], cfg.T - 1)
+    _, cache = story_forward(params, ids=small.ids(cfg, segments * cfg.T), cfg=cfg, pad=pad)
     declared = 0
     for memory, state in zip(cfg.memories, cache["states"][-1], strict=True):
         if memory is not None:

@@ -39,7 +39,7 @@ def test_killed_at_any_moment_a_run_goes_on_and_ends_as_if_nothing_had_happened(
     assert kills == KILLS
 
 
-# ------------------------------------------------------------------------------------------------- a disk that says no
+# -------------------------------------------------------------------------------------------------- a disk that says no
 
 
 class Refusal:
@@ -127,7 +127,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_trained(tmp_path):
         RunDir(tmp_path).claim()
 
 
-# ------------------------------------------------------------------------------------------------------------- signals
+# -------------------------------------------------------------------------------------------------------------- signals
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter here")
@@ -159,7 +159,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert (done.returncode, done.stdout) == (143, "on\n")
 
 
-# ------------------------------------------------------------------------------------------------- what a folder holds
+# -------------------------------------------------------------------------------------------------- what a folder holds
 
 
 def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(tmp_path, small):

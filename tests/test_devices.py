@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import fake_cupy, small
 from tinylm2 import ops
-from tinylm2.backend import array_module, get_xp, to_device, to_host
+from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.data import (
     TASKS,
     Batch,
@@ -21,11 +21,13 @@ from tinylm2.data import (
     generated_examples,
     word_tokenizer,
 )
+from tinylm2.decoding import answer
+from tinylm2.gpu import array_module
 from tinylm2.inspect.evaluate import ask
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, init_params
 from tinylm2.optim import AdamW
-from tinylm2.recurrence import answer, story_backward, story_forward
+from tinylm2.recurrence import story_backward, story_forward
 from tinylm2.training import checkpoint
 from tinylm2.training.curriculum import Stage
 from tinylm2.training.step import train_step
@@ -80,7 +82,7 @@ def assert_equal_steps(found, expected):
         assert np.array_equal(x, y)
 
 
-# ------------------------------------------------------------------------------------------- ----- the model on fake_cupy
+# ----------------------------------------------------------------------------------------------- the model on fake_cupy
 
 
 @pytest.mark.parametrize("options", [{}, {"last": 1}, {"truncate": 2}, {"recompute": True}], ids=str)
@@ -99,7 +101,8 @@ def test_a_pass_gives_numpys_bits_and_copies_nothing_back(cfg, dtype, options):
 
 
 @pytest.mark.parametrize(("dtype", "options"), [
-    ("float64", {}), ("float32", {}), ("float32", {"lm": 0.5}), ("float32", {"recompute": True, "truncate": 1})], ids=str)
+    ("float64", {}), ("float32", {}), ("float32", {"lm": 0.5}), ("float32", {"recompute": True, "truncate": 1}),
+], ids=str)
 def test_training_steps_give_numpys_bits_with_one_copy_each(cfg, dtype, options):
     expected = steps(small.params(cfg, dtype), cfg, **options)
     found = steps(small.on_device(small.params(cfg, dtype), fake_cupy.xp), cfg, **options)
@@ -135,7 +138,8 @@ def asking(xp, dtype="float64", count=6, segments=2, memory="lm2"):
     tokenizer, filler = word_tokenizer(), GrammarFiller()
     cfg = Config(V=tokenizer.size, D=8, L=2, H=2, G=1, F=12, N=4, T=32, memory=memory)
     examples = generated_examples(TASKS["qa1"], count, seed=0)
-    rows, _ = encode_examples(examples, segments, tokenizer=tokenizer, filler=filler, segment_len=cfg.T, seed=0, answer_len=2)
+    rows, _ = encode_examples(examples, segments, tokenizer=tokenizer, filler=filler, segment_len=cfg.T, seed=0,
+                              answer_len=2)
     return small.on_device(small.params(cfg, dtype), xp), cfg, tokenizer, rows
 
 
@@ -185,7 +189,7 @@ def test_a_run_is_numpys_bit_for_bit_and_so_is_its_checkpoint(tmp_path):
     assert saved[0] == saved[1]
 
 
-# ------------------------------------------------------------------------------------------------------- on a real GPU
+# -------------------------------------------------------------------------------------------------------- on a real GPU
 
 
 @pytest.fixture

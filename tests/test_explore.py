@@ -389,8 +389,9 @@ def test_a_memory_without_slots_is_shown_by_its_state(tab, memory, names, width)
     assert tab.run("return document.documentElement.scrollWidth") <= width
     assert tab.run(OVERLAPS) == []
     assert tab.run(FAINT) == []
-    assert not tab.run("return [...document.querySelectorAll('.slots, .life, .card.reads, .operate, .legend .key')].some("
-                       "(part) => part.checkVisibility())")
+    hidden = ".slots, .life, .card.reads, .operate, .legend .key"
+    assert not tab.run("return [...document.querySelectorAll(arguments[0])].some((part) => part.checkVisibility())",
+                       hidden)
     tab.click(".map .strip:nth-of-type(1)")
     assert text(tab, "#where") == "Segment 1 of 20"
     tab.press("b")

@@ -176,7 +176,8 @@ def test_the_first_operation_that_is_not_finite_is_named_and_nothing_is_learned(
 
     monkeypatch.setattr(module, name, wrong)
     before = run.params.buffer.copy(), run.optimizer.m.copy(), run.optimizer.v.copy(), run.optimizer.t
-    with np.errstate(all="ignore"), pytest.raises(NotFinite, match=rf"^step 1: the loss is .*; first not finite: {re.escape(where)}$"):
+    said = rf"^step 1: the loss is .*; first not finite: {re.escape(where)}$"
+    with np.errstate(all="ignore"), pytest.raises(NotFinite, match=said):
         run.step()
     assert getattr(module, name) is wrong                # what was watched is left as it was
     after = run.params.buffer, run.optimizer.m, run.optimizer.v, run.optimizer.t

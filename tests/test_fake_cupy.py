@@ -50,7 +50,8 @@ def test_fake_cupy_refuses_host_arrays_and_masks(use):
 
 def test_fake_cupy_refuses_what_cupy_has_not():
     for use in (lambda x: fake_cupy.xp.tril(x), lambda x: fake_cupy.xp.einsum("ij->i", x, optimize=True),
-                lambda x: fake_cupy.xp.argsort(x, kind="quicksort"), lambda x: x.sum(where=x > 1), lambda x: x.cumsum()):
+                lambda x: fake_cupy.xp.argsort(x, kind="quicksort"), lambda x: x.sum(where=x > 1),
+                lambda x: x.cumsum()):
         with pytest.raises((TypeError, AttributeError)):
             use(there(X))
 

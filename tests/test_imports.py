@@ -1,11 +1,13 @@
 """The house: imports only point down, only the files of memories/ know a memory, and a file is short enough to read."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import tinylm2
 from tinylm2.memories import MEMORIES
 
 ROOT = Path(__file__).parents[1]
@@ -17,27 +19,29 @@ PAGE = 60                                                # lines
 # Every file and every room (a folder) with the step of the ladder that it stands on. A file may import what stands
 # lower, and what stands in its own room.
 LADDER = [
-    ["__init__", "backend", "errors"],
-    ["flat", "ops"],
+    ["backend", "errors"],
+    ["flat", "gpu", "ops"],
     ["layers"],
     ["memories"],
     ["model"],
-    ["recurrence"],
+    ["recurrence", "decoding"],
     ["optim", "gradcheck"],
     ["checking", "inspect"],
     ["training"],
     ["interop"],
+    ["__init__"],
     ["cli"],
     ["__main__"],
 ]
 STEP = {"tinylm2." + name: step for step, names in enumerate(LADDER) for name in names}
+STEP["tinylm2.__init__"] = -1                            # the version; the public names are loaded when they are used
 DATA = "tinylm2.data"                                    # beside the ladder: it stands on `errors` alone
 KNOW_STORIES = {"tinylm2." + name for name in ("inspect", "training", "interop", "cli", "__main__")}
 OPS = ["tinylm2.ops", "tinylm2.layers", *(name for name in FILES if name.startswith("tinylm2.memories."))]
 PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold pairs
 CORE = ["backend", "flat", "ops", "layers", "memories/lm2", "model", "recurrence", "optim", "training/step"]
 CORE_LINES = 1500                                        # docstrings and blank lines, too: an afternoon's reading
-NEEDED = {"tinylm2.backend": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
+NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
           "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
 
 
@@ -82,9 +86,16 @@ def test_every_file_has_its_place():
     assert not homeless, f"{homeless}: say in LADDER above where it stands"
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "tinylm2.__init__"])
 def test_imports_point_down(name):
     assert not list(upward(house(name), source(name)))
+
+
+def test_the_package_is_quick_to_import_and_every_public_name_loads():
+    quick = "import sys, tinylm2; sys.exit(sorted({'tokenizers', 'tqdm', 'numpy'} & set(sys.modules)) != [])"
+    assert subprocess.run([sys.executable, "-c", quick], cwd=ROOT, timeout=60).returncode == 0
+    assert [name for name in tinylm2.__all__ if not hasattr(tinylm2, name)] == []
+    assert not hasattr(tinylm2, "no_such_name")
 
 
 @pytest.mark.parametrize(("here", "text"), [

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import fake_cupy, small
 from tests.test_devices import a_batch
-from tinylm2 import backend
+from tinylm2 import gpu
 from tinylm2.memories import MEMORIES
 from tinylm2.optim import AdamW
 from tinylm2.training.step import train_step
@@ -103,5 +103,5 @@ def test_a_chain_becomes_one_kernel_of_its_own_precision(cupy, compiles, name, d
 @pytest.mark.parametrize("ctype", ["float", "double"])
 def test_the_kernel_that_adds_runs_compiles(compiles, ctype):
     types = f"typedef {ctype} T; typedef long long S;"
-    compiles(f"{types}\n" + source("segment_sum", [], [SimpleNamespace(ctype="T", name="y")], backend.RUNS)
+    compiles(f"{types}\n" + source("segment_sum", [], [SimpleNamespace(ctype="T", name="y")], gpu.KERNEL)
              .replace("(T* all_y,", "(const T* x, const S* starts, long long width, T* all_y,"))

@@ -14,9 +14,10 @@ from tests.support import small
 from tests.support.leaves import leaves, map_arrays
 from tinylm2 import ops
 from tinylm2.data import TASKS, GrammarFiller, Stories, word_tokenizer
+from tinylm2.decoding import answer
 from tinylm2.memories import MEMORIES, lm2, pooled, rmt, variant, window
 from tinylm2.model import Config, count_params, first_states, init_params, segment_forward, with_params_of
-from tinylm2.recurrence import answer, story_backward, story_forward
+from tinylm2.recurrence import story_backward, story_forward
 from tinylm2.training.curriculum import curriculum
 from tinylm2.training.settings import Settings
 from tinylm2.training.trainer import Trainer
@@ -25,9 +26,10 @@ pytestmark = pytest.mark.core
 
 REAL = {name: memory for name, memory in MEMORIES.items() if memory is not None}
 T, PAD = small.CFG.T, np.array([2, 0, 3])
-INTERFACE = {                                            # pair: the forward's arguments, those with a default behind "*"
+INTERFACE = {                                            # pair: the forward's arguments, with "*" behind optional ones
     "first": ("p", "cfg", "B"), "read": ("n", "state", "p", "cfg"), "keys": ("state", "p", "cfg"),
-    "write": ("seg", "state", "p", "cfg", "pad*"), "enter": ("x", "state", "cfg", "pad*", "write*"), "leave": ("h", "last"),
+    "write": ("seg", "state", "p", "cfg", "pad*"), "enter": ("x", "state", "cfg", "pad*", "write*"),
+    "leave": ("h", "last"),
 }
 
 
@@ -158,7 +160,7 @@ def test_a_new_memory_is_its_module_and_a_line_of_the_table(monkeypatch):
     assert answer(params, ids=ids, cfg=cfg, answer_len=2, end=0).shape == (3, 2)
 
 
-# -------------------------------------------------------------------------------------------------------- every memory
+# --------------------------------------------------------------------------------------------------------- every memory
 
 
 def test_a_longer_story_has_the_same_beginning(cfg):
@@ -200,7 +202,7 @@ def test_the_trainer_trains_it(cfg):
     assert losses[-1] < 0.6 * losses[0]
 
 
-# ------------------------------------------------------------------------------------------- a window and full attention
+# ------------------------------------------------------------------------------------------ a window and full attention
 
 
 SEES_ALL = {"full": {}, "window": {"N": 40}}             # a story of 40 tokens or less is seen whole
@@ -332,7 +334,7 @@ def test_the_first_memory_of_rmt_learns_through_every_segment_unless_cut(truncat
     assert grads["memory.W"].any() == reaches
 
 
-# --------------------------------------------------------------------------------------------------------- lm2, pooled
+# ---------------------------------------------------------------------------------------------------------- lm2, pooled
 
 
 def test_lm2_and_pooled_read_alike_and_write_differently():

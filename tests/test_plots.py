@@ -198,7 +198,7 @@ def test_what_a_model_does_not_have_is_not_drawn(memory, places, parts, alike, s
         assert plots.places_with(trace, part) == (places if part in parts else [])
     similarity = plots.state_similarity(trace)
     assert (list(maps(similarity)) if similarity else []) == alike
-    names = [name for name, _ in plot.of_story(found, row, 1)]
+    names = [name for name, _ in plot.of_story(found, row)]
     expected = ["gates"] * bool(parts) + ["state-similarity"] * bool(alike)
     expected += ["state-change"] * (memory not in ("full", "none"))
     if parts:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from argparse import Namespace
+from dataclasses import asdict
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support import crash
 from tests.support.small import FewSentences
 from tinylm2.cli import train
 from tinylm2.memories import MEMORIES
-from tinylm2.training import loop, run_dir
+from tinylm2.training import loop, material, run_dir, trained_model
 from tinylm2.training.settings import Settings
 
 SMALL = {"hidden_size": 8, "ff": 12, "slots": 4, "segments": "2"}
@@ -21,13 +22,14 @@ VARIANTS = {
     "two shards": {"shards": 2},
     "truncate, recompute": {"truncate": 1, "recompute": True},
     "several tasks": {"task": "qa1:2,qa6"},
+    "a book as filler": {"filler": "book.txt"},
 }
 
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
-    monkeypatch.setattr(run_dir, "curriculum", crash.curriculum)
-    monkeypatch.setattr(run_dir, "GrammarFiller", FewSentences)
+    monkeypatch.setattr(trained_model, "curriculum", crash.curriculum)
+    monkeypatch.setattr(material, "GrammarFiller", FewSentences)
     monkeypatch.setattr(train, "QUESTIONS", 10)
 
 
@@ -46,8 +48,8 @@ def stop_behind(step):
     return show
 
 
-def evaluate(folder, model):
-    train.evaluate(folder, model, Namespace(eval_segments="2", stories=None))
+def evaluate(folder, model, trainer):
+    train.evaluate(folder, model, trainer.stories.tasks, Namespace(eval_segments="2", stories=None))
 
 
 def results(folder):
@@ -55,12 +57,15 @@ def results(folder):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_stopped_behind_every_step_and_evaluated_in_between_a_run_ends_as_the_undisturbed_one(tmp_path, variant):
+def test_stopped_behind_every_step_and_evaluated_in_between_a_run_ends_as_the_undisturbed_one(
+        tmp_path, monkeypatch, variant):
     """Twelve steps in three stages, so a stop falls behind the last step of each, too."""
+    (tmp_path / "book.txt").write_text("The pirate sings of rum. Waves roll by. " * 3 + "Nobody sleeps.")
+    monkeypatch.chdir(tmp_path)
     settings = Settings(**SMALL, **VARIANTS[variant])
     straight, model, trainer = begin(tmp_path / "straight", settings)
     loop.train(straight, model, trainer, save_every=0)
-    evaluate(straight, model)
+    evaluate(straight, model, trainer)
 
     folder, model, trainer = begin(tmp_path / "stopped", settings)
     for step in range(crash.STEPS):
@@ -68,11 +73,11 @@ def test_stopped_behind_every_step_and_evaluated_in_between_a_run_ends_as_the_un
             loop.train(folder, model, trainer, save_every=0, show=stop_behind(step))
         assert stopped.value.status == 130
         if step % 4 == 3:                                # where a stage ends
-            evaluate(folder, model)
-        model, trainer = run_dir.resume(folder)
+            evaluate(folder, model, trainer)
+        model, trainer = run_dir.resume(folder, asdict(settings))
         assert trainer.progress.step == step + 1
     loop.train(folder, model, trainer, save_every=0)
-    evaluate(folder, model)
+    evaluate(folder, model, trainer)
 
     assert results(folder) == results(straight)
     lines = [json.loads(line) for line in results(folder)["metrics.jsonl"].splitlines()]
@@ -86,7 +91,7 @@ def test_lines_behind_the_checkpoint_are_written_anew_and_a_torn_one_is_cut(tmp_
         loop.train(folder, model, trainer, show=stop_behind(5))
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(whole + b'{"step": 6}\n{"step": 7}\n{"st')
-    model, trainer = run_dir.resume(folder)
+    model, trainer = run_dir.resume(folder, SMALL)
     with pytest.raises(loop.Stopped):
         loop.train(folder, model, trainer, show=stop_behind(6))
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -97,10 +102,10 @@ def test_lines_behind_the_checkpoint_are_written_anew_and_a_torn_one_is_cut(tmp_
 def test_a_run_that_is_over_is_resumed_to_the_same_end(tmp_path):
     folder, model, trainer = begin(tmp_path, Settings(**SMALL))
     loop.train(folder, model, trainer)
-    evaluate(folder, model)
+    evaluate(folder, model, trainer)
     before = results(folder)
-    model, trainer = run_dir.resume(folder)
+    model, trainer = run_dir.resume(folder, SMALL)
     assert trainer.done
     loop.train(folder, model, trainer)
-    evaluate(folder, model)
+    evaluate(folder, model, trainer)
     assert results(folder) == before

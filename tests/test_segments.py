@@ -110,7 +110,7 @@ def test_last_gives_the_gradients_of_a_loss_on_the_last_rows(cfg):
         np.testing.assert_allclose(rows[name], whole[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-# ----------------------------------------------------------------------------------------------------- truncate, recompute
+# -------------------------------------------------------------------------------------------------- truncate, recompute
 
 EARLY = 7                                                # a token that stands at one position of a story only
 

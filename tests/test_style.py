@@ -89,7 +89,6 @@ def test_code_tables_and_targets_are_no_prose(text):
     assert not list(faults(text))
 
 
-@pytest.mark.skipif(not (ROOT / "tinylm2" / "memories").is_dir(), reason="the documents name the layout with memories/")
 def test_files_that_the_pages_name_exist():
     wrong = [f"{relative(path)}: {name}" for path in PAGES for name in NAMED.findall(path.read_text(encoding="utf-8"))
              if not (ROOT / name).exists() and not re.search(r"/(NN_)?name\.py$", name)]

@@ -265,7 +265,7 @@ def test_an_answer_is_traced_up_to_its_end_and_no_further(monkeypatch):
                          answer_len=4)
     word, end = 5, tokenizer.end
     for said, kept in (([word, end, end], [word, end]), ([end, end, end], [end]), ([word, word], [word, word])):
-        monkeypatch.setattr("tinylm2.recurrence.answer", lambda *_, said=said, **__: np.array([said]))
+        monkeypatch.setattr("tinylm2.decoding.answer", lambda *_, said=said, **__: np.array([said]))
         answer = traced_answer(init_params(cfg, 0), row, cfg=cfg, tokenizer=tokenizer, answer_len=3)
         assert (answer.tokens, answer.text) == (kept, tokenizer.decode(kept))
         assert answer.trace.logits.shape[1] == len(row.prompt) + len(kept) - 1

@@ -106,7 +106,8 @@ def test_metrics_have_every_step_once_after_a_resume(tmp_path):
 
 def test_a_required_stage_above_its_threshold_ends_the_run():
     _, trainer = small_run()
-    trainer.stages = (Stage("A", trainer.stages[0].sampler, 4, 3, loss_threshold=0.15, required=True), *trainer.stages[1:])
+    first = Stage("A", trainer.stages[0].sampler, 4, 3, loss_threshold=0.15, required=True)
+    trainer.stages = (first, *trainer.stages[1:])
     with pytest.raises(NotLearned, match="binding was not learned: stage A stands at a loss of .* after 3 steps"):
         list(trainer.steps())
 

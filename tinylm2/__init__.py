@@ -19,7 +19,8 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "model": ("Config", "init_params", "count_params", "first_states", "segment_forward", "segment_backward"),
-    "recurrence": ("story_forward", "story_backward", "answer"),
+    "recurrence": ("story_forward", "story_backward"),
+    "decoding": ("answer",),
     "ops": ("cross_entropy_forward", "cross_entropy_backward"),
     "optim": ("AdamW", "clip"),
     "gradcheck": ("check_grads",),

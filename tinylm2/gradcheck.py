@@ -91,7 +91,7 @@ def check_grads(forward, backward, /, *inputs, **constants):
 
 @dataclass(frozen=True)
 class Checker:
-    """How to check, and what to check_shapes.
+    """How to check, and what to expect.
 
     directions: None compares every entry; a number compares slopes along so many random directions a tensor, and the
                 entries only of a tensor that fails there.

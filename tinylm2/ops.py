@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from tinylm2.backend import check_shapes, fused, get_xp, segment_sum
 
-# --------------------------------------------------------------------------------------------------------------- linear
-
 
 def linear_forward(x, W):
     """Multiply every row by a matrix.
@@ -41,9 +39,6 @@ def _rows(x):
     return x.size // x.shape[-1]                         # -1 in reshape would not do: a part may have zero rows
 
 
-# ------------------------------------------------------------------------------------------------------------ embedding
-
-
 def embedding_forward(W, *, ids):
     """Look up one row a token.
 
@@ -69,9 +64,6 @@ def embedding_backward(dy, cache):
     starts = xp.searchsorted(ids.reshape(-1)[order], xp.arange(W.shape[0] + 1))   # (V+1,)
     dW = segment_sum(dy.reshape(ids.size, W.shape[1])[order], starts)       # (V, D)
     return (dW,)
-
-
-# -------------------------------------------------------------------------------------------------------------- rmsnorm
 
 
 def rmsnorm_forward(x, g, *, eps=1e-5):
@@ -128,9 +120,6 @@ def _rowdot(a, b):
     return get_xp(a, b).einsum("...d,...d->...", a, b)[..., None]
 
 
-# ----------------------------------------------------------------------------------------------------------------- rope
-
-
 def rope_forward(x, *, start=0, step=1, base=10_000.0):
     """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
@@ -174,9 +163,6 @@ def _rope_table(xp, shape, start, step, base, dtype):
     turn = xp.exp(1j * positions[:, None, None] * w).astype(_complex(xp, dtype))
     turn = xp.ascontiguousarray(xp.broadcast_to(turn, (T, H, K // 2)))
     return turn, turn.conj()
-
-
-# --------------------------------------------------------------------------------------------------------------- attend
 
 
 class Attended(NamedTuple):
@@ -290,9 +276,6 @@ def _future(xp, T, dtype):
     return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
-# ------------------------------------------------------------------------------------------------- one number at a time
-
-
 def sigmoid_forward(x):
     """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
     y = _sigmoid(x)
@@ -362,9 +345,6 @@ def _silu_back(xp, dy, s, y):
     dx += s
     dx *= dy
     return dx
-
-
-# -------------------------------------------------------------------------------------------------------- cross-entropy
 
 
 def cross_entropy_forward(logits, *, targets, weights, total=None):

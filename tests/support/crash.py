@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SAVING = ("training/checkpoint.py", "training/run_dir.py", "training/loop.py", "zipfile.py", "zipfile/__init__.py")
 STEPS = 12                                               # 4 of each stage
-ARGUMENTS = ("--device", "cpu", "--hidden-size", "8", "--ff", "12", "--slots", "4", "--segments", "2", "--eval-segments", "2",
-             "--save-every", "1")
+ARGUMENTS = ("--device", "cpu", "--hidden-size", "8", "--ff", "12", "--slots", "4", "--segments", "2",
+             "--eval-segments", "2", "--save-every", "1")
 RESULTS = ("model.npz", "metrics.jsonl", "evaluation.json", "config.json", "tokenizer.json")
 
 

@@ -22,14 +22,14 @@ from tinylm2 import backend
 UFUNC = "out dtype"                                      # name: the keywords that CuPy's version takes
 FUNCTIONS = {
     "add": UFUNC, "multiply": UFUNC, "divide": UFUNC, "exp": UFUNC, "log": UFUNC, "sqrt": UFUNC, "tanh": UFUNC,
-    "maximum": UFUNC, "minimum": UFUNC, "ceil": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out", "where": "",
-    "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side", "arange": "dtype",
-    "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype", "ascontiguousarray": "dtype",
-    "broadcast_to": "", "take_along_axis": "axis"}
+    "maximum": UFUNC, "minimum": UFUNC, "ceil": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out",
+    "where": "", "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side",
+    "arange": "dtype", "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype",
+    "ascontiguousarray": "dtype", "broadcast_to": "", "take_along_axis": "axis"}
 METHODS = {
-    "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis", "argsort": "axis",
-    "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "", "fill": "",
-    "reshape": "", "ravel": "", "transpose": "", "swapaxes": "", "squeeze": "axis", "view": ""}
+    "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",
+    "argsort": "axis", "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "",
+    "fill": "", "reshape": "", "ravel": "", "transpose": "", "swapaxes": "", "squeeze": "axis", "view": ""}
 METADATA = ("shape", "strides", "dtype", "size", "ndim", "itemsize", "nbytes", "flags")
 CONSTANTS = ("inf", "result_type", "float32", "float64", "complex64", "complex128", "int32", "int64", "bool_")
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
@@ -200,4 +200,4 @@ xp.fuse = _fuse
 xp.asarray = _asarray
 xp.empty = lambda shape, dtype=float: Array(np.empty(shape, dtype))      # memory alone: no kernel
 xp.empty_like = lambda x: Array(np.empty_like(_inside(x)))
-backend.register(Array, xp, _to_host, lambda *args: _run("segment_sum", backend._add_runs_on_cpu, args))
+backend.register(Array, xp, _to_host, lambda *args: _run("segment_sum", backend._segment_sum, args))

@@ -286,7 +286,8 @@ def affordable(raw):
     try:
         found = json.loads(raw)["settings"]
         return all(not isinstance(found.get(name), int) or not most < found[name] <= SPANS[name][1]
-                   for name, most in (("hidden_size", 64), ("ff", 500), ("blocks", 8), ("segment", 128), ("vocab", 600)))
+                   for name, most in (("hidden_size", 64), ("ff", 500), ("blocks", 8), ("segment", 128),
+                                      ("vocab", 600)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return True
 
@@ -432,7 +433,8 @@ TASKS_GIVEN = ("qa1", "qa2", "qa6,qa1", "qa1:2,qa20", "qa19-qa20", "qa20-qa19", 
                "qa1:0", "qa1:x", "qa1-", "-qa1", "QA1", "qa1:" + "9" * 400)
 MAIN_OPTIONS = {
     "--task": TASKS_GIVEN, "--segments": COUNTS, "--steps": COUNTS, "--seed": NUMBERS,
-    "--memory": (*MEMORIES, "slot", ""), "--memory-blocks": ("", "0", "1", "0,1", "2", "-1", "x", "0,0"), "--tied": None,
+    "--memory": (*MEMORIES, "slot", ""), "--memory-blocks": ("", "0", "1", "0,1", "2", "-1", "x", "0,0"),
+    "--tied": None,
     "--hidden-size": ("8", "4", "6", "10", "0", "-8", "16385", "99999999"),
     "--blocks": ("1", "2", "0", "-1", "1025", "1000000000"), "--heads": ("1", "2", "3", "4", "8", "0", "-1", "99999"),
     "--kv-heads": ("1", "2", "3", "0", "-1"), "--ff": ("1", "12", "0", "-1", "99999999"),
@@ -442,6 +444,8 @@ MAIN_OPTIONS = {
     "--truncate": NUMBERS, "--recompute": None, "--tokenizer": ("word", "bpe", "x"),
     "--vocab": ("300", "1", "-1", "999999999"),
     "--filler": ("{home}", "{home}/none", "/dev/null", "{run}/model.npz", "{run}/config.json", ""),
+    "--train-on": ("{home}", "{home}/none", "/dev/null", ""), "--shards": NUMBERS,
+    "--words": ("{home}", "{home}/none", "/dev/null", "{run}/config.json", "{run}/model.npz", ""),
     "--eval-segments": COUNTS, "--stories": ("{home}", "{run}", "/dev/null", "", "{home}/none"),
     "--device": ("cpu", "auto", "gpu", "tpu"), "--save-every": NUMBERS, "--resume": None, "--overwrite": None,
     "--out": ("{home}/run", "{home}", "{home}/a/b/c", "{run}/config.json", "{run}/config.json/x", "/dev/null",
@@ -455,7 +459,9 @@ COMMAND_OPTIONS = {
         "--seed": NUMBERS, "--metric": ("exact", "babilong", "x"), "--device": ("cpu", "gpu", "x"),
         "--out": ("{home}/t.json", "{home}", "/proc/x", "{home}/none/t", "")}),
     "ask": (["{run}", "Mary moved to the garden.", "Where is Mary?"],
-            {"--show": None, "--device": ("cpu", "gpu", "x")}),
+            {"--show": None, "--device": ("cpu", "gpu", "x"), "--length": ("0", "32", "-1", "x", "999999999999"),
+             "--story": ("{home}", "{home}/none", "/dev/null"),
+             "--filler": ("{home}", "/dev/null", "{run}/model.npz")}),
     "explore": (["{run}", "--out", "{home}/page.html"], {
         "--task": TASKS_GIVEN, "--seed": NUMBERS, "--length": ("0", "32", "64", "-1", "x", "1", "999999999999"),
         "--story": ("{home}", "/dev/null", "{run}/model.npz"), "--out": ("{home}", "/proc/x")}),

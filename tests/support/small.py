@@ -14,7 +14,8 @@ from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, init_params
 
 CFG = Config(V=11, D=8, L=2, H=4, G=2, F=12, N=4, T=6)   # B is 3 in `ids`
-CHANGES = {"": {}, "T < N": {"T": 3, "N": 7}, "N = 1": {"N": 1}, "T = 1": {"T": 1}, "block 1 only": {"memory_blocks": (1,)}}
+CHANGES = {"": {}, "T < N": {"T": 3, "N": 7}, "N = 1": {"N": 1}, "T = 1": {"T": 1},
+           "block 1 only": {"memory_blocks": (1,)}}
 
 
 def _fits(memory, change):
@@ -63,7 +64,7 @@ def other(cfg, ids):
 
 
 def states(cfg, dtype="float64", seed=0):
-    """A random state of three stories per place, in the declared shapes and with nothing hidden; None without memory."""
+    """A random state of three stories per place: the declared shapes, nothing hidden; None without memory."""
     rng = np.random.default_rng(seed)
     return tuple(None if memory is None else _state(memory, cfg, rng, dtype) for memory in cfg.memories)
 

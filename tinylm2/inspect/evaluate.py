@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from tinylm2 import recurrence
+from tinylm2 import decoding
 from tinylm2.data import encode_examples, make_prompts, max_answer_len
 from tinylm2.errors import BadInput
 
@@ -24,7 +24,7 @@ def ask(params, rows, *, cfg, tokenizer, answer_len, frozen=False, progress=None
     texts = {}
     for part in parts if comm is None else parts[comm.rank::comm.size]:
         ids, pad = make_prompts([rows[i] for i in part])
-        tokens = recurrence.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
+        tokens = decoding.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
                                    frozen=frozen)
         for i, row_tokens in zip(part, tokens.tolist(), strict=True):
             kept = row_tokens[:row_tokens.index(tokenizer.end)] if tokenizer.end in row_tokens else row_tokens

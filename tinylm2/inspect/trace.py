@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tinylm2 import model, recurrence
+from tinylm2 import decoding, model, recurrence
 from tinylm2.backend import get_xp, to_device, to_host
 
 
@@ -99,7 +99,7 @@ class TracedAnswer:
 def traced_answer(params, example, *, cfg, tokenizer, answer_len, frozen=False):
     """Let a model answer an EncodedExample in at most `answer_len` tokens, and trace it."""
     ids, pad = np.array([example.prompt]), np.array([example.pad])
-    tokens = recurrence.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
+    tokens = decoding.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
                                frozen=frozen)[0].tolist()
     if tokenizer.end in tokens:
         tokens = tokens[:tokens.index(tokenizer.end) + 1]

@@ -145,14 +145,15 @@ def write_backward(dstate, cache):
     return (None, None, dk, dv), (dM,), dp
 
 
-def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None, start=None):
     """Slots gather from the segment: each slot is one more query that stands right after the last token.
 
     R = attend(rope(address Wq at position T), k, v) Wo,   address = first N rows of the identity, times sqrt(D)
 
     k, v (B, T, G, K) the segment's rotated keys and its values, Wqkv (D, (H+2G)K) and Wo (HK, D) the block's own
     self-attention -> R (B, N, D), which takes the place of token rows in `memory_update`. `heads` is (H, G), N <= D.
-    address Wq is just sqrt(D) times the first N rows of Wq, the same for every story: computed once for the batch.
+    address Wq is just sqrt(D) times the first N rows of Wq, the same for every story, so it is computed once for the
+    batch. start: the position of the slots, where it is not T.
     """
     H, G = heads
     K = k.shape[-1]
@@ -162,7 +163,7 @@ def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     xp = get_xp(k, Wqkv)
     cache = {"heads": H, "D": Wqkv.shape[0], "Wqkv": Wqkv}
     asked = Wqkv[:slots, :H * K].reshape(1, slots, H, K) * Wqkv.shape[0] ** 0.5
-    q, cache["rope"] = ops.rope_forward(asked, start=T, step=0)          # (1, N, H, K)
+    q, cache["rope"] = ops.rope_forward(asked, start=T if start is None else start, step=0)    # (1, N, H, K)
     y, cache["attend"] = ops.attend_forward(xp.broadcast_to(q, (B, slots, H, K)), k, v, pad=pad)
     R, cache["out"] = ops.linear_forward(y.reshape(B, slots, H * K), Wo)
     return R, cache

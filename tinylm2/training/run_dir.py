@@ -24,7 +24,7 @@ from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.model import count_params, param_shapes
 from tinylm2.training import checkpoint
 from tinylm2.training.curriculum import WINDOW
-from tinylm2.training.material import OPENED
+from tinylm2.training.material import OPENED, gather_material
 from tinylm2.training.settings import Settings
 from tinylm2.training.step import SINGLE, NotFinite
 from tinylm2.training.trained_model import TrainedModel, new
@@ -99,7 +99,9 @@ def resume(folder, given, *, xp=np, comm=SINGLE):
         raise BadInput(f"{path}: found no run in it, expected one that was begun; without --resume, one begins")
     model, moments, progress = load(path, xp=xp)
     _check_files(model.settings, given)
-    trainer = model.trainer(comm)
+    material = gather_material(model.settings)
+    model.filler = material.filler                       # questions are hidden in what the run was trained with
+    trainer = model.trainer(comm, material)
     if progress["stage"] > len(trainer.stages):
         raise BadInput(f"{path}: found stage {progress['stage']}, expected at most {len(trainer.stages)}")
     trainer.restore(moments, progress)

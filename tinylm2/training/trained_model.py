@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from tinylm2 import recurrence
+from tinylm2 import decoding
 from tinylm2.backend import to_host
 from tinylm2.data import Example, GrammarFiller, HaystackSampler, Tokenizer, encode_examples
 from tinylm2.data.filler import sentences
@@ -79,7 +79,7 @@ class TrainedModel:
         ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
         if not ids.size:
             raise BadInput(f"text: found {text!r}, expected words")
-        for token in islice(recurrence.decode(self.params, _chooser(temperature, top_p, rng), ids=ids, cfg=self.cfg),
+        for token in islice(decoding.decode(self.params, _chooser(temperature, top_p, rng), ids=ids, cfg=self.cfg),
                             tokens):
             if token[0] == self.tokenizer.end:
                 return
