@@ -1,4 +1,4 @@
-"""Write a page, one HTML file, to walk through a story segment by segment and see what the memory does."""
+"""Write a page, one HTML file, to walk through a story, change it and see what the memory does."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -18,7 +18,8 @@ def main(args: Namespace) -> None:
     model = model_of(args)
     row = story_of(args, model)
     live, frozen = (model.traced(row, frozen=frozen) for frozen in (False, True))
-    text = page(row, live, frozen, cfg=model.cfg, tokenizer=model.tokenizer, about=about(model, row, args))
+    text = page(row, live, frozen, cfg=model.cfg, tokenizer=model.tokenizer, about=about(model, row, args),
+                params=model.params, filler=model.filler, answer_len=model.answer_len)
     out = Path(args.out or Path(args.run) / "explore.html")
     with replacing(out) as file:
         file.write(text.encode())

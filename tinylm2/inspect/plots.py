@@ -242,11 +242,8 @@ def state_change(trace: Any) -> Any:
     figure, axes = _figure("How much a segment changes the memory", 7, 3.2)
     for k, i in enumerate(places_with_memory(trace)):
         for name in trace.places[-1][i].before:
-            changes = {}
-            for s, places in enumerate(trace.places[:-1], 1):
-                before, after = places[i].before.get(name), places[i].after.get(name)
-                if before is not None and after is not None and before.shape == after.shape and before.any():
-                    changes[s] = float(np.linalg.norm(after - before) / np.linalg.norm(before))
+            found = enumerate((places[i].change(name) for places in trace.places[:-1]), 1)
+            changes = {s: change for s, change in found if change is not None}
             if changes:
                 colour, mark, dash = LINES[k % len(LINES)]
                 axes[0, 0].plot(changes.keys(), changes.values(), color=colour, marker=mark, linestyle=dash,

@@ -31,6 +31,16 @@ class PlaceTrace:
     input: np.ndarray | None = None                      # (B, N, D) the gate that lets in what it gathered
     forget: np.ndarray | None = None                     # (B, N, D) the gate that lets stay what it held
 
+    def change(self, name):
+        """How much the segment changed this array of the state, |after - before| / |before|.
+
+        None where it was zero or had another shape: some states grow with the story.
+        """
+        before, after = self.before.get(name), self.after.get(name)
+        if before is None or after is None or before.shape != after.shape or not before.any():
+            return None
+        return float(np.linalg.norm(after - before) / np.linalg.norm(before))
+
 
 @dataclass(frozen=True)
 class Trace:

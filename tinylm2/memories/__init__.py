@@ -34,7 +34,8 @@ A segment's memory adds rows to the sequence that all blocks see:
 
 A memory may declare more: `check(cfg)` raises ValueError for a Config that it cannot serve; `hidden(state)` (B,) counts
 the keys to leave out; `looks(read, write)` names the attention weights and gates in its caches, for pictures; PAIRS
-names the further pairs of the file with the shapes that the gradient checker draws.
+names the further pairs of the file with the shapes that the gradient checker draws. PAGE_WRITE names the write of
+`inspect/page/model.js` that computes it as this file does; where none is declared, the page shows a recording.
 """
 
 from importlib.util import find_spec, module_from_spec

@@ -15,6 +15,7 @@ from tinylm2.backend import Array, check_shapes, get_xp
 
 VECTORS = {"mem.g": 1.0, "mem.bin": 0.0, "mem.bout": -1.0, "mem.bforget": 3.0}   # read with caution, forget slowly
 WRITE_USES_READ = False
+PAGE_WRITE = "gather"
 PAIRS = {
     "cross_attention": (("B T D", "B N D", "D D", "D D", "D D"), lambda cfg: {"heads": cfg.H}),
     "write_attention": (("B T G K", "B T G K", "D QKV", "HK D"),

@@ -15,6 +15,7 @@ from tinylm2.memories import lm2
 
 VECTORS = {name: lm2.VECTORS[name] for name in ("mem.g", "mem.bout")}
 WRITE_USES_READ = True
+PAGE_WRITE = "pool"
 PAIRS = {}
 
 check, state_shapes = lm2.check, lm2.state_shapes
