@@ -1,4 +1,4 @@
-"""lm2_on_one_page.py is the library's model: the same loss and the same gradients, in 300 lines of NumPy."""
+"""tutorials/lm2_on_one_page.py is the library's model, loss and optimizer, and still fits on one page."""
 
 import ast
 import random
@@ -10,13 +10,14 @@ import pytest
 
 from tests import small
 from tinylm2.data.batches import Batch
+from tinylm2.flat import Flat
 from tinylm2.model import Config, init_params, param_shapes
+from tinylm2.optim import AdamW, clip
 from tinylm2.train import loss_and_gradients
 from tutorials import lm2_on_one_page as page
 
-FILE = Path(page.__file__)
-CFG = Config(V=page.V, D=page.D, L=page.L, H=page.H, G=page.H, F=page.F, N=page.N, T=page.T)
-BRIEF = (("A", [2], [16], 0.0, 16, 15, 0.0), ("B", [2, 4], [3 * page.T], 0.7, 8, 15, 0.0))
+CFG = Config(V=page.V)                                   # the library's defaults
+BRIEF = (("A", [2], [None], 0.0, 8, 15, 0.0), ("B", [2, 4], [2 * page.T, 3 * page.T], 0.7, 8, 15, 0.0))
 
 
 def stories(counts, length=None):
@@ -35,11 +36,56 @@ def library(params, rows):
     return loss, grads
 
 
-def test_the_default_sizes_are_the_librarys():
-    assert Config(V=page.V) == CFG
+# ------------------------------------------------------------------------------------------------------------- the page
 
 
-def test_parameters_have_the_librarys_names_shapes_and_start():
+def test_it_is_one_page():
+    lines = Path(page.__file__).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 300
+    assert max(map(len, lines)) <= 120
+
+
+def test_it_imports_numpy_and_the_standard_library_only():
+    imported = set()
+    for node in ast.walk(ast.parse(Path(page.__file__).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.partition(".")[0])
+    assert "numpy" in imported
+    assert imported - {"numpy"} <= sys.stdlib_module_names
+
+
+# ---------------------------------------------------------------------------------------------------------- the stories
+
+
+@pytest.mark.parametrize("segments", [None, 2, 4])
+def test_a_story_ends_with_the_place_where_the_person_went_last(segments):
+    rng = random.Random(0)
+    for count in (2, 4, 10):
+        for _ in range(50):
+            row = page.row(rng, count, segments and segments * page.T, gap=0.5)
+            words = [page.WORDS[number] for number in row]
+            assert (len(row) - 1) % page.T == 0
+            if segments:
+                assert len(row) == segments * page.T + 1
+                assert "[pad]" not in words
+            *text, _, _, person, answer, end = words
+            assert end == "[end]"
+            last = len(text) - 1 - text[::-1].index(person)
+            assert next(word for word in text[last:] if word in page.PLACES) == answer
+            assert sum(word in page.PEOPLE for word in text) == count
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+
+
+def test_sizes_are_the_librarys_defaults():
+    assert Config(V=page.V, D=page.D, L=page.L, H=page.H, G=page.H, F=page.F, N=page.N, T=page.T) == CFG
+    assert page.K == CFG.K
+
+
+def test_parameters_have_the_librarys_names_shapes_and_distributions():
     ours, theirs = page.initial_params(0), init_params(CFG, 0)
     assert {name: W.shape for name, W in ours.items()} == param_shapes(CFG)
     for name, W in ours.items():
@@ -67,3 +113,49 @@ def test_loss_and_every_gradient_are_the_librarys(rows):
         assert (abs(g).max() > 1e-6) == written, f"{name}: a gradient of zero shows nothing"
         assert grads[name].shape == g.shape
         assert abs(grads[name] - g).max() <= 1e-12 * abs(g).max(), name
+
+
+# --------------------------------------------------------------------------------------------------------- the training
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0], ids=["not clipped", "clipped"])
+def test_steps_of_the_optimizer_are_the_librarys(size):
+    theirs = small.params(CFG)
+    ours = {name: W.copy() for name, W in theirs.items()}
+    moments = {name: np.zeros((2, *W.shape)) for name, W in ours.items()}
+    optimizer, rng = AdamW(theirs), np.random.default_rng(0)
+    for step in (1, 2, 3):
+        grads = Flat(param_shapes(CFG), np, "float64")
+        grads.buffer[...] = rng.normal(0, size, grads.buffer.shape) / grads.buffer.size**0.5
+        page.adamw(ours, {name: step * 2 * g for name, g in grads.items()}, moments, step, rate=0.01)
+        grads.buffer *= step * 2
+        clip(grads, 1.0)
+        optimizer.step(theirs, grads, 0.01)
+    for name, W in theirs.items():
+        assert abs(ours[name] - W).max() <= 1e-10, name
+
+
+def test_thirty_steps_lower_the_loss_and_repeat_bit_for_bit(capsys):
+    params, losses = page.train(0, BRIEF)
+    again, same = page.train(0, BRIEF)
+    assert losses == same
+    assert all(np.array_equal(again[name], W) for name, W in params.items())
+    assert all(W.dtype == np.float32 for W in params.values())
+    assert len(losses) == 30
+    assert np.mean(losses[-5:]) < losses[0] - 1
+
+
+def test_an_answer_is_right_when_the_place_and_the_end_are(monkeypatch):
+    """Logits that name the right place always and the end every other time."""
+    calls = []
+
+    def story_forward(params, ids):
+        calls.append(ids.shape)
+        logits = np.zeros((1, page.A, page.V))
+        logits[0, 0, ids[0, -1]] = 1                     # the answer, which the model reads to predict the end
+        logits[0, 1, page.NUMBER["[end]" if len(calls) % 2 else "the"]] = 1
+        return logits, None
+
+    monkeypatch.setattr(page, "story_forward", story_forward)
+    assert page.accuracy(None, random.Random(0), 4, questions=10) == 0.5
+    assert calls == [(1, 4 * page.T)] * 10

@@ -84,7 +84,7 @@ def rmsnorm_backward(dy, cache):
 def attend_forward(q, k, v, hidden=False):
     """Each query (B, T, D) gathers the values of the keys (B, U, D) like it: y = P v,  P = softmax(q k' / sqrt(K))."""
     q, k, v = split(q), split(k), split(v)
-    S = np.where(hidden, -np.inf, q @ k.swapaxes(2, 3) / K**0.5)                         # (B, H, T, U)
+    S = np.where(hidden, -np.inf, q @ k.swapaxes(2, 3) / K**0.5)                         # -inf: not seen, (B, H, T, U)
     P = np.exp(S - S.max(-1, keepdims=True))
     P /= P.sum(-1, keepdims=True)
     return join(P @ v), (q, k, v, P)
@@ -111,14 +111,14 @@ def rope(x, positions, direction=1):
 # ----------------------------------------------------------------------------------------------- 3. The model, forward
 
 def read_forward(n, M, p):
-    """The words n (B, T, D) read the bank M (B, N, D), and a gate decides how much of it they hear -> (B, T, D)."""
+    """The words n (B, T, D) read the bank M (B, N, D), and a gate decides how much of it they take -> (B, T, D)."""
     Mn, norm = rmsnorm_forward(M, p["mem.g"])
     E, attend = attend_forward(n @ p["mem.Wq"], Mn @ p["mem.Wk"], Mn @ p["mem.Wv"])                              # (1)
     gout, gate = gate_forward(E, p["mem.Wout"], p["mem.bout"])                                                   # (2)
     return gout * E, (n, Mn, norm, attend, E, gout, gate)
 
 def write_forward(k, v, M, pad, p):
-    """The slots attend to the words, as a word after the last one would; then two gates rewrite the bank."""
+    """The slots attend to the words, as a word after the last one would; then two gates rewrite the bank M."""
     # The address of slot s is row s of the identity times sqrt(D), in every story: times Wq, it is a row of Wq.
     slots = rope(D**0.5 * p["attn.Wqkv"][None, :N, :D], k.shape[1])                      # (1, N, D)
     a, attend = attend_forward(slots, k, v, pad[:, None, None])
@@ -129,15 +129,16 @@ def write_forward(k, v, M, pad, p):
     return gin * content + gforget * M, (M, attend, a, gin, gate_in, gforget, gate_forget, content)              # (6)
 
 def block_forward(x, M, pad, p, last):
-    """One block on one segment: x (B, T, D), M (B, N, D) -> y (B, T, D) and the next bank, None after the last one."""
+    """A segment x (B, T, D), its padding (B, T), the bank M (B, N, D) -> y (B, T, D), next bank (None if the last)."""
     n, norm = rmsnorm_forward(x, p["attn.g"])
     q, k, v = np.split(n @ p["attn.Wqkv"], 3, axis=-1)                                   # (B, T, D) each
     places = np.arange(x.shape[1])
     q, k = rope(q, places), rope(k, places)
+    # A word sees itself and the words before it, but no padding: (query, key) are the last two axes.
     hidden = (places > places[:, None]) | pad[:, None, None] & (places != places[:, None])           # (B, 1, T, T)
     a, attend = attend_forward(q, k, v, hidden)
-    heard, read = read_forward(n, M, p)
-    x = x + a @ p["attn.Wo"] + heard                                                                             # (3)
+    gated, read = read_forward(n, M, p)
+    x = x + a @ p["attn.Wo"] + gated                                                                             # (3)
     M_next, write = (None, None) if last else write_forward(k, v, M, pad, p)
     h, ff_norm = rmsnorm_forward(x, p["ff.g"])
     gate, up = np.split(h @ p["ff.Wgu"], 2, axis=-1)                                     # (B, T, F) each
@@ -185,7 +186,7 @@ def write_backward(dM_next, cache, p):
     return dk, dv, dM_next * gforget, dp
 
 def block_backward(dy, dM_next, cache):
-    """The forward from its end. Where a bank was written, k, v and M have a share of the write, too."""
+    """The forward from its end. Where a bank was written, k, v and M have a second share, from the write."""
     p, n, norm, attend, a, read, write, h, ff_norm, gate, up, s = cache
     dp, dp_write = {}, {}
     dinside, dp["ff.Wdown"] = linear_backward(dy, gate * s * up, p["ff.Wdown"])
@@ -207,7 +208,7 @@ def block_backward(dy, dM_next, cache):
     return dx + dx_norm, dM, dp
 
 def story_backward(dlogits, cache):
-    """From the last segment to the first. From one to the one before, only the gradients of the banks are passed."""
+    """From the last segment to the first: only the gradients of the banks pass from a segment to the one before."""
     params, segments, caches, y, norm = cache
     grads, dbanks = {name: np.zeros_like(W) for name, W in params.items()}, [None] * L
     dy, grads["head.W"] = linear_backward(dlogits, y, params["head.W"])
