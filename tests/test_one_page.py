@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import small
-from tinylm2.data.batches import Batch
+from tests.support import small
+from tinylm2.data import Batch
 from tinylm2.flat import Flat
 from tinylm2.model import Config, init_params, param_shapes
 from tinylm2.optim import AdamW, clip
-from tinylm2.train import loss_and_gradients
+from tinylm2.training.step import loss_and_gradients
 from tutorials import lm2_on_one_page as page
 
 CFG = Config(V=page.V)                                   # the library's defaults

@@ -123,7 +123,8 @@ def _sentences(row, tokenizer, filler):
     facts = [tuple(tokenizer.encode(fact)) for fact in row.example.facts]
     known = {tuple(tokenizer.encode(text)): text for text in (filler.sentences if filler else ())}
     lengths = sorted({len(ids) for ids in known} - {0})
-    todo, tried = [(row.asked, len(facts), ())], set()   # (where the rest ends, facts left, the sentences behind it)
+    tried: set = set()
+    todo: list[Any] = [(row.asked, len(facts), ())]      # (where the rest ends, facts left, the sentences behind it)
     while todo:
         end, left, behind = todo.pop()
         if (end, left) in tried:
