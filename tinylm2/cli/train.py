@@ -61,7 +61,7 @@ def _quiet():
         yield
 
 
-def start(folder: Any, args: Namespace, comm: Any) -> tuple:
+def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
     """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
     xp = array_module(args.device, comm.rank)
     segment_counts("eval-segments", args.eval_segments)
