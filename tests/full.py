@@ -1,6 +1,6 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | fuzz | mutants | lessons | bank | coverage | bits
+    python -m tests.full kills | fuzz | mutants | lessons | bank | page | coverage | bits
 """
 
 import argparse
@@ -70,6 +70,21 @@ def bank():
     return "the bank of answers", not failed
 
 
+def page(count=200):
+    """Compare the page's own model, in a browser, with Python on so many stories, with edits and operations."""
+    from tests import test_page_model
+    from tests.support import browser
+
+    if why := browser.missing():
+        return why, False
+    with tempfile.TemporaryDirectory() as home, browser.chromium(Path(home)) as tab:
+        try:
+            float32, float64 = test_page_model.parity(tab, count, show=say)
+        except AssertionError as error:
+            return f"a fault: {error}", False
+    return f"{count} stories; at most {float32:.1e} from float32 (trained runs), {float64:.1e} from float64", True
+
+
 def coverage(least=95):
     """Lines and branches of tinylm2/ that the suite and its fuzz take, in this process and in those that they start."""
     with tempfile.TemporaryDirectory() as home:
@@ -111,13 +126,13 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, coverage, bits)}
+FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, page, coverage, bits)}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=FIGURES)
-    parser.add_argument("--count", type=int, help="how many kills, cases or mutants")
+    parser.add_argument("--count", type=int, help="how many kills, cases, mutants or stories")
     args = parser.parse_args(argv)
     began = time.perf_counter()
     figure, good = FIGURES[args.name](**{"count": args.count} if args.count else {})

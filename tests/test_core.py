@@ -16,8 +16,9 @@ from tinylm2.backend import to_device
 from tinylm2.data import rng
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, init_params, param_shapes, params_of
-from tinylm2.optim import AdamW, clip, learning_rate
+from tinylm2.optim import AdamW, clip
 from tinylm2.recurrence import story_forward
+from tinylm2.training.curriculum import learning_rate
 
 pytestmark = pytest.mark.core
 

@@ -8,6 +8,7 @@ from tests.support.leaves import leaves
 from tinylm2 import ops, optim
 from tinylm2.model import init_params
 from tinylm2.recurrence import story_backward, story_forward
+from tinylm2.training.curriculum import learning_rate
 
 pytestmark = pytest.mark.core
 FLOATS = ["float32", "float64"]
@@ -25,7 +26,7 @@ def training_step(cfg, dtype, **options):
         (dlogits,) = ops.cross_entropy_backward(1.0, loss_cache)
         grads = story_backward(dlogits, cache)
         norm = optim.clip(grads, 1.0)
-        optimizer.step(params, grads, optim.learning_rate(1e-2, step, warmup=10))
+        optimizer.step(params, grads, learning_rate(1e-2, step, warmup=10))
     return {"params": {**params, "buffer": params.buffer}, "grads": {**grads, "buffer": grads.buffer},
             "moments": {"m": optimizer.m, "v": optimizer.v}, "logits": logits, "loss": loss, "norm": norm,
             "cache": cache, "loss cache": loss_cache, "dlogits": dlogits}

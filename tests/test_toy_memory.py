@@ -1,7 +1,7 @@
 """One file to add a memory: the example of docs/MODEL.md, put into a copy of the package, trains, answers and is drawn.
 
 The copy gets the file and the two lines that the page names, and nothing else. What runs there are the commands, in
-processes of their own. tests/support/crash.py is `train` with a curriculum of seconds.
+processes of their own; `train` has a curriculum of seconds.
 """
 
 import json
@@ -23,6 +23,15 @@ import sys
 from tinylm2 import gradcheck
 from tinylm2.checking import cases
 sys.exit(gradcheck.report([case for case in cases.CASES if "toy" in case.name and case.part in sys.argv[1:]]))
+"""
+TRAIN = """
+import sys
+from tests.support import crash, small
+from tinylm2.__main__ import main
+from tinylm2.cli import train
+from tinylm2.training import material, trained_model
+trained_model.curriculum, material.GrammarFiller, train.QUESTIONS = crash.curriculum, small.FewSentences, 20
+sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
@@ -62,7 +71,7 @@ def home(tmp_path_factory):
 def trained(home):
     """A run of the toy memory, trained for seconds."""
     folder = home / "run"
-    status, printed = run(home, "-m", "tests.support.crash", "--out", folder, *crash.ARGUMENTS, "--memory", "toy")
+    status, printed = run(home, "-c", TRAIN, "--out", folder, *crash.ARGUMENTS, "--memory", "toy")
     assert status == 0, printed
     assert "memory: toy" in printed
     return folder

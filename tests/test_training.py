@@ -10,10 +10,10 @@ import pytest
 from tinylm2.data import BadInput, BucketSampler
 from tinylm2.memories import MEMORIES
 from tinylm2.model import count_params, init_params
-from tinylm2.optim import AdamW, clip, learning_rate
+from tinylm2.optim import AdamW, clip
 from tinylm2.recurrence import story_forward
 from tinylm2.training import checkpoint, loop, run_dir
-from tinylm2.training.curriculum import WINDOW, Stage, curriculum, growing
+from tinylm2.training.curriculum import WINDOW, Stage, curriculum, growing, learning_rate
 from tinylm2.training.run_dir import RunDir
 from tinylm2.training.settings import Settings, given_settings
 from tinylm2.training.step import NotFinite, loss_and_gradients

@@ -12,6 +12,7 @@ The public names below are loaded when they are first used, so that `import tiny
 
 import os
 from importlib import import_module
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # the products are small: two threads are slower than one
 
@@ -39,7 +40,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["__version__", "load", *_HOME]
 
 
-def load(folder, *, device="cpu"):
+def load(folder: Any, *, device: str = "cpu") -> Any:
     """The TrainedModel of a run's folder: `tinylm2.load("runs/tiny").ask(story, question)`."""
     from tinylm2.gpu import array_module
     from tinylm2.training import run_dir

@@ -1,6 +1,7 @@
 """`tinylm2 COMMAND`, or `python -m tinylm2 COMMAND`: one file per command in tinylm2/cli/."""
 
 import sys
+from typing import Any
 
 from tinylm2 import __version__
 from tinylm2.cli import ask, count, evaluate, explore, gradcheck, plot, stories, train
@@ -11,12 +12,12 @@ COMMANDS = {"train": train, "ask": ask, "explore": explore, "plot": plot, "evalu
 
 
 @command
-def main(argv=None):
+def main(argv: list[str] | None = None) -> Any:
     parser = Parser(prog="tinylm2", description="LM2, every gradient by hand.")
     parser.add_argument("--version", action="version", version=f"tinylm2 {__version__}")
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        text = module.__doc__.strip().splitlines()[0]
+        text = (module.__doc__ or name).strip().splitlines()[0]
         module.add_arguments(chosen.add_parser(name, help=text, description=text))
     args = parser.parse_args(argv)
     return COMMANDS[args.command].main(args)

@@ -1,14 +1,17 @@
 """The ground floor: which array module an array belongs to, and the check of shapes. Imports no other file."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial, wraps
+from typing import Any
 
 import numpy as np
 
+Array = Any                                              # an array of NumPy, or of CuPy where a GPU is used
 BLOCK = 2**15                                            # numbers of a flat array that the CPU's cache holds with ease
 _HOMES = {}                                              # array type -> module, way to the host, segment_sum
 
 
-def register(array_type, module, to_host, segment_sum):
+def register(array_type: Any, module: Any, to_host: Any, segment_sum: Any) -> None:
     """Make an array type known: NumPy's below, CuPy's when a GPU is found, the tests' stand-in for one."""
     _HOMES[array_type] = (module, to_host, segment_sum)
 
@@ -21,7 +24,7 @@ def _home(x):
         raise TypeError(f"found a {type(x).__module__}.{type(x).__name__}, expected an array of {known}") from None
 
 
-def get_xp(*arrays):
+def get_xp(*arrays: Any) -> Any:
     """The module (numpy or cupy) whose arrays these are.  TypeError when they live on different devices."""
     xp = _home(arrays[0])[0]
     for x in arrays[1:]:
@@ -30,12 +33,12 @@ def get_xp(*arrays):
     return xp
 
 
-def to_device(x, xp):
+def to_device(x: Array, xp: Any) -> Any:
     """A host array as an array of `xp`; with numpy the array itself."""
     return xp.asarray(x)
 
 
-def to_host(x):
+def to_host(x: Array) -> Any:
     """An array as a NumPy array: the one door back from a device, so that copies can be counted."""
     return _home(x)[1](x)
 
@@ -43,7 +46,7 @@ def to_host(x):
 # ------------------------------------------------------------------------------------- what the devices do differently
 
 
-def fused(chain):
+def fused(chain: Callable) -> Callable[..., Any]:
     """A chain of elementwise steps, `chain(xp, *arrays)`, as one kernel where the arrays' module can make one (CuPy).
 
     On a GPU each step would be a launch of its own, which costs more than the step; NumPy takes the steps one by one.
@@ -64,13 +67,13 @@ def fused(chain):
     return run
 
 
-def chunks(x):
+def chunks(x: Array) -> list:
     """Slices that cover a flat array: for NumPy as long as its cache can hold through a chain of steps, else one."""
     length = BLOCK if get_xp(x) is np else max(x.size, 1)
     return [slice(start, start + length) for start in range(0, x.size, length)]
 
 
-def segment_sum(x, starts):
+def segment_sum(x: Array, starts: Array) -> Any:
     """Sums of runs of rows: y[v] = x[starts[v]:starts[v+1]].sum(0), each in order; zeros where a run is empty.
 
     x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). A door of its own, for CuPy's
@@ -89,7 +92,7 @@ def _segment_sum(x, starts):
 register(np.ndarray, np, lambda x: x, _segment_sum)
 
 
-def check_shapes(op, **named):
+def check_shapes(op: str, **named: Any) -> None:
     """Check shapes where they enter: `check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
     A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself; an

@@ -3,15 +3,19 @@
 While a stream is read, the memory's states and one segment are kept, so a story may be a million tokens long.
 """
 
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from tinylm2 import model
-from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.backend import Array, get_xp, to_device, to_host
+from tinylm2.flat import Flat
+from tinylm2.model import Config
 
 
-def read(params, *, ids, cfg, pad=None, frozen=False):
+def read(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, frozen: bool = False) -> tuple:
     """Read all of a story but its last segment: the states that the last one reads, and where it starts.
 
     ids (B, any) on the host: only the segment that is being read goes to the device. frozen: nothing is written, so the
@@ -26,7 +30,7 @@ def read(params, *, ids, cfg, pad=None, frozen=False):
     return states, final
 
 
-def decode(params, choose, *, ids, cfg, pad=None, frozen=False):
+def decode(params: Flat, choose: Any, *, ids: Array, cfg: Config, pad: Any = None, frozen: bool = False) -> Iterator:
     """Tokens behind a story, one per story and step, without end. choose: logits (B, V) -> (B,) on the host.
 
     ids (B, any), pad (B,) on the host. Keys and values of the last segment are computed once and kept. A segment that
@@ -50,7 +54,8 @@ def decode(params, choose, *, ids, cfg, pad=None, frozen=False):
         segment, past, pad = new, None, None
 
 
-def answer(params, *, ids, cfg, answer_len, end, pad=None, frozen=False):
+def answer(params: Flat, *, ids: Array, cfg: Config, answer_len: int, end: int, pad: Any = None,
+           frozen: bool = False) -> Any:
     """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, answer_len), `end` from the first `end` on.
 
     The prompt leaves `answer_len` positions of its last segment free, so an answer never crosses a border.  ValueError

@@ -1,18 +1,19 @@
 """Bad input, said in one line: where it stands, what was found, what was expected."""
 
 import json
+from typing import Any
 
 
 class BadInput(ValueError):
     """What a user gave cannot be used. The message is one line; the commands print it and leave with status 2."""
 
     @classmethod
-    def at(cls, path, line, found, expected):
+    def at(cls, path: Any, line: Any, found: Any, expected: Any) -> Any:
         """The error of one line of a file: `stories.txt:7: found 'x', expected a line number`."""
         return cls(f"{path}:{line}: found {found}, expected {expected}")
 
 
-def read_lines(path):
+def read_lines(path: Any) -> Any:
     """The lines of a text file without their ends, blank lines at its end left out. BadInput where it cannot be read,
     is empty or is not UTF-8."""
     try:
@@ -31,7 +32,7 @@ def read_lines(path):
     return lines
 
 
-def parse_json(text, path, line=1):
+def parse_json(text: str, path: Any, line: int = 1) -> Any:
     """The value of a JSON text that starts on this line of a file. BadInput where it has none."""
     try:
         return json.loads(text)

@@ -2,6 +2,7 @@
 
 import sys
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from tinylm2.backend import get_xp, register
 
 
 @cache
-def gpu():
+def gpu() -> tuple:
     """(usable, why): asked once a process, and only when somebody wants to know.
 
     Three things can be missing, in this order: the package, a device with its driver, and the CUDA libraries that
@@ -39,7 +40,7 @@ class NoGPU(RuntimeError):
     """A GPU was asked for by name and cannot be used; the message says why."""
 
 
-def array_module(device="auto", rank=0):
+def array_module(device: str = "auto", rank: int = 0) -> Any:
     """numpy or cupy for `--device auto | cpu | gpu`: auto falls back with one line on stderr, gpu raises NoGPU.
 
     Of several processes, number `rank` takes that GPU, counted around where there are fewer GPUs.

@@ -1,10 +1,13 @@
 """The layers of a block: causal self-attention over one segment, the gated feed-forward, the memory's output gate."""
 
+from typing import Any
+
 from tinylm2 import ops
-from tinylm2.backend import check_shapes, get_xp
+from tinylm2.backend import Array, check_shapes, get_xp
 
 
-def self_attention_forward(n, past, Wqkv, Wo, *, heads, start=0, last=None, pad=None):
+def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads: Any, start: int = 0,
+                           last: int | None = None, pad: Any = None) -> tuple:
     """Causal self-attention (Vaswani et al. 2017; rotary positions: Su et al. 2021).
 
     q, k, v = n Wq, n Wk, n Wv in heads of width K,   a = attend(rope(q), rope([past k, k]), [past v, v], causal) Wo
@@ -35,7 +38,7 @@ def self_attention_forward(n, past, Wqkv, Wo, *, heads, start=0, last=None, pad=
     return a, k, v, cache
 
 
-def self_attention_backward(da, dk, dv, cache):
+def self_attention_backward(da: Array, dk: Array, dv: Array, cache: Any) -> tuple:
     """Gradients at n, the past keys and values, Wqkv and Wo.
 
     Keys and values serve twice: the tokens of this segment attend to them, and so may a memory's write, whose share
@@ -61,7 +64,7 @@ def self_attention_backward(da, dk, dv, cache):
     return dn, dpast, get_xp(da).concatenate((dWq, dWk, dWv), 1), dWo
 
 
-def feed_forward_forward(h, Wgu, Wdown):
+def feed_forward_forward(h: Array, Wgu: Array, Wdown: Array) -> tuple:
     """The gated feed-forward of Llama (SwiGLU, Shazeer 2020, eq. 6).
 
     y = (silu(h Wgate) * (h Wup)) Wdown
@@ -79,7 +82,7 @@ def feed_forward_forward(h, Wgu, Wdown):
     return y, cache
 
 
-def feed_forward_backward(dy, cache):
+def feed_forward_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at h, Wgu and Wdown: in the product act * up each factor scales the other's gradient."""
     act, up = cache["factors"]
     dhidden, dWdown = ops.linear_backward(dy, cache["down"])
@@ -90,12 +93,12 @@ def feed_forward_backward(dy, cache):
     return dh, get_xp(dy).concatenate((dWgate, dWup), 1), dWdown
 
 
-def output_gate_shapes(cfg):
+def output_gate_shapes(cfg: Any) -> dict:
     """The gate's parameters, by a block's short names."""
     return {"mem.Wout": (cfg.D, cfg.D), "mem.bout": (cfg.D,)}
 
 
-def output_gate_forward(x, a, Emem, Wout, bout):
+def output_gate_forward(x: Array, a: Array, Emem: Array, Wout: Array, bout: Array) -> tuple:
     """The output gate lets what was read into the residual stream.                               LM2, equations 2 and 3
 
     gout = sigmoid(Emem Wout + bout),   y = x + a + gout * Emem
@@ -115,7 +118,7 @@ def output_gate_forward(x, a, Emem, Wout, bout):
     return y, cache
 
 
-def output_gate_backward(dy, cache):
+def output_gate_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at x, a, Emem, Wout and bout.
 
     The sum hands dy to x and to a untouched. Emem has two shares: through the product (dy * gout) and through the gate
@@ -128,6 +131,6 @@ def output_gate_backward(dy, cache):
     return dy, dy, dEmem, dWout, over_rows(dz)
 
 
-def over_rows(dz):
+def over_rows(dz: Array) -> Any:
     """Gradient of a bias that was added to every row: the sum over the rows.   dz (B, T, D) -> (D,)"""
     return get_xp(dz).einsum("btd->d", dz)

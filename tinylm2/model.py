@@ -7,11 +7,12 @@ path from one segment to the next, so causality between segments holds by constr
 import zlib
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from tinylm2 import layers, ops
-from tinylm2.backend import get_xp, to_device
+from tinylm2.backend import Array, get_xp, to_device
 from tinylm2.flat import Flat
 from tinylm2.memories import MEMORIES
 
@@ -61,11 +62,11 @@ class Config:
             memory.check(self)
 
     @property
-    def K(self):
+    def K(self) -> int:
         return self.D // self.H
 
     @property
-    def memories(self):
+    def memories(self) -> tuple:
         """The memory of each place, None where there is none: one place per block, and the last one for the segment."""
         memory = MEMORIES[self.memory]
         if hasattr(memory, "enter_forward"):
@@ -74,10 +75,10 @@ class Config:
         return (*(memory if i in carries else None for i in range(self.L)), None)
 
 
-def param_shapes(cfg):
+def param_shapes(cfg: Config) -> dict:
     """Name -> shape of every parameter that this model uses, and of no other."""
     D, F, K = cfg.D, cfg.F, cfg.K
-    shapes = {"embed.W": (cfg.V, D)}
+    shapes: dict[str, tuple] = {"embed.W": (cfg.V, D)}
     *memories, whole = [{} if memory is None else memory.param_shapes(cfg) for memory in cfg.memories]
     for i, memory in enumerate(memories):
         block = {"attn.g": (D,), "attn.Wqkv": (D, (cfg.H + 2 * cfg.G) * K), "attn.Wo": (cfg.H * K, D), **memory,
@@ -89,12 +90,12 @@ def param_shapes(cfg):
     return shapes | {_prefix(cfg, cfg.L) + name: shape for name, shape in whole.items()}
 
 
-def count_params(cfg):
+def count_params(cfg: Config) -> int:
     """How many numbers the parameters are."""
     return sum(prod(shape) for shape in param_shapes(cfg).values())
 
 
-def with_params_of(like, cfg):
+def with_params_of(like: Config, cfg: Config) -> Config:
     """`cfg` with a feed-forward as wide as gives it the parameters that `like` has, as nearly as a width can."""
     return replace(cfg, F=cfg.F + round((count_params(like) - count_params(cfg)) / (3 * cfg.D * cfg.L)))
 
@@ -103,13 +104,13 @@ def _prefix(cfg, place):
     return f"blocks.{place}." if place < cfg.L else "memory."
 
 
-def params_of(params, cfg, place):
+def params_of(params: dict, cfg: Config, place: int) -> dict:
     """A place's parameters by their short names: a block's, or those of the segment's memory (place L)."""
     prefix = _prefix(cfg, place)
     return {name[len(prefix):]: W for name, W in params.items() if name.startswith(prefix)}
 
 
-def init_params(cfg, seed, *, xp=np, dtype="float32"):
+def init_params(cfg: Config, seed: int, *, xp: Any = np, dtype: str = "float32") -> Flat:
     """Fresh parameters, a `Flat` dict.
 
     Matrices are normal with std 1/sqrt(rows), attn.Wo and ff.Wdown further divided by sqrt(2 L), embedding and head
@@ -131,10 +132,8 @@ def init_params(cfg, seed, *, xp=np, dtype="float32"):
     return params
 
 
-# ---------------------------------------------------------------------------------------------------------------- block
-
-
-def block_forward(x, state, p, *, cfg, memory=None, pad=None, last=None, write=True, past=None):
+def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any = None, pad: Any = None,
+                  last: Any = None, write: bool = True, past: Any = None) -> tuple:
     """One block: attend, read the memory, write it, feed forward.
 
     n = rmsnorm(x),   a = self-attention(n),   x1 = x + a + gout * read(n, state),   y = x1 + ff(rmsnorm(x1))
@@ -156,7 +155,7 @@ def block_forward(x, state, p, *, cfg, memory=None, pad=None, last=None, write=T
     cache["kv"] = (k, v) if past is None else _joined(past, (k, v))
     x, Emem = x[:, T - last:], None
     if hasattr(memory, "read_forward"):
-        asking = T if write and memory.WRITE_USES_READ else last
+        asking: int = T if write and memory.WRITE_USES_READ else last
         Emem, cache["read"] = memory.read_forward(n[:, T - asking:], state, p, cfg=cfg)
         x, cache["gate"] = layers.output_gate_forward(x, a, Emem[:, asking - last:], p["mem.Wout"], p["mem.bout"])
         cache["asking"] = asking
@@ -170,7 +169,7 @@ def block_forward(x, state, p, *, cfg, memory=None, pad=None, last=None, write=T
     return y, state, cache
 
 
-def block_backward(dy, dstate_next, cache):
+def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple:
     """Gradients at x, the past, the state and p.  dstate_next None: nobody reads the new state, its gradient is zero.
 
     Walks the forward from its end. n feeds attention, the read and perhaps the write; k and v serve tokens and the
@@ -227,14 +226,14 @@ def _sum(total, *shares):
     return total
 
 
-def sum_states(ones, others):
+def sum_states(ones: Any, others: Any) -> tuple | None:
     """Two gradients at one state, added array by array. None is zero."""
     if ones is None or others is None:
         return others if ones is None else ones
     return tuple(b if a is None else _sum(a, b) for a, b in zip(ones, others, strict=True))
 
 
-def sum_dicts(total, share):
+def sum_dicts(total: dict, share: dict) -> dict:
     """Two dicts of gradients added into the first, name by name."""
     for name, g in share.items():
         total[name] = _sum(g, total.get(name))
@@ -247,17 +246,14 @@ def _at_end(dx, T):
     return dx if rows == T else _sum(get_xp(dx).zeros((B, T, D), dx.dtype), dx)
 
 
-# -------------------------------------------------------------------------------------------------------------- segment
-
-
-def first_states(params, cfg, B):
+def first_states(params: dict, cfg: Config, B: int) -> tuple:
     """The memories' states before the first segment: (states, caches), one per place, None where there is none."""
     found = [(None, None) if memory is None else memory.first_forward(params_of(params, cfg, i), cfg=cfg, B=B)
              for i, memory in enumerate(cfg.memories)]
     return tuple(state for state, _ in found), [cache for _, cache in found]
 
 
-def first_states_back(dstates, caches, cfg):
+def first_states_back(dstates: tuple, caches: list, cfg: Config) -> dict:
     """Gradients of the parameters that the first states are made of."""
     grads = {}
     for i, (memory, dstate, cache) in enumerate(zip(cfg.memories, dstates, caches, strict=True)):
@@ -266,7 +262,8 @@ def first_states_back(dstates, caches, cfg):
     return grads
 
 
-def segment_forward(params, states, *, ids, cfg, pad=None, last=None, write=True, past=None):
+def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad: Any = None, last: Any = None,
+                    write: bool = True, past: Any = None) -> tuple:
     """One segment: tokens to logits, states to states.
 
     x = embed.W[ids] sqrt(D), the blocks in turn, logits = rmsnorm(x) head.W            (embed.W' when tied)
@@ -293,14 +290,14 @@ def segment_forward(params, states, *, ids, cfg, pad=None, last=None, write=True
             past=None if past is None else past[i])
         cache["blocks"].append(block_cache)
     x, cache["norm"] = ops.rmsnorm_forward(x, params["norm.g"])
-    if "enter" in cache:
+    if whole is not None and "enter" in cache:
         x, left, cache["leave"] = whole.leave_forward(x, last=last)
         next_states[-1] = left if write else states[-1]
     logits, cache["head"] = ops.linear_forward(x, params["embed.W"].T if cfg.tied else params["head.W"])
     return logits, tuple(next_states), cache
 
 
-def segment_backward(dlogits, dstates, cache):
+def segment_backward(dlogits: Array, dstates: Any, cache: Any) -> tuple:
     """Gradients of all parameters (a dict) and of the states that came in (a tuple).
 
     dstates: the gradients at the states that went out, None for zero. A tied embedding is used twice, at the bottom and

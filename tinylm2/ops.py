@@ -5,12 +5,12 @@ only into an array that the same function made.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tinylm2.backend import check_shapes, fused, get_xp, segment_sum
+from tinylm2.backend import Array, check_shapes, fused, get_xp, segment_sum
 
 
-def linear_forward(x, W):
+def linear_forward(x: Array, W: Array) -> tuple:
     """Multiply every row by a matrix.
 
     y = x W
@@ -22,7 +22,7 @@ def linear_forward(x, W):
     return y.reshape(*x.shape[:-1], W.shape[1]), (x, W)
 
 
-def linear_backward(dy, cache):
+def linear_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at x and at W.
 
     y_re = sum_d x_rd W_de: x_rd reaches row r of y through row d of W, so dx = dy W'. W_de met every row of x, so dW
@@ -39,7 +39,7 @@ def _rows(x):
     return x.size // x.shape[-1]                         # -1 in reshape would not do: a part may have zero rows
 
 
-def embedding_forward(W, *, ids):
+def embedding_forward(W: Array, *, ids: Array) -> tuple:
     """Look up one row a token.
 
     y = W[ids]
@@ -52,7 +52,7 @@ def embedding_forward(W, *, ids):
     return W[ids], (W, ids)
 
 
-def embedding_backward(dy, cache):
+def embedding_backward(dy: Array, cache: Any) -> tuple:
     """Gradient at W: row v of it sums dy over the places where token v stood.
 
     Sorted by token, those places lie side by side, and each run of them is added in order: no atomics, so the same
@@ -66,7 +66,7 @@ def embedding_backward(dy, cache):
     return (dW,)
 
 
-def rmsnorm_forward(x, g, *, eps=1e-5):
+def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple:
     """Scale each row of x to root mean square one, then by the learned gain g (Zhang & Sennrich 2019, eq. 4).
 
     y = g * n,   n = x * r,   r = 1 / sqrt(mean(x^2) + eps)          means run over the last axis, D
@@ -80,7 +80,7 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     return y, (n, r, g)
 
 
-def rmsnorm_backward(dy, cache):
+def rmsnorm_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at x and at g.
 
     Through g:  dn = g * dy.   Through n:  x_j moves n_j by r, and every n_i of its row by -r n_i n_j / D, so
@@ -120,7 +120,7 @@ def _rowdot(a, b):
     return get_xp(a, b).einsum("...d,...d->...", a, b)[..., None]
 
 
-def rope_forward(x, *, start=0, step=1, base=10_000.0):
+def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0) -> tuple:
     """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
     y_2i + j y_2i+1 = (x_2i + j x_2i+1) e^(j p w_i),   w_i = base^(-2i/K),   p = start + step * t for row t
@@ -135,7 +135,7 @@ def rope_forward(x, *, start=0, step=1, base=10_000.0):
     return (_pairs(x) * turn).view(x.dtype), back
 
 
-def rope_backward(dy, cache):
+def rope_backward(dy: Array, cache: Any) -> tuple:
     """Gradient at x: a turn is orthogonal, so its transpose turns back by the same angle (the conjugate)."""
     back = cache
     return ((_pairs(dy) * back).view(dy.dtype),)
@@ -175,7 +175,7 @@ class Attended(NamedTuple):
     y: object                                            # (B, T, H, K)
 
 
-def attend_forward(q, k, v, *, causal=False, pad=None):
+def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: Any = None) -> tuple:
     """Every query gathers the values of the keys it resembles (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023).
 
     y = P v,   P = softmax(q k' / sqrt(K))                              query head h uses key head h // (H/G)
@@ -205,7 +205,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     return y, Attended(qs, ks, vs, P, y)
 
 
-def attend_backward(dy, cache):
+def attend_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at q, k and v.
 
     y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
@@ -228,7 +228,7 @@ def attend_backward(dy, cache):
     return dq, dk, dv
 
 
-def attention_weights(attended):
+def attention_weights(attended: Any) -> Any:
     """The softmax weights in a cache of `attend_forward`: (B, H, T, U), how much each query takes of each key."""
     B, T, H, _ = attended.y.shape
     return attended.P.swapaxes(2, 3).reshape(B, H, T, -1)
@@ -276,13 +276,13 @@ def _future(xp, T, dtype):
     return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
-def sigmoid_forward(x):
+def sigmoid_forward(x: Array) -> tuple:
     """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
     y = _sigmoid(x)
     return y, y
 
 
-def sigmoid_backward(dy, cache):
+def sigmoid_backward(dy: Array, cache: Any) -> tuple:
     """dx = dy * y (1 - y): steepest at y = 1/2, dead where the gate is wide open or shut."""
     y = cache
     return (_sigmoid_back(dy, y),)
@@ -305,13 +305,13 @@ def _sigmoid_back(xp, dy, y):
     return dx
 
 
-def tanh_forward(x):
+def tanh_forward(x: Array) -> tuple:
     """y = tanh(x).   x (...) -> y (...)"""
     y = get_xp(x).tanh(x)
     return y, y
 
 
-def tanh_backward(dy, cache):
+def tanh_backward(dy: Array, cache: Any) -> tuple:
     """dx = dy * (1 - y^2)."""
     y = cache
     return (_tanh_back(dy, y),)
@@ -325,14 +325,14 @@ def _tanh_back(xp, dy, y):
     return dx
 
 
-def silu_forward(x):
+def silu_forward(x: Array) -> tuple:
     """y = x * s,   s = sigmoid(x)                                 (Elfwing et al. 2017, eq. 3)   x (...) -> y (...)"""
     s = _sigmoid(x)
     y = x * s
     return y, (s, y)
 
 
-def silu_backward(dy, cache):
+def silu_backward(dy: Array, cache: Any) -> tuple:
     """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * (s + y (1 - s))."""
     s, y = cache
     return (_silu_back(dy, s, y),)
@@ -347,7 +347,7 @@ def _silu_back(xp, dy, s, y):
     return dx
 
 
-def cross_entropy_forward(logits, *, targets, weights, total=None):
+def cross_entropy_forward(logits: Array, *, targets: Array, weights: Array, total: Array = None) -> tuple:
     """Weighted mean surprise at the targets.
 
     loss = -sum_r w_r log p_r[target_r] / total,   p = softmax(logits) over the last axis, V
@@ -375,7 +375,7 @@ def cross_entropy_forward(logits, *, targets, weights, total=None):
     return loss, (p, w, place, logits.shape)
 
 
-def cross_entropy_backward(dloss, cache):
+def cross_entropy_backward(dloss: Array, cache: Any) -> tuple:
     """Gradient at the logits: what was predicted minus what came, dlogits_r = dloss * w_r (p_r - onehot_r)."""
     p, w, place, shape = cache
     w = dloss * w

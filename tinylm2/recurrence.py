@@ -1,14 +1,17 @@
 """The one loop over segments: a whole story, forwards and backwards. It knows no memory: states go in and come out."""
 
+from typing import Any
+
 import numpy as np
 
 from tinylm2 import model
-from tinylm2.backend import get_xp, to_device
+from tinylm2.backend import Array, get_xp, to_device
 from tinylm2.flat import Flat, join
-from tinylm2.model import param_shapes
+from tinylm2.model import Config, param_shapes
 
 
-def story_forward(params, *, ids, cfg, pad=None, last=None, truncate=None, recompute=False):
+def story_forward(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, last: int | None = None,
+                  truncate: int | None = None, recompute: bool = False) -> tuple:
     """A whole story, segment after segment of cfg.T tokens; the last one may be shorter.
 
     ids (B, any), pad (B,) on the host with 0 <= pad < the first segment's length -> logits (B, ids, V), or (B, last, V)
@@ -40,7 +43,7 @@ def story_forward(params, *, ids, cfg, pad=None, last=None, truncate=None, recom
     return logits[-1] if last is not None or len(logits) == 1 else xp.concatenate(logits, 1), cache
 
 
-def story_backward(dlogits, cache):
+def story_backward(dlogits: Array, cache: Any) -> Flat:
     """Gradients of all parameters, a `Flat` dict: back through the segments, from state to state, to the first one.
 
     The one place that adds: every segment's shares are laid into one buffer, and so they are summed at once.

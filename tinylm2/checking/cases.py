@@ -6,13 +6,15 @@ The cases of a memory are made from what its file declares, so a new memory need
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from tinylm2 import layers, model, ops, recurrence
+from tinylm2.backend import Array
 from tinylm2.gradcheck import Checker, leaves, matched
 from tinylm2.memories import MEMORIES
 
@@ -37,28 +39,28 @@ class Case:
     slope_of: Callable | None = None
 
     @property
-    def part(self):
+    def part(self) -> Any:
         return PARTS.get(self.module, self.module.__name__)
 
     @property
-    def name(self):
+    def name(self) -> Any:
         pair = f"{NAMES[self.module]} {self.pair}" if self.module in NAMES else self.pair
         return f"{pair}, {self.variant}" if self.variant else pair
 
     @property
-    def forward(self):
+    def forward(self) -> Any:
         """Looked up at every use, so that a function put in its place is the one that runs."""
         return self.slope_of or getattr(self.module, f"{self.pair}_forward")
 
     @property
-    def backward(self):
+    def backward(self) -> Any:
         return getattr(self.module, f"{self.pair}_backward")
 
-    def build(self, rng, dtype="float64"):
+    def build(self, rng: Any, dtype: str = "float64") -> Any:
         """Fresh (inputs, constants): `y, cache = case.forward(*inputs, **constants)`."""
         return self.draw(Draw(rng, dtype))
 
-    def check(self, directions=None, seed=0):
+    def check(self, directions: Any = None, seed: int = 0) -> Any:
         inputs, constants = self.build(np.random.default_rng(seed))
         checker = Checker(directions=directions, seed=seed, zero=self.zero, single=self.single, op=self.name)
         return checker.check(self.forward, self.backward, *inputs, **constants)
@@ -74,18 +76,18 @@ class Draw:
     def __call__(self, *shape, mean=0.0, std=1.0):
         return (mean + std * self.rng.standard_normal(shape)).astype(self.dtype)
 
-    def W(self, *shape):
+    def W(self, *shape: Any) -> Any:
         """A matrix that keeps the size of what it multiplies."""
         return self(*shape, std=shape[0] ** -0.5)
 
-    def g(self, D):
+    def g(self, D: Any) -> Any:
         """Gains around one."""
         return self(D, mean=1.0, std=0.3)
 
-    def ids(self, V, *shape):
+    def ids(self, V: Any, *shape: Any) -> Any:
         return self.rng.integers(0, V, shape)
 
-    def params(self, shapes):
+    def params(self, shapes: Any) -> dict:
         """Parameters by name, drawn by what they are.
 
         Token rows are long and what a block adds to them is short: near zero, rmsnorm turns faster than a central
@@ -104,7 +106,7 @@ class Draw:
         return self.W(*shape) / 2 if part in ("Wo", "Wdown") else self.W(*shape)
 
 
-def call(*inputs, **constants):
+def call(*inputs: Any, **constants: Any) -> tuple:
     """The arguments as they would stand in a call."""
     return inputs, constants
 
@@ -165,7 +167,7 @@ MEMORY_N = 7                                             # more than T, so that 
 LETTERS = {"B": B, "T": T, "D": D, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1], "HK": Wo[0]}
 
 
-def memory_cases(name):
+def memory_cases(name: str) -> Iterator:
     """Every pair of a memory: those of the interface, and those that its PAIRS declares."""
     memory, cfg = MEMORIES[name], replace(CFG, memory=name, N=MEMORY_N)
     place = cfg.memories.index(memory)
@@ -267,7 +269,7 @@ def _cut_story(**variant):
     return draw
 
 
-def cut_story_forward(params, *, ids, cfg, truncate, states):
+def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, states: tuple) -> tuple:
     """What `story_backward` promises the slopes of when it is told to truncate.
 
     The forward itself knows no cut: a state moves with the parameters wherever it is read. Here the state that enters
@@ -283,7 +285,7 @@ def cut_story_forward(params, *, ids, cfg, truncate, states):
     return np.concatenate(logits, 1), cache
 
 
-def story_cases(name):
+def story_cases(name: str) -> Iterator:
     """A story with a memory, in the ways that a memory can get wrong."""
     yield Case(recurrence, "story", name, _story(memory=name))
     yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name))
@@ -292,12 +294,12 @@ def story_cases(name):
                    slope_of=cut_story_forward)
 
 
-def segment_case(module, pair, variant, draw):
+def segment_case(module: Any, pair: Any, variant: Any, draw: Any) -> Any:
     """A case of a block or a segment: what gets no gradient must need none."""
     return Case(module, pair, variant, draw, zero=_without_gradient(Case(module, pair, "", draw)))
 
 
-def block_cases(name):
+def block_cases(name: str) -> Iterator:
     """A block with a memory of its own; no write leaves the write's parameters without a gradient."""
     if replace(SMALL, memory=name).memories[0] is not None:
         yield segment_case(model, "block", name, _block(memory=name))

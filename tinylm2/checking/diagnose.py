@@ -5,7 +5,9 @@ pair of the library watched, through the modules' names, as a student's own func
 """
 
 import inspect
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ class _Found(Exception):
     """Ends the watched pass at once: what follows is only the echo."""
 
 
-def first_not_finite(step, params):
+def first_not_finite(step: Callable, params: dict) -> str:
     """Do `step()` again and name what went wrong first; "" where all that it computed is finite.
 
     "blocks.1.ff.Wdown, a parameter", or the way to an operation: "story > segment 3 > block 2 > attend, forward".
@@ -77,7 +79,7 @@ def _watched(function, name, way):
     return call
 
 
-def finite(tree):
+def finite(tree: Any) -> Any:
     """Is every number of an array, or of a tuple or dict of them, finite?"""
     if isinstance(tree, dict):
         return finite(tuple(tree.values()))

@@ -1,6 +1,8 @@
 """Ask a trained run a question about a story of your own; --show prints what its memory did."""
 
+from argparse import Namespace
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from tinylm2.inspect.trace import pieces
 SHADES = " ░▒▓█"
 
 
-def add_arguments(parser):
+def add_arguments(parser: Any) -> None:
     add_model_arguments(parser)
     parser.add_argument("text", nargs="*", metavar="TEXT", help='a story and a question, such as '
                         '"Mary moved to the garden. John went to the office." "Where is Mary?"')
@@ -24,7 +26,7 @@ def add_arguments(parser):
     parser.add_argument("--show", action="store_true", help="print what each token read of the memory")
 
 
-def main(args):
+def main(args: Namespace) -> None:
     if len(args.text) != (0 if args.story else 2):
         raise BadInput(f"found {len(args.text)} texts{' and --story' if args.story else ''}, expected a story and a "
                        "question, or --story FILE")
@@ -38,7 +40,7 @@ def main(args):
         print(f"{frozen.text}  (with the memory frozen, over {row.segments} segments)")
 
 
-def heat_map(trace, row, words):
+def heat_map(trace: Any, row: Any, words: Any) -> Any:
     """The story as lines of text, a token a line: how dark each slot is shows how much the token read of it.
 
     Of all heads the one that read a slot most counts; darkest is the most read slot of the block in the segment.

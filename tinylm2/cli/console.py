@@ -8,6 +8,7 @@ import time
 import traceback
 from contextlib import suppress
 from functools import wraps
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from tinylm2.training.trainer import NotLearned
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # numbers of mallopt's options, from malloc.h
 
 
-def command(main):
+def command(main: Any) -> Any:
     """Wrap a command: bad input leaves with status 2 and one line, a run that failed with 1, a signal with 128 + it."""
 
     @wraps(main)
@@ -30,7 +31,7 @@ def command(main):
         keep_memory()
         for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(errors="backslashreplace")    # type: ignore[attr-defined]
         try:
             with np.errstate(all="ignore"):              # numbers that went wrong are looked for, and named, by us
                 status = main(argv) or 0
@@ -61,7 +62,7 @@ def command(main):
     return run
 
 
-def keep_memory():
+def keep_memory() -> None:
     """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
 
     Without, glibc hands large arrays back to the system and gets them again page by page, each one zeroed: up to a
@@ -78,11 +79,11 @@ def keep_memory():
 class Parser(argparse.ArgumentParser):
     """argparse, with its errors as one line like all others."""
 
-    def error(self, message):
+    def error(self, message: Any) -> None:
         raise BadInput(f"{message} (see --help)")
 
 
-def whole(low, high=2**63 - 1):
+def whole(low: Any, high: Any = 2 ** 63 - 1) -> Any:
     """For an argument's `type=`: a whole number from low to high."""
     def number(text):
         if not low <= int(text) <= high:
@@ -130,7 +131,7 @@ class Progress:
         self.first = None
         return self
 
-    def show(self, step, left, stage, text):
+    def show(self, step: int, left: Any, stage: Any, text: str) -> None:
         """After step number `step`, when at most `left` more follow."""
         self.first = step - 1 if self.first is None else self.first
         if self.bar is not None:
@@ -149,7 +150,7 @@ class Progress:
             self.bar.close()
 
 
-def table(header, rows):
+def table(header: Any, rows: Any) -> str:
     """Rows of text under a header, in columns: the first to the left, the others to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -158,11 +159,11 @@ def table(header, rows):
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def percent(accuracy):
+def percent(accuracy: Any) -> Any:
     return "-" if accuracy is None else f"{accuracy:.3f}"
 
 
-def sparkline(values, width=60):
+def sparkline(values: Any, width: int = 60) -> str:
     """A curve in one line of text: `values` averaged into at most `width` bars."""
     if not values:
         return ""

@@ -1,8 +1,11 @@
 """Count parameters, multiply-adds and bytes of a model, without making one."""
 
+from argparse import Namespace
 from dataclasses import replace
 from math import prod
+from typing import Any
 
+from tinylm2.backend import Array
 from tinylm2.cli.console import table
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, count_params, param_shapes, with_params_of
@@ -17,12 +20,12 @@ PARTS = {"embedding, head, norm": ("embed.", "head.", "norm."), "attention": (".
 FLOAT = 4                                                # bytes of a float32
 
 
-def add_arguments(parser):
+def add_arguments(parser: Any) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="which model (tiny)")
     parser.add_argument("--memory", choices=tuple(MEMORIES), help="its memory, at as many parameters (the preset's)")
 
 
-def main(args):
+def main(args: Namespace) -> None:
     cfg = PRESETS[args.preset]
     if args.memory:
         cfg = with_params_of(cfg, replace(cfg, memory=args.memory))
@@ -37,7 +40,7 @@ def main(args):
         print(f"{what}: {byte_size(size)}")
 
 
-def parameters(cfg):
+def parameters(cfg: Any) -> dict:
     """Part -> how many numbers it learns."""
     shapes = param_shapes(cfg)
     return {part: sum(prod(shape) for name, shape in shapes.items()
@@ -45,7 +48,7 @@ def parameters(cfg):
             for part, marks in PARTS.items()}
 
 
-def multiply_adds(cfg):
+def multiply_adds(cfg: Any) -> dict:
     """Part -> multiply-adds of the matrix products in one forward pass of one story's segment of T tokens, with all
     its logits and the write. Masked scores are computed like others, as `attend` does it. Backward has twice as many.
     """
@@ -58,7 +61,7 @@ def multiply_adds(cfg):
             "feed-forward": cfg.L * 3 * T * D * cfg.F}
 
 
-def stored(cfg):
+def stored(cfg: Any) -> dict:
     """What -> bytes in float32, for one story."""
     memories = [memory for memory in cfg.memories if memory is not None]
     states = sum(prod(shape) for memory in memories for shape in memory.state_shapes(cfg).values())
@@ -73,12 +76,12 @@ def stored(cfg):
     }
 
 
-def amount(n):
+def amount(n: Array) -> Any:
     """A count in words: 4.59 T."""
     return _in_units(n, (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)))
 
 
-def byte_size(n):
+def byte_size(n: Array) -> Any:
     """Bytes in words: 26.4 GiB."""
     return _in_units(n, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +23,7 @@ AT_ONCE = 10**8                                          # tokens laid out at on
 SOLVED = 0.95                                            # Weston et al. 2015
 
 
-def add_arguments(parser):
+def add_arguments(parser: Any) -> None:
     add_model_arguments(parser)
     parser.add_argument("--tasks", help="as train's --task (the run's own)")
     parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler (%(default)s)")
@@ -33,7 +35,7 @@ def add_arguments(parser):
     parser.add_argument("--out", help="write this .json, and a .md beside it (RUN/table.json)")
 
 
-def main(args):
+def main(args: Namespace) -> None:
     lengths = token_lengths(args.lengths)
     if args.questions * max(lengths) > AT_ONCE:
         raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
@@ -65,14 +67,14 @@ def main(args):
             file.write(written.encode())
 
 
-def token_lengths(text):
+def token_lengths(text: str) -> list:
     """ "0,128,1k" -> [0, 128, 1024]."""
     if not re.fullmatch(r"\d{1,9}k?(,\d{1,9}k?)*", text):
         raise BadInput(f"lengths: found {text!r}, expected numbers of tokens such as 0,128,1k")
     return list(dict.fromkeys(int(n.rstrip("k")) * (1024 if n.endswith("k") else 1) for n in text.split(",")))
 
 
-def task_sources(args, model):
+def task_sources(args: Namespace, model: Any) -> dict:
     name = args.tasks or model.settings.task
     tasks = load_tasks(name) if args.tasks and name.endswith(".py") else tasks_of(name)
     if not args.stories:
@@ -81,11 +83,11 @@ def task_sources(args, model):
             for task in tasks}
 
 
-def babilong_sources(args, model):
+def babilong_sources(args: Namespace, model: Any) -> dict:
     return {Path(path).stem: read_babilong(path, None, model.tokenizer)[:args.questions] for path in args.babilong}
 
 
-def render(cells, lengths):
+def render(cells: Any, lengths: Any) -> Any:
     """The table as text. A cell tells how many questions remain where some do not fit, and no accuracy below 100."""
     rows = [[name, *(_cell(row[str(n)]) for n in lengths)] for name, row in cells.items()]
     columns = [[row[str(n)] for row in cells.values()] for n in lengths]

@@ -1,7 +1,10 @@
 """Draw a run and one of its stories: training, gates, what was read and written, as PNG and SVG."""
 
+from argparse import Namespace
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from tinylm2.cli.story import add_story_arguments, model_of, story_of
 from tinylm2.errors import BadInput, parse_json, read_lines
@@ -9,12 +12,12 @@ from tinylm2.inspect import plots
 from tinylm2.inspect.trace import pieces
 
 
-def add_arguments(parser):
+def add_arguments(parser: Any) -> None:
     add_story_arguments(parser)
     parser.add_argument("--out", help="the folder to write to (default: RUN/pictures)")
 
 
-def main(args):
+def main(args: Namespace) -> None:
     run, out = Path(args.run), Path(args.out or Path(args.run) / "pictures")
     model = model_of(args)
     row = story_of(args, model)
@@ -26,7 +29,7 @@ def main(args):
         raise BadInput(f"{out}: cannot be written ({error.strerror})") from None
 
 
-def of_run(run):
+def of_run(run: Any) -> Iterator:
     """(name, figure) of how training went and how the run did, where it left the files."""
     if (run / "metrics.jsonl").exists():
         yield "curves", plots.curves(read_metrics(run / "metrics.jsonl"))
@@ -34,7 +37,7 @@ def of_run(run):
         yield "accuracy-by-distance", plots.accuracy_by_distance(read_json(run / "evaluation.json"))
 
 
-def of_story(model, row):
+def of_story(model: Any, row: Any) -> Iterator:
     """(name, figure) of what the memory did in one story: what it has, block by block, and how its state changed."""
     trace, frozen = (model.traced(row, frozen=frozen).trace for frozen in (False, True))
     words = pieces(model.tokenizer, row.prompt)
@@ -52,9 +55,9 @@ def of_story(model, row):
         yield f"write-block-{i + 1}", plots.write_map(trace, row, words, block=i)
 
 
-def read_metrics(path):
+def read_metrics(path: Any) -> list:
     return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
 
 
-def read_json(path):
+def read_json(path: Any) -> Any:
     return parse_json("\n".join(read_lines(path)), path)

@@ -1,6 +1,8 @@
 """Print stories to look at, supporting facts marked, or write them in the official format."""
 
+from argparse import Namespace
 from itertools import islice
+from typing import Any
 
 from tinylm2.cli.console import whole
 from tinylm2.cli.evaluate import token_lengths
@@ -11,7 +13,7 @@ from tinylm2.training.settings import tasks_of
 LONGEST = 2**20                                          # tokens: more is nothing to look at
 
 
-def add_arguments(parser):
+def add_arguments(parser: Any) -> None:
     parser.add_argument("--task", default="qa1", help="as train_tiny.py's (qa1)")
     parser.add_argument("--length", default="0", help="hidden in filler, in tokens, k for 1,024; 0: no filler (0)")
     parser.add_argument("--count", type=whole(1, 10**5), default=1, help="stories per task (1)")
@@ -20,7 +22,7 @@ def add_arguments(parser):
     parser.add_argument("--official", action="store_true", help="whole stories in the official files' format")
 
 
-def main(args):
+def main(args: Namespace) -> None:
     (length,) = token_lengths(args.length)[:1]
     if max(length, args.segment) > LONGEST:
         raise BadInput(f"length: found {length} tokens in segments of {args.segment}, expected at most {LONGEST:,}")
@@ -37,7 +39,7 @@ def main(args):
             print("\n".join(fitting))
 
 
-def marked(example, length, args, number):
+def marked(example: Any, length: int, args: Namespace, number: Any) -> Any:
     """A question with its text, a fact a line and `>` before what the answer rests on; None where it does not fit."""
     lines = [("> " if i in example.support else "  ") + fact for i, fact in enumerate(example.facts)]
     if length:
@@ -45,7 +47,7 @@ def marked(example, length, args, number):
     return lines and "\n".join([f"-- {example.task}", *lines, f"? {example.question}", f"= {example.answer}", ""])
 
 
-def hidden(example, segments, args, number):
+def hidden(example: Any, segments: Any, args: Namespace, number: Any) -> list | None:
     """The text that hides the facts, a segment a paragraph, support in brackets; None where it is too short."""
     tokenizer = word_tokenizer()
     row = insert_in_haystack(example, Rng(args.seed, DATA, 0, number), tokenizer=tokenizer, filler=GrammarFiller(),

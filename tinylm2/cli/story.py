@@ -1,6 +1,8 @@
 """Which model and which story: the arguments and the choice that ask, explore and plot share."""
 
 import re
+from argparse import Namespace
+from typing import Any
 
 from tinylm2.cli.console import whole
 from tinylm2.data import EVALUATION, BookFiller, Example, Rng, encode_examples, examples, read_examples
@@ -14,14 +16,14 @@ from tinylm2.training.settings import tasks_of
 LENGTH = 256                                             # tokens of a generated story
 
 
-def add_model_arguments(parser):
+def add_model_arguments(parser: Any) -> None:
     """A run, and what it needs beside itself."""
     parser.add_argument("run", help="a run's folder, such as runs/tiny")
     parser.add_argument("--filler", metavar="FILE", help="a text file to hide the facts in (a built-in grammar)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 
 
-def add_story_arguments(parser):
+def add_story_arguments(parser: Any) -> None:
     """A run, and which story to look at."""
     add_model_arguments(parser)
     parser.add_argument("--task", help="a generated story of this task, such as qa1 or my_task.py (the run's first)")
@@ -32,7 +34,7 @@ def add_story_arguments(parser):
                                                                f"({LENGTH}; with --story: as long as the story is)")
 
 
-def model_of(args):
+def model_of(args: Namespace) -> Any:
     """The TrainedModel that the arguments name."""
     model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
     if args.filler:
@@ -40,7 +42,7 @@ def model_of(args):
     return model
 
 
-def story_of(args, model):
+def story_of(args: Namespace, model: Any) -> Any:
     """The EncodedExample that the arguments name.  BadInput where the story does not fit."""
     if args.story and args.task:
         raise BadInput("found --story and --task, expected one of them")
@@ -54,7 +56,7 @@ def story_of(args, model):
     return max(rows, key=lambda row: row.distance or 0)
 
 
-def generated_story(args, model):
+def generated_story(args: Namespace, model: Any) -> list:
     """The questions of a generated story; the one whose facts lie farthest back is the one to look at."""
     name = args.task or model.settings.task
     if name.endswith(".py") and not args.task:
@@ -64,7 +66,7 @@ def generated_story(args, model):
     return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
 
 
-def read_story(path, model):
+def read_story(path: Any, model: Any) -> Any:
     """The first question of a file in the official format, or the one that a plain text ends in."""
     lines = read_lines(path)
     if re.match(r"\d+ ", lines[0]):

@@ -3,8 +3,10 @@
 import os
 import time
 import zlib
+from argparse import Namespace
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +29,7 @@ SHOWN = 8                                                # segments of the story
 NOT_GIVEN = None                                         # a stored run then keeps its own value
 
 
-def add_arguments(parser):
+def add_arguments(parser: Any) -> None:
     for f in fields(Settings):
         name = "--" + f.name.replace("_", "-")
         text = f"{f.metadata['help']} ({f.default})" if f.default not in ("", False) else f.metadata["help"]
@@ -45,7 +47,7 @@ def add_arguments(parser):
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
 
-def main(args):
+def main(args: Namespace) -> None:
     comm = world()
     with _quiet() if comm.rank else nullcontext():       # of several processes one speaks
         folder = run_dir.RunDir(args.out)
@@ -61,7 +63,7 @@ def _quiet():
         yield
 
 
-def start(folder, args, comm=SINGLE):
+def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
     """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
     agree(comm, version=__version__, numpy=np.__version__,
           **{f"--{name.replace('_', '-')}": value for name, value in vars(args).items()})
@@ -105,7 +107,7 @@ def _begin(folder, model, args):
     return None
 
 
-def train(folder, model, trainer, args):
+def train(folder: Any, model: Any, trainer: Any, args: Namespace) -> None:
     """Train with a progress bar, then draw the loss as a line."""
     cfg = model.cfg
     print(f"{count_params(cfg):,} parameters, {cfg.V} words, memory: {cfg.memory}, into {folder.path}/")
@@ -123,7 +125,7 @@ def train(folder, model, trainer, args):
     print(f"loss  {sparkline(losses)}  {trainer.progress.step} steps, {time.perf_counter() - began:.0f} s")
 
 
-def evaluate(folder, model, tasks, args, comm=SINGLE):
+def evaluate(folder: Any, model: Any, tasks: Any, args: Namespace, comm: Any = SINGLE) -> None:
     """Ask the tasks' stories, and official ones where there are, at every length; print the table and one story."""
     counts = list(dict.fromkeys([0, *whole_numbers("eval-segments", args.eval_segments)]))
     name = "trained on" if model.settings.train_on else "generated"
@@ -142,12 +144,12 @@ def evaluate(folder, model, tasks, args, comm=SINGLE):
     show_story(model, sources[name])
 
 
-def official_examples(path, tasks, tokenizer=None):
+def official_examples(path: Any, tasks: Any, tokenizer: Any = None) -> list:
     """Up to 1,000 questions per task of the official files in a folder."""
     return [e for task in tasks for e in read_examples(find_file(path, task.name), task.name, tokenizer)[:QUESTIONS]]
 
 
-def accuracy_table(results):
+def accuracy_table(results: Any) -> Any:
     """A line a length and source, accuracy in all and by distance."""
     far = max((int(d) for scores in results.values() for s in scores.values() for d in s["by_distance"]), default=0)
     bins = _bins(far)
@@ -174,7 +176,7 @@ def _within(by_distance, low, high):
     return sum(found) / len(found) if found else None
 
 
-def show_story(model, examples):
+def show_story(model: Any, examples: Any) -> None:
     """Print a story whose fact lies several segments back, with the model's answer, and without its memory."""
     rows, _ = encode_examples(examples[:100], SHOWN, tokenizer=model.tokenizer, filler=model.filler,
                               segment_len=model.cfg.T, seed=0, answer_len=model.answer_len)

@@ -1,6 +1,7 @@
 """Rows side by side: the batches that training learns from, and the prompts that evaluation asks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Batch:
     last: int | None
     tasks: tuple[str, ...]
 
-    def part(self, shard, shards):
+    def part(self, shard: int, shards: int) -> Any:
         """Part number `shard` of so many parts of the rows, a Batch, or None where it has no row."""
         B = len(self.ids)
         rows = slice(B * shard // shards, B * (shard + 1) // shards)
@@ -42,12 +43,12 @@ class Batch:
                      self.tasks[rows])
 
     @property
-    def lm_weights(self):
+    def lm_weights(self) -> Any:
         """Weights of a language model's loss on the whole text: 1 on every token behind a token that is no padding."""
         return (np.arange(self.ids.shape[1]) >= self.pad[:, None]).astype(np.float32)
 
 
-def collate(sequences, segment_len):
+def collate(sequences: Any, segment_len: int) -> Any:
     """The Batch of sequences of one length."""
     tokens = np.array([sequence.ids for sequence in sequences], np.int64)
     weights = np.array([sequence.weights for sequence in sequences], np.float32)
@@ -57,12 +58,12 @@ def collate(sequences, segment_len):
                  tuple(sequence.task for sequence in sequences))
 
 
-def make_batch(examples, end):
+def make_batch(examples: Any, end: int) -> Any:
     """The Batch of EncodedExamples whose prompts leave room for just their answers; `end` is the end token."""
     return collate([example.sequence(end) for example in examples], examples[0].segment_len)
 
 
-def make_prompts(examples):
+def make_prompts(examples: Any) -> tuple:
     """ids (B, any) and pad (B,) of EncodedExamples of one length: what is asked, without the answers."""
     return (np.array([example.prompt for example in examples], np.int64),
             np.array([example.pad for example in examples], np.int64))

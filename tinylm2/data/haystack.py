@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from tinylm2.data.batch import Sequence
 from tinylm2.data.stories import Example
@@ -25,19 +26,19 @@ class EncodedExample:
     asked: int
     support: tuple[tuple[int, int], ...]
 
-    def sequence(self, end):
+    def sequence(self, end: int) -> Any:
         """The row as training sees it: prompt, answer and end token, weight 1 on the last two."""
         return Sequence(self.example.task, self.prompt + self.answer + [end],
                         [0] * len(self.prompt) + [1] * (len(self.answer) + 1), self.pad)
 
     @property
-    def distance(self):
+    def distance(self) -> Any:
         """How many segments before the last one the farthest supporting fact lies: borders that what it tells must
         cross, counted from its last token. None where the support is not known."""
         return max((self.segments - 1 - (end - 1) // self.segment_len for _, end in self.support), default=None)
 
     @property
-    def depth(self):
+    def depth(self) -> Any:
         """Where in the text the farthest supporting fact starts: 0 at its head, near 1 just before the question. None
         where the support is not known."""
         if not self.support:
@@ -45,7 +46,8 @@ class EncodedExample:
         return (min(start for start, _ in self.support) - self.pad) / (self.asked - self.pad)
 
 
-def insert_in_haystack(example, rng, *, tokenizer, filler, segments, segment_len, answer_len=None, gap=0.0):
+def insert_in_haystack(example: Any, rng: Any, *, tokenizer: Any, filler: Any, segments: Any, segment_len: int,
+                       answer_len: int | None = None, gap: float = 0.0) -> Any:
     """Facts in order at random places among filler sentences, the question last: an EncodedExample of exactly
     segments * segment_len - answer_len prompt tokens. None where the facts do not fit.
 
@@ -63,7 +65,7 @@ def insert_in_haystack(example, rng, *, tokenizer, filler, segments, segment_len
     return _lay(example, parts, segment_len, segments, opener=opener, sentences=sentences, places=places)
 
 
-def without_filler(example, *, tokenizer, segment_len, answer_len=None):
+def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len: int | None = None) -> Any:
     """An EncodedExample of the story without filler: as few segments as it needs, less than one of padding."""
     parts = _encode(example, tokenizer, segment_len, answer_len)
     segments = -(-parts.length // segment_len)
@@ -72,7 +74,7 @@ def without_filler(example, *, tokenizer, segment_len, answer_len=None):
                 pad=pad)
 
 
-def filler_tokens(filler, rng, length, tokenizer):
+def filler_tokens(filler: Any, rng: Any, length: int, tokenizer: Any) -> Any:
     """Exactly `length` tokens of filler, the head of the first sentence cut off."""
     sentences, opener = _filling(filler, rng, length, tokenizer)
     return opener + [token for sentence in sentences for token in sentence]

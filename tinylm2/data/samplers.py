@@ -8,6 +8,7 @@ plain values: what a stage of a curriculum trains on is one of them.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -28,15 +29,15 @@ class Stories:
     changes no other story, and any process can make any row.
     """
 
-    def __init__(self, tasks, *, tokenizer, filler, seed, weights=None):
+    def __init__(self, tasks: Any, *, tokenizer: Any, filler: Any, seed: int, weights: Any = None) -> None:
         self.tasks, self.weights = tuple(tasks), tuple(weights or [1] * len(tasks))
         self.tokenizer, self.filler, self.seed = tokenizer, filler, seed
 
-    def rng(self, number, *key):
+    def rng(self, number: Any, *key: Any) -> Any:
         """The random stream of this key: `number` is a task's, 0 for what belongs to no task."""
         return Rng(self.seed, DATA, number, *key)
 
-    def draw_task(self, first, *key):
+    def draw_task(self, first: Any, *key: Any) -> Any:
         """One of the first so many tasks (None: all), by weight."""
         tasks = self.tasks[:first]
         return tasks[0] if len(tasks) == 1 else self.rng(0, *key).weighted_choice(tasks, self.weights[:first])
@@ -59,7 +60,7 @@ class HaystackSampler:
     gap: float = 0.0
     tasks: int | None = None
 
-    def batch(self, stories, step, batch_size, shard=0, shards=1):
+    def batch(self, stories: Any, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
         """The Batch of this step, or one of its equal parts: only that part's rows are made."""
         if batch_size % shards:
             raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {batch_size} rows")
@@ -105,7 +106,7 @@ class BucketSampler:
     every: float = 0.0
     tasks: int | None = None
 
-    def batch(self, stories, step, batch_size, shard=0, shards=1):
+    def batch(self, stories: Any, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
         """The Batch of this step, or one of its parts, as equal as its number of rows allows; None where it is empty.
 
         The rows of GROUP steps are made together, so every process makes all of them.
@@ -115,7 +116,7 @@ class BucketSampler:
         rows = batches[rng.shuffled(range(GROUP))[place]]
         return self._side_by_side(rows, stories, stories.rng(0, step)).part(shard, shards)
 
-    def sequence(self, stories, *key):
+    def sequence(self, stories: Any, *key: Any) -> Any:
         """The Sequence of one story without filler: its text, and weight 1 on its answers and their ends."""
         task = stories.draw_task(self.tasks, *key)
         rng = stories.rng(task.number, *key)
@@ -174,7 +175,7 @@ def _example(task, rng, facts):
     return example
 
 
-def generated_examples(task, count, *, seed):
+def generated_examples(task: Any, count: int, *, seed: int) -> Any:
     """The first `count` questions of generated stories of a task, as the real file tells them."""
     found, number = [], 0
     while len(found) < count:
@@ -183,12 +184,13 @@ def generated_examples(task, count, *, seed):
     return found[:count]
 
 
-def max_answer_len(examples, tokenizer):
+def max_answer_len(examples: Any, tokenizer: Any) -> Any:
     """A: how many tokens the longest answer has."""
     return max(len(tokenizer.encode(example.answer)) for example in examples)
 
 
-def encode_examples(examples, segments, *, tokenizer, filler, segment_len, seed, answer_len=None):
+def encode_examples(examples: Any, segments: Any, *, tokenizer: Any, filler: Any, segment_len: int, seed: int,
+                    answer_len: int | None = None) -> tuple:
     """EncodedExamples that ask these examples over `segments` segments, and how many examples do not fit.
 
     segments 0: without filler, in as many segments as each needs. All leave room for the longest answer.

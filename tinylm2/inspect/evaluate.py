@@ -1,18 +1,22 @@
 """How often a model is right: by length of the text, by distance and by depth of the facts that an answer needs."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
 from tinylm2 import decoding
 from tinylm2.data import encode_examples, make_prompts, max_answer_len
 from tinylm2.errors import BadInput
+from tinylm2.flat import Flat
+from tinylm2.model import Config
 
 BATCH = 64                                               # rows answered at once
 DEPTHS = 5                                               # bins of equal width over the text
 
 
-def ask(params, rows, *, cfg, tokenizer, answer_len, frozen=False, progress=None, comm=None):
+def ask(params: Flat, rows: Any, *, cfg: Config, tokenizer: Any, answer_len: int, frozen: bool = False,
+        progress: Any = None, comm: Any = None) -> list:
     """The answer to each EncodedExample, as text, in order. Those of one number of segments are answered together.
 
     comm: a communicator whose processes answer every R-th batch each; all of them get all answers.
@@ -36,7 +40,7 @@ def ask(params, rows, *, cfg, tokenizer, answer_len, frozen=False, progress=None
     return [texts[i] for i in range(len(rows))]
 
 
-def exact(text, example, tokenizer):
+def exact(text: str, example: Any, tokenizer: Any) -> bool:
     """The answer, the whole answer and nothing else."""
     return text == tokenizer.plain(example.answer)
 
@@ -52,7 +56,7 @@ LABELS = {task: frozenset(labels.split()) for task, labels in {
     "qa20": "bedroom bored garden hungry kitchen thirsty tired"}.items()}
 
 
-def babilong(text, example, tokenizer=None):
+def babilong(text: str, example: Any, tokenizer: Any = None) -> bool:
     """BABILong's rule for free text (Kuratov et al. 2024): of all labels of the task, exactly the target's are named.
 
     Only the text before the first full stop, `<context>` or `<example>` counts, in lower case. Labels are found as
@@ -75,7 +79,7 @@ def babilong(text, example, tokenizer=None):
 METRICS = {"exact": exact, "babilong": babilong}
 
 
-def score(rows, texts, tokenizer, metric=exact):
+def score(rows: Any, texts: Any, tokenizer: Any, metric: Any = exact) -> dict:
     """How often the metric holds: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
 
     Distance counts the borders between segments that the farthest supporting fact must cross; depth is where in the
@@ -99,8 +103,9 @@ def _mean(values):
     return float(np.mean(values)) if values else None
 
 
-def evaluate(params, examples, segments, *, cfg, tokenizer, filler, seed, segment_len=None, frozen=False, progress=None,
-             metric=exact, comm=None):
+def evaluate(params: Flat, examples: Any, segments: Any, *, cfg: Config, tokenizer: Any, filler: Any, seed: int,
+             segment_len: int | None = None, frozen: bool = False, progress: Any = None, metric: Any = exact,
+             comm: Any = None) -> Any:
     """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
 
     A segment has `segment_len` tokens, cfg.T if not given. "left_out" counts the examples whose facts do not fit.

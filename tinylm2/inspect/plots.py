@@ -7,6 +7,7 @@ matplotlib is imported when the first picture is drawn: nothing else needs it.
 import warnings
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,14 +34,14 @@ def _picture(draw):
             import matplotlib
         except ImportError:
             raise BadInput("found no matplotlib, expected it for pictures: pip install matplotlib") from None
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE):                 # type: ignore[arg-type]
             return draw(*args, **options)
 
     return drawn
 
 
 @_picture
-def save(figure, path):
+def save(figure: Any, path: Any) -> Any:
     """Write `path` with the endings .png and .svg; the two paths."""
     paths = [Path(f"{path}.{kind}") for kind in ("png", "svg")]
     with warnings.catch_warnings():
@@ -63,7 +64,7 @@ def _figure(title, width, height, rows=1, columns=1, **options):
 
 
 @_picture
-def curves(metrics):
+def curves(metrics: Any) -> Any:
     """Loss and accuracy over the steps, the stages marked. `metrics`: the lines of metrics.jsonl as dicts."""
     figure, axes = _figure("Training", 7, 4.6, rows=2, sharex=True)
     steps = np.array([m["step"] for m in metrics])
@@ -99,7 +100,7 @@ def _running_mean(values):
 
 
 @_picture
-def accuracy_by_distance(evaluation):
+def accuracy_by_distance(evaluation: Any) -> Any:
     """Accuracy over the borders that the farthest supporting fact must cross, a line a length; of evaluation.json."""
     figure, axes = _figure("Accuracy by distance", 1 + 3.7 * len(evaluation), 3.3, columns=len(evaluation), sharey=True)
     for ax, (source, lengths) in zip(axes[0], evaluation.items(), strict=True):
@@ -122,29 +123,29 @@ def accuracy_by_distance(evaluation):
 # --------------------------------------------------------------------------------------------------------- of a story
 
 
-def places_with_memory(trace):
+def places_with_memory(trace: Any) -> list:
     """The numbers of the places that keep a state: blocks, and behind them the segment as a whole."""
     return [i for i, place in enumerate(trace.places[0]) if place.before]
 
 
-def places_with(trace, name):
+def places_with(trace: Any, name: str) -> list:
     """The numbers of the places whose memory has such weights or gates, in the first segment or the next."""
     return [i for i, _ in enumerate(trace.places[0])
             if any(getattr(places[i], name) is not None for places in trace.places)]
 
 
-def place_name(trace, i):
+def place_name(trace: Any, i: Any) -> Any:
     """ "block 2", or the segment's own memory."""
     return f"block {i + 1}" if i + 1 < len(trace.places[0]) else "the segment's memory"
 
 
-def telling_segments(row):
+def telling_segments(row: Any) -> list:
     """The segments where the answer is told (the first, where that is not known) and the last, where it is asked."""
     return sorted({row.segments - 1, *([(end - 1) // row.segment_len for _, end in row.support] or [0])})
 
 
 @_picture
-def read_map(trace, row, words, *, block):
+def read_map(trace: Any, row: Any, words: Any, *, block: Any) -> Any:
     """Tokens x slots: what each token read, head by head, where the answer is told and where it is asked."""
     panels = []
     for s in telling_segments(row):
@@ -155,7 +156,7 @@ def read_map(trace, row, words, *, block):
 
 
 @_picture
-def write_map(trace, row, words, *, block):
+def write_map(trace: Any, row: Any, words: Any, *, block: Any) -> Any:
     """Tokens x slots: from which tokens each slot wrote, head by head, where the answer is told.
 
     The last segment writes nothing, so a fact told there makes room for the last segment that wrote.  ValueError where
@@ -173,7 +174,7 @@ def write_map(trace, row, words, *, block):
 
 
 @_picture
-def before_and_after(trace, frozen, row, words, *, block):
+def before_and_after(trace: Any, frozen: Any, row: Any, words: Any, *, block: Any) -> Any:
     """What the question's segment reads of the bank as it began and of the bank as the story left it (the paper's
     Figure 6). `trace` and `frozen` are the same story's, with and without the writes."""
     panels = []
@@ -186,7 +187,7 @@ def before_and_after(trace, frozen, row, words, *, block):
 
 
 @_picture
-def gates(trace):
+def gates(trace: Any) -> Any:
     """The gates over the segments, a panel a block: the mean over tokens or slots, and over the width."""
     blocks = places_with(trace, "output")
     figure, axes = _figure("How far the gates open", 1 + 3.2 * len(blocks), 3.2, columns=len(blocks), sharey=True)
@@ -205,7 +206,7 @@ def gates(trace):
 
 
 @_picture
-def state_similarity(trace):
+def state_similarity(trace: Any) -> Any:
     """How alike the states of two segments are, a panel per place and array of the state: the cosine of a row then and
     later, on average over its rows. Arrays that grow with the story cannot be compared and are left out."""
     panels = [(i, name) for i in places_with_memory(trace) for name in trace.places[-1][i].before
@@ -233,7 +234,7 @@ def state_similarity(trace):
 
 
 @_picture
-def state_change(trace):
+def state_change(trace: Any) -> Any:
     """How much each segment changed the memory, a line per place and array: |after - before| / |before|, rms.
 
     Arrays that grow with the story cannot be compared and are left out; None where nothing is left.
@@ -241,11 +242,8 @@ def state_change(trace):
     figure, axes = _figure("How much a segment changes the memory", 7, 3.2)
     for k, i in enumerate(places_with_memory(trace)):
         for name in trace.places[-1][i].before:
-            changes = {}
-            for s, places in enumerate(trace.places[:-1], 1):
-                before, after = places[i].before.get(name), places[i].after.get(name)
-                if before is not None and after is not None and before.shape == after.shape and before.any():
-                    changes[s] = float(np.linalg.norm(after - before) / np.linalg.norm(before))
+            found = enumerate((places[i].change(name) for places in trace.places[:-1]), 1)
+            changes = {s: change for s, change in found if change is not None}
             if changes:
                 colour, mark, dash = LINES[k % len(LINES)]
                 axes[0, 0].plot(changes.keys(), changes.values(), color=colour, marker=mark, linestyle=dash,

@@ -5,11 +5,14 @@ and each memory names what its caches hold (`looks`): training pays nothing to b
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from tinylm2 import decoding, model, recurrence
-from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.backend import Array, get_xp, to_device, to_host
+from tinylm2.flat import Flat
+from tinylm2.model import Config
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class PlaceTrace:
     input: np.ndarray | None = None                      # (B, N, D) the gate that lets in what it gathered
     forget: np.ndarray | None = None                     # (B, N, D) the gate that lets stay what it held
 
+    def change(self, name):
+        """How much the segment changed this array of the state, |after - before| / |before|.
+
+        None where it was zero or had another shape: some states grow with the story.
+        """
+        before, after = self.before.get(name), self.after.get(name)
+        if before is None or after is None or before.shape != after.shape or not before.any():
+            return None
+        return float(np.linalg.norm(after - before) / np.linalg.norm(before))
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -38,7 +51,7 @@ class Trace:
     places: list[list[PlaceTrace]]
 
 
-def trace(params, *, ids, cfg, pad=None, frozen=False):
+def trace(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, frozen: bool = False) -> Any:
     """Read a story and keep what the memory did.
 
     ids (B, any) and pad (B,) as in story_forward -> Trace, its logits bit for bit those of story_forward. frozen:
@@ -86,7 +99,8 @@ class TracedAnswer:
     probs: np.ndarray
 
 
-def traced_answer(params, example, *, cfg, tokenizer, answer_len, frozen=False):
+def traced_answer(params: Flat, example: Any, *, cfg: Config, tokenizer: Any, answer_len: int,
+                  frozen: bool = False) -> Any:
     """Let a model answer an EncodedExample in at most `answer_len` tokens, and trace it."""
     ids, pad = np.array([example.prompt]), np.array([example.pad])
     tokens = decoding.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
@@ -101,7 +115,7 @@ def traced_answer(params, example, *, cfg, tokenizer, answer_len, frozen=False):
     return TracedAnswer(seen, tokens, tokenizer.decode(tokens), probs)
 
 
-def pieces(tokenizer, ids):
+def pieces(tokenizer: Any, ids: Array) -> Any:
     """The text of each token. Where a character is cut into several tokens (byte-level ones do that) the last of them
     shows it and the others are empty, as is padding."""
     texts, held = [], []

@@ -34,23 +34,25 @@ A segment's memory adds rows to the sequence that all blocks see:
 
 A memory may declare more: `check(cfg)` raises ValueError for a Config that it cannot serve; `hidden(state)` (B,) counts
 the keys to leave out; `looks(read, write)` names the attention weights and gates in its caches, for pictures; PAIRS
-names the further pairs of the file with the shapes that the gradient checker draws.
+names the further pairs of the file with the shapes that the gradient checker draws. PAGE_WRITE names the write of
+`inspect/page/model.js` that computes it as this file does; where none is declared, the page shows a recording.
 """
 
 from importlib.util import find_spec, module_from_spec
+from typing import Any
 
 from tinylm2.memories import lm2, pooled, rmt, window
 
 MEMORIES = {"lm2": lm2, "pooled": pooled, "rmt": rmt, "window": window, "none": None}
 
 
-def variant(memory, **functions):
+def variant(memory: Any, **functions: Any) -> Any:
     """A copy of a memory's module with some of its functions replaced, as an ablation needs it.
 
     The source runs once more, so the copy's other functions call the replacements and the original stays as it is.
     AttributeError where the module has no function of that name.
     """
-    spec = find_spec(memory.__name__)
+    spec: Any = find_spec(memory.__name__)
     copy = module_from_spec(spec)
     spec.loader.exec_module(copy)
     for name, function in functions.items():

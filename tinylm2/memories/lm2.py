@@ -8,11 +8,14 @@ The paper's write adds T token rows to N slot rows, which have other shapes. Her
 before the gates act; docs/MODEL.md says why.
 """
 
+from typing import Any
+
 from tinylm2 import layers, ops
-from tinylm2.backend import check_shapes, get_xp
+from tinylm2.backend import Array, check_shapes, get_xp
 
 VECTORS = {"mem.g": 1.0, "mem.bin": 0.0, "mem.bout": -1.0, "mem.bforget": 3.0}   # read with caution, forget slowly
 WRITE_USES_READ = False
+PAGE_WRITE = "gather"
 PAIRS = {
     "cross_attention": (("B T D", "B N D", "D D", "D D", "D D"), lambda cfg: {"heads": cfg.H}),
     "write_attention": (("B T G K", "B T G K", "D QKV", "HK D"),
@@ -22,44 +25,44 @@ PAIRS = {
 }
 
 
-def check(cfg):
+def check(cfg: Any) -> None:
     """ValueError where the first bank, N rows of the identity, does not exist."""
     if cfg.N > cfg.D:
         raise ValueError(f"config: N={cfg.N} slots, expected at most D={cfg.D}")
 
 
-def param_shapes(cfg):
+def param_shapes(cfg: Any) -> dict:
     """The bank's norm, the read, the output gate, the write's two gates."""
     W, b = (cfg.D, cfg.D), (cfg.D,)
     return {"mem.g": b, "mem.Wq": W, "mem.Wk": W, "mem.Wv": W, **layers.output_gate_shapes(cfg), "mem.Win": W,
             "mem.Wforget": W, "mem.bin": b, "mem.bforget": b}
 
 
-def state_shapes(cfg):
+def state_shapes(cfg: Any) -> dict:
     """The bank."""
     return {"M": (cfg.N, cfg.D)}
 
 
-def cost(cfg):
+def cost(cfg: Any) -> tuple:
     """(multiply-adds, attention weights) of a segment: the read and the write."""
     D, N, T, HK = cfg.D, cfg.N, cfg.T, cfg.H * cfg.K
     read = T * D * D + 2 * N * D * D + 2 * T * N * D
     return read + 2 * N * T * HK + N * HK * D + 2 * N * D * D, 2 * cfg.H * T * N
 
 
-def first_forward(p, *, cfg, B):
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
     """The bank before the first segment, the same for every story: the first N rows of the identity, a constant."""
     g = p["mem.g"]
     xp = get_xp(g)
     return (xp.broadcast_to(xp.eye(cfg.N, cfg.D, dtype=g.dtype), (B, cfg.N, cfg.D)),), None
 
 
-def first_backward(dstate, cache):
+def first_backward(dstate: Any, cache: Any) -> dict:
     """A constant start has no gradient."""
     return {}
 
 
-def looks(read, write):
+def looks(read: Any, write: Any) -> Any:
     """Attention weights (B, H, ., .) and gates that the caches of read and write hold; no write, no gates."""
     found = {"read": ops.attention_weights(read["attention"]["attend"])}
     if write is not None:
@@ -69,10 +72,7 @@ def looks(read, write):
     return found
 
 
-# ----------------------------------------------------------------------------------------------------------------- read
-
-
-def read_forward(n, state, p, *, cfg):
+def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     """Tokens read the bank: rmsnorm of its slots, then cross-attention.
 
     n (B, T, D), state (M,) with M (B, N, D), p with mem.g, mem.Wq, mem.Wk, mem.Wv -> Emem (B, T, D)
@@ -83,7 +83,7 @@ def read_forward(n, state, p, *, cfg):
     return Emem, cache
 
 
-def read_backward(dEmem, cache):
+def read_backward(dEmem: Array, cache: Any) -> tuple:
     """Gradients at n, the state and p: back through the cross-attention, then through the norm."""
     dp = {}
     dn, dMn, dp["mem.Wq"], dp["mem.Wk"], dp["mem.Wv"] = cross_attention_backward(dEmem, cache["attention"])
@@ -91,7 +91,7 @@ def read_backward(dEmem, cache):
     return dn, (dM,), dp
 
 
-def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
+def cross_attention_forward(n: Array, Mn: Array, Wq: Array, Wk: Array, Wv: Array, *, heads: Any) -> tuple:
     """Tokens read the bank by cross-attention.                                                          LM2, equation 1
 
     Emem = softmax(Q K' / sqrt(K)) V,   Q = n Wq,   K = Mn Wk,   V = Mn Wv      in `heads` heads, never grouped
@@ -108,7 +108,7 @@ def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return y.reshape(n.shape), cache
 
 
-def cross_attention_backward(dEmem, cache):
+def cross_attention_backward(dEmem: Array, cache: Any) -> tuple:
     """Gradients at n, Mn, Wq, Wk and Wv: the slots are both keys and values, so dMn has two shares."""
     dq, dk, dv = ops.attend_backward(_split(dEmem, cache["heads"]), cache["attend"])
     dn, dWq = ops.linear_backward(dq.reshape(dEmem.shape), cache["q"])
@@ -118,10 +118,7 @@ def cross_attention_backward(dEmem, cache):
     return dn, dMn, dWq, dWk, dWv
 
 
-# ---------------------------------------------------------------------------------------------------------------- write
-
-
-def write_forward(seg, state, p, *, cfg, pad=None):
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
     """The slots gather rows from the segment's keys and values, and the gates rewrite the bank.
 
     seg (n, y, k, v) of which k and v are used, state (M,), p with the block's attn.Wqkv and attn.Wo and the gates'
@@ -135,7 +132,7 @@ def write_forward(seg, state, p, *, cfg, pad=None):
     return (M_next,), cache
 
 
-def write_backward(dstate, cache):
+def write_backward(dstate: tuple, cache: Any) -> tuple:
     """Gradients at the segment (k and v only), the state and p: the two pairs backwards."""
     (dM_next,), dp = dstate, {}
     dR, dM, dp["mem.Win"], dp["mem.bin"], dp["mem.Wforget"], dp["mem.bforget"] = memory_update_backward(
@@ -144,7 +141,8 @@ def write_backward(dstate, cache):
     return (None, None, dk, dv), (dM,), dp
 
 
-def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None, start=None):
+def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads: Any, slots: int, pad: Any = None,
+                            start: int | None = None) -> tuple:
     """Slots gather from the segment: each slot is one more query that stands right after the last token.
 
     R = attend(rope(address Wq at position T), k, v) Wo,   address = first N rows of the identity, times sqrt(D)
@@ -168,7 +166,7 @@ def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None, start=Non
     return R, cache
 
 
-def write_attention_backward(dR, cache):
+def write_attention_backward(dR: Array, cache: Any) -> tuple:
     """Gradients at k, v, Wqkv and Wo.
 
     One set of slot queries asked every story, so their gradient is summed over B; it lands in the first N rows of Wq's
@@ -185,7 +183,7 @@ def write_attention_backward(dR, cache):
     return dk, dv, dWqkv, dWo
 
 
-def memory_update_forward(R, M, Win, bin, Wforget, bforget):
+def memory_update_forward(R: Array, M: Array, Win: Array, bin: Array, Wforget: Array, bforget: Array) -> tuple:
     """The write: what was gathered comes in by one gate, what was there stays by another.        LM2, equations 4 to 6
 
     gin = sigmoid(R Win + bin),   gforget = sigmoid(R Wforget + bforget),   M' = gin * tanh(R) + gforget * M
@@ -205,7 +203,7 @@ def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     return M_next, cache
 
 
-def memory_update_backward(dM_next, cache):
+def memory_update_backward(dM_next: Array, cache: Any) -> tuple:
     """Gradients at all six arguments; R drives both gates and is the content, too: three shares."""
     dzin, dzforget, dR, dM = gated_sum_backward(dM_next, cache["gates"])
     dR_in, dWin = ops.linear_backward(dzin, cache["Win"])
@@ -215,7 +213,7 @@ def memory_update_backward(dM_next, cache):
     return dR, dM, dWin, layers.over_rows(dzin), dWforget, layers.over_rows(dzforget)
 
 
-def gated_sum_forward(zin, zforget, R, M):
+def gated_sum_forward(zin: Array, zforget: Array, R: Array, M: Array) -> tuple:
     """What both writes share: M' = sigmoid(zin) * tanh(R) + sigmoid(zforget) * M.   all (B, N, D)"""
     check_shapes("gated_sum", zin=(zin, "B N D"), zforget=(zforget, "B N D"), R=(R, "B N D"), M=(M, "B N D"))
     gin, _ = ops.sigmoid_forward(zin)
@@ -226,7 +224,7 @@ def gated_sum_forward(zin, zforget, R, M):
     return M_next, {"gin": gin, "gforget": gforget, "content": content, "M": M}
 
 
-def gated_sum_backward(dM_next, cache):
+def gated_sum_backward(dM_next: Array, cache: Any) -> tuple:
     """Gradients at zin, zforget, R and M: each product hands its gradient to one factor, scaled by the other."""
     gin, gforget, content = cache["gin"], cache["gforget"], cache["content"]
     (dzin,) = ops.sigmoid_backward(dM_next * content, gin)

@@ -7,12 +7,15 @@ The paper adds T token rows to N slot rows; an average over T / N tokens per slo
 Its gates have no bias, and its input gate sees other rows than its forget gate.                       equations 1 to 6
 """
 
+from typing import Any
+
 from tinylm2 import ops
 from tinylm2.backend import check_shapes, get_xp
 from tinylm2.memories import lm2
 
 VECTORS = {name: lm2.VECTORS[name] for name in ("mem.g", "mem.bout")}
 WRITE_USES_READ = True
+PAGE_WRITE = "pool"
 PAIRS = {}
 
 check, state_shapes = lm2.check, lm2.state_shapes
@@ -20,18 +23,18 @@ first_forward, first_backward = lm2.first_forward, lm2.first_backward
 read_forward, read_backward = lm2.read_forward, lm2.read_backward
 
 
-def param_shapes(cfg):
+def param_shapes(cfg: Any) -> dict:
     """LM2's without the biases of the write."""
     return {name: shape for name, shape in lm2.param_shapes(cfg).items() if name not in ("mem.bin", "mem.bforget")}
 
 
-def cost(cfg):
+def cost(cfg: Any) -> tuple:
     """(multiply-adds, attention weights) of a segment: LM2's read, two averages, two gates."""
     D, N, T = cfg.D, cfg.N, cfg.T
     return T * D * D + 2 * N * D * D + 2 * T * N * D + 2 * N * T * D + 2 * N * D * D, cfg.H * T * N
 
 
-def looks(read, write):
+def looks(read: Any, write: Any) -> Any:
     """As LM2's; every head writes by the same weights, those of the average."""
     found = lm2.looks(read, None)
     if write is not None:
@@ -42,7 +45,7 @@ def looks(read, write):
     return found
 
 
-def write_forward(seg, state, p, *, cfg, pad=None):
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
     """The write as printed.
 
     seg (n, y, k, v) of which n and y = Emem (B, T, D) are used, state (M,) with M (B, N, D), p with mem.Win and
@@ -62,7 +65,7 @@ def write_forward(seg, state, p, *, cfg, pad=None):
     return (xp.where(written, M_next, M),), cache
 
 
-def write_backward(dstate, cache):
+def write_backward(dstate: tuple, cache: Any) -> tuple:
     """Gradients at the segment (n and y only), the state and p: an average hands each of its tokens the same share."""
     (dM_next,), dp = dstate, {}
     pool, written = cache["pool"], cache["written"]

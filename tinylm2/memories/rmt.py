@@ -9,23 +9,25 @@ the model makes of it is the memory of the next segment. The first memory is lea
 whole stack once per segment, and gradients pass the same way back.
 """
 
-from tinylm2.backend import check_shapes, get_xp
+from typing import Any
+
+from tinylm2.backend import Array, check_shapes, get_xp
 
 VECTORS = {}
 PAIRS = {}
 
 
-def param_shapes(cfg):
+def param_shapes(cfg: Any) -> dict:
     """The first memory."""
     return {"W": (cfg.N, cfg.D)}
 
 
-def state_shapes(cfg):
+def state_shapes(cfg: Any) -> dict:
     """The memory vectors."""
     return {"M": (cfg.N, cfg.D)}
 
 
-def cost(cfg):
+def cost(cfg: Any) -> tuple:
     """(multiply-adds, attention weights) of a segment: all blocks see 2 N rows more than T.
 
     In the last block the front copy is keys and values only, for nothing uses its rows.
@@ -36,19 +38,19 @@ def cost(cfg):
     return (2 * cfg.L - 1) * N * as_query + 2 * cfg.L * N * as_key + 2 * pairs * HK, cfg.H * pairs
 
 
-def first_forward(p, *, cfg, B):
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
     """The learned rows at a token's scale, W sqrt(D), the same for every story."""
     W = p["W"]
     return (get_xp(W).broadcast_to(W * cfg.D**0.5, (B, *W.shape)),), cfg.D
 
 
-def first_backward(dstate, cache):
+def first_backward(dstate: Any, cache: Any) -> dict:
     """Every story began with W, so its gradient is the sum over the stories."""
     (dM,), D = dstate, cache
     return {"W": dM.sum(0) * D**0.5}
 
 
-def enter_forward(x, state, *, cfg, pad=None, write=True):
+def enter_forward(x: Array, state: tuple, *, cfg: Any, pad: Any = None, write: bool = True) -> tuple:
     """Lay the memory around the tokens: [memory, x, memory], the back copy only where the segment writes.
 
     x (B, T, D), state (M,) with M (B, N, D), pad (B,) -> (B, N + T + N, D). Padding is moved before the memory, for
@@ -64,7 +66,7 @@ def enter_forward(x, state, *, cfg, pad=None, write=True):
     return y, (order, N, x.shape[1])
 
 
-def enter_backward(dy, cache):
+def enter_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at x and the state: both copies of the memory are one array, so their gradients add up."""
     order, N, T = cache
     if order is not None:
@@ -75,7 +77,7 @@ def enter_backward(dy, cache):
     return dy[:, N:N + T], (dM,)
 
 
-def leave_forward(h, *, last):
+def leave_forward(h: Array, *, last: int | None) -> tuple:
     """Part the rows that the last block left: those of the last tokens, and the back copy, the next memory.
 
     h (B, last + N, D) -> (B, last, D), (M',); without a write there are no rows behind the tokens, and M' is None.
@@ -83,7 +85,7 @@ def leave_forward(h, *, last):
     return h[:, :last], (h[:, last:],) if h.shape[1] > last else None, (h.shape, last)
 
 
-def leave_backward(dtokens, dstate, cache):
+def leave_backward(dtokens: Any, dstate: tuple, cache: Any) -> tuple:
     """The gradient at all rows; dstate None: nobody reads the next memory, so its gradient is zero."""
     shape, last = cache
     dh = get_xp(dtokens).zeros(shape, dtokens.dtype)

@@ -10,8 +10,10 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ FORMAT = 2                                               # 1 was that of tinylm2
 MOMENTS = ("m", "v")
 
 
-def save(path, params, moments, meta):
+def save(path: Any, params: Flat, moments: Any, meta: Any) -> None:
     """Write a checkpoint: `params` a Flat dict, `moments` {"m": buffer like the parameters', "v": ...}, `meta` JSON
     values.  BadInput where the disk refuses; what stood at `path` then stands there still."""
     arrays = {f"param.{name}": to_host(W) for name, W in params.items()}
@@ -35,14 +37,14 @@ def save(path, params, moments, meta):
         np.savez(file, **arrays)
 
 
-def previous(path):
+def previous(path: Any) -> Any:
     """Where the checkpoint before the one at `path` is kept: model.previous.npz of model.npz."""
     path = Path(path)
     return path.with_name(path.stem + ".previous" + path.suffix)
 
 
 @contextlib.contextmanager
-def replacing(path, *, keep=None):
+def replacing(path: Any, *, keep: Any = None) -> Iterator:
     """A binary file to write, which takes the place of `path` at once when the block has ended well, and lasts.
 
     Whatever happens and whenever, `path` is the old file or the new one, each whole. keep: a second name for the old.
@@ -81,7 +83,7 @@ def _sync_folder(folder):
         os.close(handle)
 
 
-def load(path, *, xp=np):
+def load(path: Any, *, xp: Any = np) -> tuple:
     """Read a checkpoint: (params, moments, meta).  BadInput, one line, for whatever is not a whole checkpoint."""
     try:
         arrays = _read(path)

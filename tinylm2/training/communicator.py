@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -26,33 +27,33 @@ class SingleProcess:
 
     rank, size = 0, 1
 
-    def gather(self, value):
+    def gather(self, value: Any) -> list:
         """The value of every rank, in their order, on every rank."""
         return [value]
 
-    def sum_shards(self, buffers):
+    def sum_shards(self, buffers: Any) -> Any:
         """The sum of all ranks' buffers (P,) in the order of the shards; the buffers may be overwritten."""
         return _fold(buffers)
 
-    def all_end(self):
+    def all_end(self) -> bool:
         """Whether all processes of the run end now: each that calls this waits for the others, but not for long."""
         return True
 
-    def abort(self, status):
+    def abort(self, status: Any) -> None:
         """End every process of the run; here there is none but this one."""
 
 
 class MPI:
     """The processes that mpiexec started, through mpi4py (any MPI)."""
 
-    def __init__(self, comm):
+    def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
 
-    def gather(self, value):
+    def gather(self, value: Any) -> Any:
         """As `SingleProcess.gather`."""
         return self.comm.allgather(value)
 
-    def sum_shards(self, buffers):
+    def sum_shards(self, buffers: Any) -> Any:
         """As `SingleProcess.sum_shards`: each rank adds one slice of all shards in their order, then the slices meet.
 
         Every number travels twice (to the rank that adds its slice, and back to all), as in any all-reduce, but the
@@ -78,7 +79,7 @@ class MPI:
         self.comm.Allgatherv(total, [joined, widths])
         return joined if direct else to_device(joined, xp)
 
-    def all_end(self):
+    def all_end(self) -> bool:
         """As `SingleProcess.all_end`. It sends messages, for processes that do not end are in some collective call."""
         ends = time.monotonic() + PATIENCE * (2 if self.rank else 1)     # the first one speaks first
         others = [0] if self.rank else range(1, self.size)
@@ -94,7 +95,7 @@ class MPI:
                 self.comm.send(None, other, END)
         return True
 
-    def abort(self, status):
+    def abort(self, status: Any) -> None:
         """End every process of the run at once, with this exit status."""
         self.comm.Abort(status)
 
@@ -113,13 +114,13 @@ def _wait_for_device(module):
         module.cuda.get_current_stream().synchronize()
 
 
-def ranks_started():
+def ranks_started() -> int:
     """How many processes mpiexec says it started; 1 without mpiexec."""
     return max([1, *(int(os.environ[name]) for name in STARTED_BY_MPI if os.environ.get(name, "").isdigit())])
 
 
 @cache
-def world():
+def world() -> Any:
     """The communicator of this process.  BadInput where mpiexec started several that cannot talk to each other: they
     would be as many trainings in one folder."""
     started = ranks_started()
@@ -137,7 +138,7 @@ def world():
     return MPI(library.COMM_WORLD)
 
 
-def agree(comm, **values):
+def agree(comm: Any, **values: Any) -> None:
     """BadInput, on every rank, where the ranks do not hold the same values; it names the first difference."""
     everyone = comm.gather({name: repr(value) for name, value in values.items()})
     for rank, theirs in enumerate(everyone):
@@ -147,12 +148,12 @@ def agree(comm, **values):
                 raise BadInput(f"rank {rank}: found {name} {found:.80}, expected rank 0's {expected:.80}")
 
 
-def checksum(array):
+def checksum(array: Any) -> int:
     """A short number that differs, almost surely, where two arrays do."""
     return zlib.crc32(np.ascontiguousarray(to_host(array)))
 
 
-def own_shards(comm, shards):
+def own_shards(comm: Any, shards: int) -> Any:
     """The numbers of this rank's shards.  BadInput where the ranks cannot share them evenly."""
     if shards % comm.size:
         raise BadInput(f"--shards: found {shards}, expected a multiple of the {comm.size} processes")

@@ -1,6 +1,8 @@
 """The curriculum: stages of growing difficulty, without which answers are not learned (docs/MODEL.md)."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tinylm2.data import BucketSampler, HaystackSampler
 
@@ -22,7 +24,7 @@ class Stage:
     required: bool = False
 
 
-def curriculum(*, segment_len, segments, steps, mixed=0, short=(1, 16)):
+def curriculum(*, segment_len: int, segments: Any, steps: Any, mixed: int = 0, short: Any = (1, 16)) -> tuple:
     """The stages that get answers learned. On full-length stories from the start, names are never bound to places.
 
     A learns to bind a name to a place in two facts, A2 to find them in one full segment, B to keep them over segments.
@@ -54,7 +56,7 @@ def curriculum(*, segment_len, segments, steps, mixed=0, short=(1, 16)):
     return tuple(stages)
 
 
-def growing(plan, *, segment_len, batch_size=64):
+def growing(plan: Any, *, segment_len: int, batch_size: int = 64) -> tuple:
     """Stages of a mix that grows, without filler: rows of `plan` are (number of tasks, steps on short stories, steps on
     full stories), `batch_size` stories per batch on average, twice as many in the very first. Each stage but the last
     ends when it has learned.
@@ -77,3 +79,14 @@ def growing(plan, *, segment_len, batch_size=64):
 def _natural(segment_len):
     """Rows without filler: two in five as the real files tell them, half of these with all of their questions."""
     return BucketSampler(facts=(None, None, 2, 4, 6), segment_len=segment_len, every=0.5)
+
+
+def learning_rate(peak: Any, step: int, *, warmup: int, decay_from: Any = None, decay_steps: int = 1,
+                  floor: float = 0.05) -> Any:
+    """The rate of a step: up in a line over `warmup` steps, then level; from `decay_from` on down a half cosine to
+    `floor` of the peak over `decay_steps` steps."""
+    rate = peak * min(1.0, (step + 1) / warmup)
+    if decay_from is not None:
+        done = min(1.0, max(0.0, (step - decay_from) / decay_steps))
+        rate *= floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+    return rate

@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from tinylm2.errors import BadInput
 from tinylm2.training.communicator import agree, checksum
@@ -13,13 +15,13 @@ from tinylm2.training.communicator import agree, checksum
 class Stopped(Exception):
     """A signal asked the run to end; it was saved. `status` is what the process should exit with."""
 
-    def __init__(self, number):
+    def __init__(self, number: Any) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; --resume continues")
         self.status = 128 + number
 
 
 @contextmanager
-def polite_signals():
+def polite_signals() -> Iterator:
     """SIGINT and SIGTERM are noted, so that the step in work can end and be saved; a second one ends the process."""
     caught = []
 
@@ -36,7 +38,7 @@ def polite_signals():
             signal.signal(number, handler)
 
 
-def train(folder, model, trainer, *, save_every=200, show=None):
+def train(folder: Any, model: Any, trainer: Any, *, save_every: int = 200, show: Any = None) -> None:
     """Train to the end of the curriculum, saving on the way; `show(metrics)` after each step.
 
     Of several processes only the first writes; a signal to any of them ends the step everywhere. Raises what the
@@ -51,14 +53,14 @@ def train(folder, model, trainer, *, save_every=200, show=None):
             def save():
                 if comm.size > 1:                        # processors that round differently would drift apart unseen
                     agree(comm, **{"parameters with the checksum": checksum(trainer.params.buffer)})
-                if writes:
+                if lines is not None:
                     os.fsync(lines.fileno())             # first the lines, then the checkpoint that counts on them
                     folder.save(model, trainer)
                 comm.gather(None)                        # no process ends while the first one writes
 
             signals = []
             for metrics in trainer.steps():
-                if writes:
+                if lines is not None:
                     _write_line(lines, json.dumps(metrics))
                     if show:
                         show(metrics)

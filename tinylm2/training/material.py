@@ -8,6 +8,7 @@ import re
 import runpy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tinylm2.data import (
     TASKS,
@@ -39,12 +40,12 @@ class Material:
     tokenizer: object
     answer_len: int
 
-    def stories(self, seed):
+    def stories(self, seed: int) -> Any:
         """The Stories of a run."""
         return Stories(self.tasks, weights=self.tasks.values(), tokenizer=self.tokenizer, filler=self.filler, seed=seed)
 
 
-def gather_material(settings):
+def gather_material(settings: Any) -> Any:
     """The Material that settings ask for.  BadInput names what is wrong with a file, before anything is trained."""
     tasks = _tasks(settings)
     own = settings.task.endswith(".py") or bool(settings.train_on)
@@ -72,7 +73,7 @@ def _tasks(settings):
     return tasks
 
 
-def load_tasks(path):
+def load_tasks(path: Any) -> Any:
     """The tasks that a Python file enters in TASKS (docs/DATA.md shows one).  BadInput where it enters none."""
     if not Path(path).is_file():
         raise BadInput(f"{path}: found no such file, expected Python code that declares a task (docs/DATA.md)")
@@ -104,7 +105,7 @@ def _all_texts(task):
                 yield line.answer
 
 
-def short_rows(stories, segment_len, short=16):
+def short_rows(stories: Any, segment_len: int, short: int = 16) -> Any:
     """(segments, segment_len) that hold any story of two facts: the rows of the first stage, as short as can be.
 
     BadInput before the first step, and not hours later, where a segment is too short for a question and its answer.

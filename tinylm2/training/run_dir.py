@@ -11,10 +11,12 @@ import errno
 import json
 import math
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +35,7 @@ from tinylm2.training.trained_model import TrainedModel, new
 FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
 
 
-def load(folder, *, xp=np):
+def load(folder: Any, *, xp: Any = np) -> tuple:
     """(TrainedModel, moments, progress) of a run's folder, from its model.npz alone.
 
     Where only the checkpoint before is there, that one. A damaged one is never passed over in silence.
@@ -83,7 +85,7 @@ def _checked_progress(found, path):
     return found
 
 
-def resume(folder, given, *, xp=np, comm=SINGLE):
+def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = SINGLE) -> tuple:
     """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet.
 
     given: the settings on the command line. A file that the run's settings name must be among them: it is opened only
@@ -109,6 +111,7 @@ def resume(folder, given, *, xp=np, comm=SINGLE):
 
 
 def _check_files(settings, given):
+    given = given or {}
     for name in OPENED:
         value = getattr(settings, name)
         if value and (name != "task" or value.endswith(".py")) and given.get(name) != value:
@@ -132,14 +135,14 @@ def _begun(path):
 class RunDir:
     """Where a run writes. Only the files named above are ever touched."""
 
-    def __init__(self, path):
+    def __init__(self, path: Any) -> None:
         self.path = Path(path)
 
-    def held(self):
+    def held(self) -> list:
         """The files of a run that the folder holds already."""
         return [name for name in FILES if (self.path / name).exists()]
 
-    def claim(self, *, overwrite=False):
+    def claim(self, *, overwrite: bool = False) -> None:
         """Make the folder ready for a new run.  BadInput where it holds another, unless that may be overwritten."""
         try:
             held = self.held()
@@ -154,14 +157,14 @@ class RunDir:
         except OSError as error:
             raise BadInput(f"{self.path}: cannot be written ({error.strerror})") from None
 
-    def describe(self, model):
+    def describe(self, model: Any) -> None:
         """Write config.json, with which a run can begin, and tokenizer.json."""
         self.write_json("config.json", {"format": checkpoint.FORMAT, "settings": asdict(model.settings),
                                         "model": asdict(model.cfg), "parameters": count_params(model.cfg)})
         with checkpoint.replacing(self.path / "tokenizer.json") as file:
             file.write(model.tokenizer.to_json().encode())
 
-    def save(self, model, trainer):
+    def save(self, model: Any, trainer: Any) -> None:
         """Write model.npz.  NotFinite where the run has gone wrong: the last good one stays."""
         for name, W in (*trainer.params.items(), *trainer.moments.items()):
             if not finite(W):
@@ -170,12 +173,12 @@ class RunDir:
             "settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(), "answer_len": model.answer_len,
             "progress": trainer.progress.state()})
 
-    def write_json(self, name, value):
+    def write_json(self, name: str, value: Any) -> None:
         with checkpoint.replacing(self.path / name) as file:
             file.write((json.dumps(value, indent=2) + "\n").encode())
 
     @contextmanager
-    def metrics(self, step):
+    def metrics(self, step: int) -> Iterator:
         """metrics.jsonl, open for the line of `step`: later lines, which no checkpoint remembers, are cut off.
 
         BadInput where another process trains in this folder: its lines and ours would mix.

@@ -1,12 +1,14 @@
 """One training step: forward, loss, backward, clip, update."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from tinylm2 import ops, recurrence
 from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.checking.diagnose import first_not_finite
+from tinylm2.flat import Flat
 from tinylm2.optim import clip
 from tinylm2.training.communicator import SingleProcess
 
@@ -17,7 +19,8 @@ class NotFinite(ArithmeticError):
     """The loss or the gradient is no longer a number."""
 
 
-def train_step(params, optimizer, *shards, lr, limit=1.0, comm=SINGLE, **options):
+def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: float = 1.0, comm: Any = SINGLE,
+               **options: Any) -> tuple:
     """Forward, loss, backward, clip, update, in place.  -> (answer loss, gradient norm, correct (B,)), on the host.
 
     shards: the Batch, or the parts of it that this process computes (None is an empty part); `comm` joins them with the
@@ -48,7 +51,8 @@ def train_step(params, optimizer, *shards, lr, limit=1.0, comm=SINGLE, **options
     return loss, norm, np.concatenate([part for _, part in parts])
 
 
-def loss_and_gradients(params, batch, *, cfg, totals=(None, None), lm=0.0, truncate=None, recompute=False):
+def loss_and_gradients(params: Flat, batch: Any, *, cfg: Any, totals: Any = (None, None), lm: float = 0.0,
+                       truncate: int | None = None, recompute: bool = False) -> tuple:
     """The answer loss of a batch, which rows are correct (B,), and the gradients of all parameters, on their device.
 
     The gradients are those of cross-entropy at the answer + lm * cross-entropy at every token, both means: `totals` are

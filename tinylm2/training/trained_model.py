@@ -2,8 +2,10 @@
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from tinylm2.backend import to_host
 from tinylm2.data import Example, GrammarFiller, HaystackSampler, Tokenizer, encode_examples
 from tinylm2.data.filler import sentences
 from tinylm2.errors import BadInput
+from tinylm2.flat import Flat
 from tinylm2.inspect.trace import trace, traced_answer
 from tinylm2.model import Config, count_params, init_params
 from tinylm2.training.communicator import own_shards
@@ -31,12 +34,12 @@ class TrainedModel:
 
     settings: Settings
     cfg: Config
-    params: dict
+    params: Flat
     tokenizer: Tokenizer
     answer_len: int
     filler: object = field(default_factory=GrammarFiller)
 
-    def encoded(self, story, question, *, length=0, seed=0):
+    def encoded(self, story: Any, question: str, *, length: int = 0, seed: int = 0) -> Any:
         """The EncodedExample that asks a question of a story, hidden in `length` tokens of filler (0: none).
 
         BadInput names every word that is not known, and where the story is too long for the length.
@@ -52,16 +55,16 @@ class TrainedModel:
             raise BadInput(f"length: found {length} tokens, expected room for the whole story")
         return rows[0]
 
-    def traced(self, example, *, frozen=False):
+    def traced(self, example: Any, *, frozen: bool = False) -> Any:
         """The TracedAnswer of an EncodedExample: its text, its probabilities, and what the memory did."""
         return traced_answer(self.params, example, cfg=self.cfg, tokenizer=self.tokenizer, answer_len=self.answer_len,
                              frozen=frozen)
 
-    def ask(self, story, question, *, length=0, frozen=False, seed=0):
+    def ask(self, story: Any, question: str, *, length: int = 0, frozen: bool = False, seed: int = 0) -> Any:
         """The answer to a question about a story, as text. frozen: the memory is never written."""
         return self.traced(self.encoded(story, question, length=length, seed=seed), frozen=frozen).text
 
-    def banks(self, story):
+    def banks(self, story: Any) -> list:
         """What the memory held before each segment of a text: per segment and block a dict of arrays, "M" (N, D)."""
         ids = np.array([self.tokenizer.encode(story)])
         if not ids.size:
@@ -69,12 +72,14 @@ class TrainedModel:
         return [[{name: x[0] for name, x in place.before.items()} for place in places]
                 for places in trace(self.params, ids=ids, cfg=self.cfg).places]
 
-    def generate(self, text, *, tokens=20, temperature=0.0, top_p=1.0, seed=0):
+    def generate(self, text: str, *, tokens: int = 20, temperature: float = 0.0, top_p: float = 1.0,
+                 seed: int = 0) -> str:
         """The text that follows, up to the end token or so many tokens: the likeliest tokens, or drawn at a temperature
         from the likeliest that have the probability top_p together."""
         return self.tokenizer.decode(self.generate_tokens(text, tokens, temperature, top_p, seed))
 
-    def generate_tokens(self, text, tokens, temperature=0.0, top_p=1.0, seed=0):
+    def generate_tokens(self, text: str, tokens: int, temperature: float = 0.0, top_p: float = 1.0,
+                        seed: int = 0) -> Iterator:
         """The ids that `generate` turns to text, one by one."""
         ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
         if not ids.size:
@@ -85,7 +90,7 @@ class TrainedModel:
                 return
             yield int(token[0])
 
-    def trainer(self, comm=SINGLE, material=None):
+    def trainer(self, comm: Any = SINGLE, material: Any = None) -> Any:
         """The Trainer that trains it, in this process or in all those of `comm`."""
         s = self.settings
         stories = (material or gather_material(s)).stories(s.seed)
@@ -123,7 +128,7 @@ def _try_stages(stories, stages, shards):
                            "rows")
 
 
-def new(settings, *, xp=np, material=None):
+def new(settings: Any, *, xp: Any = np, material: Any = None) -> Any:
     """A model that has learned nothing yet.  BadInput where the settings do not fit together, or into memory."""
     plan_of(settings)
     material = material or gather_material(settings)
@@ -138,13 +143,13 @@ def new(settings, *, xp=np, material=None):
                         material.answer_len, material.filler)
 
 
-def least_memory(cfg, rows=64):
+def least_memory(cfg: Config, rows: int = 64) -> Any:
     """Bytes that a training step cannot do without: four numbers per parameter, and what one segment leaves behind."""
     per_token = 8 * cfg.D + 3 * cfg.F + cfg.H * (cfg.T + cfg.N)
     return 16 * count_params(cfg) + 4 * rows * cfg.T * cfg.L * per_token
 
 
-def machine_memory():
+def machine_memory() -> Any:
     """Bytes of memory that this machine has; infinite where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

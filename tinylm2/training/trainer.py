@@ -3,13 +3,17 @@
 Every batch is a function of (seed, step), so a run continues from parameters, moments and `Progress`, bit for bit.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
-from tinylm2.optim import AdamW, learning_rate
+from tinylm2.flat import Flat
+from tinylm2.model import Config
+from tinylm2.optim import AdamW
 from tinylm2.training.communicator import own_shards
-from tinylm2.training.curriculum import WINDOW
+from tinylm2.training.curriculum import WINDOW, learning_rate
 from tinylm2.training.step import SINGLE, NotFinite, train_step
 
 
@@ -22,7 +26,7 @@ class Progress:
     first: int = 0                                       # the step at which the stage began
     losses: list[float] = field(default_factory=list)    # of this stage, the last 20
 
-    def state(self):
+    def state(self) -> Any:
         return asdict(self)
 
 
@@ -37,40 +41,41 @@ class Trainer:
     Each batch is cut into `shards` parts, which the processes of `comm` share.
     """
 
-    def __init__(self, params, *, cfg, stories, stages, max_lr=6e-3, warmup=100, lm=0.0, truncate=None,
-                 recompute=False, shards=1, comm=SINGLE):
+    def __init__(self, params: Flat, *, cfg: Config, stories: Any, stages: Any, max_lr: float = 6e-3, warmup: int = 100,
+                 lm: float = 0.0, truncate: int | None = None, recompute: bool = False, shards: int = 1,
+                 comm: Any = SINGLE) -> None:
         self.params, self.cfg, self.stories, self.stages = params, cfg, stories, stages
         self.max_lr, self.warmup, self.shards, self.comm = max_lr, warmup, shards, comm
         self.options = {"cfg": cfg, "lm": lm, "truncate": truncate, "recompute": recompute}
         self.optimizer = AdamW(params)
         self.progress = Progress()
 
-    def restore(self, moments, progress):
+    def restore(self, moments: Any, progress: Any) -> None:
         """Continue where a checkpoint stood."""
         self.optimizer.m[...], self.optimizer.v[...] = moments["m"], moments["v"]
         self.optimizer.t = progress["step"]
         self.progress = Progress(**progress)
 
     @property
-    def moments(self):
+    def moments(self) -> dict:
         return {"m": self.optimizer.m, "v": self.optimizer.v}
 
     @property
-    def stage(self):
+    def stage(self) -> Any:
         return self.stages[self.progress.stage]
 
     @property
-    def done(self):
+    def done(self) -> bool:
         return self.progress.stage == len(self.stages)
 
-    def steps(self):
+    def steps(self) -> Iterator:
         """Step until the last stage ends.  NotLearned where a required stage fails; NotFinite at once."""
         while not self.done:
             self._next_stage()                           # here, for a checkpoint may follow on a stage's last step
             if not self.done:
                 yield self.step()
 
-    def step(self):
+    def step(self) -> Any:
         """One training step; its metrics."""
         p, stage = self.progress, self.stage
         last = p.stage == len(self.stages) - 1

@@ -1,5 +1,7 @@
 """Tasks about things that people take, carry, put down and hand over."""
 
+from typing import Any
+
 from tinylm2.data.tasks.task import task
 from tinylm2.data.tasks.walking import Walk
 
@@ -22,7 +24,7 @@ class Carry(Walk):
     events = ("go", "get", "drop")                       # drawn evenly, and anew where one cannot happen
     got_there = 1.0                                      # how often "there" ends the telling of a get
 
-    def __init__(self, rng):
+    def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         self.cast = self.people
         self.at = {person: rng.choice(self.places) for person in self.people}
@@ -31,7 +33,7 @@ class Carry(Walk):
         self.spot, self.trail, self.moved = {}, {}, {}
         self.touched = {person: {} for person in self.people}
 
-    def run(self, questions, facts=None):
+    def run(self, questions: Any, facts: Any = None) -> Any:
         """A short story is about few people who start side by side, things at hand: else hardly one in a hundred would
         come to a point where there is something to ask."""
         if facts and self.least > 1 and facts < 2 * len(self.people):
@@ -40,13 +42,13 @@ class Carry(Walk):
             self.at, self.lies = dict.fromkeys(self.people, here), dict.fromkeys(THINGS, here)
         return super().run(questions, facts)
 
-    def happen(self):
+    def happen(self) -> None:
         happened = False
         while not happened:
             event = getattr(self, self.rng.choice(self.events))
             happened = event(self.rng.choice(self.cast))
 
-    def go(self, person):
+    def go(self, person: Any) -> bool:
         place = self.rng.choice(self.places)
         if place == self.at[person]:
             return False
@@ -58,7 +60,7 @@ class Carry(Walk):
             self.trail[thing].append((place, line))
         return True
 
-    def get(self, person):
+    def get(self, person: Any) -> bool:
         place = self.at[person]
         here = [thing for thing, where in self.lies.items() if where == place]
         if not here:
@@ -70,7 +72,7 @@ class Carry(Walk):
         self.handle(person, thing, f"{self.rng.choice(GOT)} the {thing}{self.there(self.got_there)}")
         return True
 
-    def drop(self, person):
+    def drop(self, person: Any) -> bool:
         if not self.holds[person]:
             return False
         thing = self.let_go(person)
@@ -79,7 +81,7 @@ class Carry(Walk):
         self.handle(person, thing, f"{self.rng.choice(LEFT)} the {thing}{self.there(.2)}")
         return True
 
-    def give(self, person):
+    def give(self, person: Any) -> bool:
         near = [other for other in self.people if other != person and self.at[other] == self.at[person]]
         if not self.holds[person] or not near:
             return False
@@ -88,15 +90,15 @@ class Carry(Walk):
         self.handle(person, thing, f"{self.rng.choice(GAVE)} the {thing} to {receiver}", receiver)
         return True
 
-    def let_go(self, person):
+    def let_go(self, person: Any) -> Any:
         thing = self.rng.choice(self.holds[person])
         self.holds[person].remove(thing)
         return thing
 
-    def there(self, chance):
+    def there(self, chance: Any) -> Any:
         return " there" if self.rng.bernoulli(chance) else ""
 
-    def handle(self, person, thing, did, receiver=None):
+    def handle(self, person: Any, thing: Any, did: Any, receiver: Any = None) -> None:
         self.moved[thing] = line = self.tell(f"{person} {did}.", (person, thing, receiver))
         for toucher in (person, receiver) if receiver else (person,):
             self.touched[toucher].setdefault(thing, []).append(line)
@@ -108,7 +110,7 @@ class TwoSupportingFacts(Carry):
 
     least = 2
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         _, thing, _ = topic
         if not thing or not self.spot[thing]:
             return False
@@ -123,7 +125,7 @@ class ThreeSupportingFacts(TwoSupportingFacts):
     got_there = .2
     least = 3
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         """A place visited twice stands for its last visit: no other one is asked for."""
         _, thing, _ = topic
         if not thing or len(self.trail[thing]) < 2:
@@ -143,13 +145,13 @@ class ThreeArgumentRelations(Carry):
     events = ("go", "get", "drop") + 4 * ("give",)
     least = 2
 
-    def handle(self, person, thing, did, receiver=None):
+    def handle(self, person: Any, thing: Any, did: Any, receiver: Any = None) -> None:
         super().handle(person, thing, did, receiver)
         if receiver:
             self.gift = person, thing, receiver
             self.given = self.moved[thing]
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         giver, thing, receiver = topic
         if not receiver or topic != self.gift:
             return False
@@ -162,7 +164,7 @@ class ThreeArgumentRelations(Carry):
 
 @task("qa6", "yes/no questions")
 class YesNoQuestions(Carry):
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, thing, _ = topic
         if thing:
             return False
@@ -176,7 +178,7 @@ class YesNoQuestions(Carry):
 class Counting(Carry):
     events = ("go", "get", "drop") + 4 * ("give",)
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, thing, _ = topic
         if not thing:
             return False
@@ -188,7 +190,7 @@ class Counting(Carry):
 class ListsSets(Carry):
     """What somebody carries, in the order in which she first took it in this story; so are the lines sorted."""
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, thing, _ = topic
         if not thing:
             return False

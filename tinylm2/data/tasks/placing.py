@@ -1,5 +1,7 @@
 """Tasks about how things stand to one another: beside, above, larger than, and the way from here to there."""
 
+from typing import Any
+
 from tinylm2.data.tasks.task import task
 from tinylm2.data.tasks.walking import HOUSE
 from tinylm2.data.tasks.world import World
@@ -26,11 +28,11 @@ class Map(World):
     pause = False
     new_first = .5                                       # how often a fact names the newly put thing first
 
-    def __init__(self, rng):
+    def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         self.at, self.facts, self.line = {}, [], {}
 
-    def put(self, thing, direction, other):
+    def put(self, thing: Any, direction: Any, other: Any) -> bool:
         """Put a thing next to another. False where something lies already."""
         (x, y), (dx, dy) = self.at[other], self.steps[direction]
         if (x + dx, y + dy) in self.at.values():
@@ -40,14 +42,14 @@ class Map(World):
         self.facts.append((thing, direction, other) if new_first else (other, OPPOSITE[direction], thing))
         return True
 
-    def happen(self):
+    def happen(self) -> bool:
         if not self.facts:
             return False
         fact = one, direction, other = self.facts.pop()
         self.line[one, other] = self.line[other, one] = self.tell(self.sentence(*fact), fact)
         return True
 
-    def sentence(self, one, direction, other):
+    def sentence(self, one: Any, direction: Any, other: Any) -> str:
         return f"The {one} is {direction} of the {other}."
 
 
@@ -58,7 +60,7 @@ class TwoArgumentRelations(Map):
     least = most = 2
     new_first = .65
 
-    def __init__(self, rng):
+    def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         middle, first, second = rng.sample(HOUSE, 3)
         direction = rng.choice(list(COMPASS))
@@ -66,7 +68,7 @@ class TwoArgumentRelations(Map):
         self.put(first, direction, middle)
         self.put(second, OPPOSITE[direction], middle)
 
-    def question(self, fact):
+    def question(self, fact: Any) -> Any:
         one, direction, other = fact
         text = self.rng.choice((f"What is {direction} of the {other}?",
                                f"What is the {other} {OPPOSITE[direction]} of?"))
@@ -82,17 +84,17 @@ class PositionalReasoning(Map):
     least = most = 2
     new_first = .35
 
-    def __init__(self, rng):
+    def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         self.middle, *self.ends = rng.sample(SHAPES, 3)
         self.at[self.middle] = 0, 0
         for shape, direction in zip(self.ends, rng.sample(SIDES, 2), strict=True):
             self.put(shape, direction, self.middle)
 
-    def sentence(self, one, direction, other):
+    def sentence(self, one: Any, direction: Any, other: Any) -> str:
         return f"The {one} is {direction} the {other}."
 
-    def question(self, _):
+    def question(self, _: Any) -> Any:
         one, other = self.rng.shuffled(self.ends)
         (x, y), (x0, y0) = self.at[one], self.at[other]
         answer = self.rng.choice(("yes", "no"))
@@ -110,7 +112,7 @@ class PathFinding(Map):
     least = 2
     step_last = .27                                      # how often, beyond chance, a step of the way is told last
 
-    def __init__(self, rng):
+    def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         start, middle, goal, *others = rng.shuffled(HOUSE)
         self.stops = start, middle, goal
@@ -125,14 +127,14 @@ class PathFinding(Map):
             self.facts.remove(last)
             self.facts.insert(0, last)
 
-    def put_somewhere(self, room, neighbours):
+    def put_somewhere(self, room: Any, neighbours: Any) -> Any:
         """Put a room in any free place next to one of these; the direction."""
         while True:
             direction = self.rng.choice(list(COMPASS))
             if self.put(room, direction, self.rng.choice(neighbours)):
                 return direction
 
-    def question(self, _):
+    def question(self, _: Any) -> Any:
         start, middle, goal = self.stops
         if (start, middle) not in self.line or (middle, goal) not in self.line:
             return False
@@ -149,17 +151,17 @@ class SizeReasoning(World):
     pause = False
     least = 2
 
-    def __init__(self, rng):
+    def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         self.sizes = *SWEETS, *rng.shuffled(BOXES)      # from small to large
 
-    def happen(self):
+    def happen(self) -> None:
         small, large = sorted(self.rng.sample(range(len(self.sizes)), 2))
         small, large = self.sizes[small], self.sizes[large]
         text = self.rng.choice((f"The {small} fits inside the {large}.", f"The {large} is bigger than the {small}."))
         self.topics.append((large, small, self.tell(text)))
 
-    def question(self, fact):
+    def question(self, fact: Any) -> Any:
         """Ask what follows from this fact and the first one that goes on from it, at either end."""
         for other in self.topics:
             for (large, middle, upper), (same, small, lower) in ((fact, other), (other, fact)):

@@ -1,6 +1,7 @@
 """What a task is, and the table of all of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Story
@@ -16,10 +17,10 @@ class Task:
     world: type[World]
 
     @property
-    def number(self):
+    def number(self) -> int:
         return int(self.name[2:])
 
-    def sample(self, count: int):
+    def sample(self, count: int) -> Any:
         """The random streams of the first so many stories of seed 0, for a look at the task's words."""
         return (Rng(0, DATA, self.number, number) for number in range(count))
 
@@ -34,7 +35,7 @@ class Task:
             if value is not None and value < 1:
                 raise ValueError(f"{self.name}: found {name}={value}, expected at least 1")
         if facts is not None:
-            facts = min(max(facts, self.world.least), self.world.most)
+            facts = int(min(max(facts, self.world.least), self.world.most))
         while True:
             world = self.world(rng)
             if world.run(questions or self.world.questions, facts):
@@ -44,7 +45,7 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(name, title):
+def task(name: str, title: str) -> Any:
     """Enter the decorated kind of world in TASKS."""
 
     def enter(world):

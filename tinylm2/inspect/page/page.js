@@ -1,20 +1,28 @@
-"use strict";
+// The page: what is shown of the memory, and how one moves through it.
 
-// What Python wrote down (tinylm2/explore.py says how). Weights and gates are whole numbers, ten-thousandths.
-const data = JSON.parse(document.getElementById("data").textContent);
-const UNIT = 10000;
+const data = JSON.parse(document.getElementById("data").textContent);    // what explore.py wrote
+const UNIT = 10000;                                      // a weight of 1 in a recording
+const LIKELIEST = 5;                                     // words shown for a token of an answer
+const model = data.model ? loadModel(data.model) : null; // null: the page shows a recording
+
+// What is shown: S, words, pad, asked, spans of the facts that the answer needs (support) and of the others (facts),
+// unknown words, look(s, block) and frozen(s, block) (what the memory did), and the answers.
+let shown;
 
 // Where we stand: what is chosen or held, and what the pointer is over, which goes before what is held. The last block
 // with a memory comes first: what it reads is nearest to the answer.
-const remembering = data.looks[0].flatMap((look, block) => (look ? [block] : []));
-const at = { segment: 0, block: remembering.at(-1) ?? 0, head: 0, token: null, slot: null };
+const remembering = (model ? model.cfg.memory : data.looks[0]).flatMap((memory, block) => (memory ? [block] : []));
+const states = data.states ?? [];                        // of memories without slots; place L is the segment's memory
+const keeping = states.filter(({ place }) => place < data.L).map(({ place }) => place);
+const at = { segment: 0, block: remembering.at(-1) ?? keeping.at(-1) ?? 0, head: 0, token: null, slot: null };
 const over = { token: null, slot: null };
 
 const id = (name) => document.getElementById(name);
-const three = (weight) => (weight / UNIT).toFixed(3);
+const three = (weight) => weight.toFixed(3);
+const TINY = 1 / UNIT;                                   // so that nothing is divided by zero
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 const mean = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
-const word = (t) => data.words[t] || "·";
+const word = (t) => shown.words[t] || "·";
 
 /** An element with its properties (role and aria-* as attributes) and children; text is always set as text. */
 function element(tag, properties = {}, ...children) {
@@ -29,15 +37,15 @@ function element(tag, properties = {}, ...children) {
 
 function bar(weight, kind) {
   const track = element("i");
-  track.style.setProperty("--v", weight / UNIT);
+  track.style.setProperty("--v", weight);
   return element("span", { className: `bar ${kind}` }, track, element("span", {}, three(weight)));
 }
 
 // ------------------------------------------------------------------------------------------------------ what is shown
 
-const look = (segment = at.segment, block = at.block) => data.looks[segment][block];
-const first = (segment = at.segment) => Math.max(segment * data.T, data.pad);
-const end = (segment = at.segment) => Math.min((segment + 1) * data.T, data.words.length);
+const look = (segment = at.segment, block = at.block) => shown.look(segment, block);
+const first = (segment = at.segment) => Math.max(segment * data.T, shown.pad);
+const end = (segment = at.segment) => Math.min((segment + 1) * data.T, shown.words.length);
 const tokenShown = () => over.token ?? at.token;
 const slotHeld = () => over.slot ?? at.slot;
 
@@ -55,22 +63,15 @@ function slotShown() {
   return weights.indexOf(Math.max(...weights));
 }
 
-const isSupport = (t) => data.support.some(([start, stop]) => start <= t && t < stop);
+const within = (spans, t) => spans.some(([start, stop]) => start <= t && t < stop);
+const isSupport = (t) => within(shown.support, t);
 const tells = (segment) => range(end(segment) - first(segment)).some((i) => isSupport(first(segment) + i));
 
 // ------------------------------------------------------------------------------------------------------------- drawing
 
+/** What stays: the choices of block and head, and the rows of the slots. */
 function drawFrame() {
   id("about").textContent = data.about;
-  id("segments").append(...range(data.S).map((s) => {
-    const asks = s === data.S - 1;
-    const kinds = [tells(s) && "a fact that the answer needs", asks && "the question"].filter(Boolean);
-    const button = element("button", { type: "button", onclick: () => go(s) }, String(s + 1));
-    button.classList.toggle("told", tells(s));
-    button.classList.toggle("asked", asks);
-    button.setAttribute("aria-label", [`Segment ${s + 1}`, ...kinds].join(": "));
-    return button;
-  }));
   for (const [name, count] of [["block", data.L], ["head", data.H]]) {
     id(`${name}s`).append(...range(count).map((i) => {
       const choice = { type: "button", "aria-label": `${name} ${i + 1}`, onclick: () => choose(name, i) };
@@ -85,35 +86,59 @@ function drawFrame() {
     row.onpointerleave = () => point("slot", null);
     return row;
   }));
+  const slots = remembering.length > 0 || !states.length;
+  document.querySelector(".card.reads").hidden = !slots;
+  document.querySelectorAll(".legend .key").forEach((key) => { key.parentElement.hidden = !slots; });
+}
+
+/** A new story, or what came of an operation. */
+function drawStory() {
+  id("segments").replaceChildren(...range(shown.S).map((s) => {
+    const asks = s === shown.S - 1;
+    const kinds = [tells(s) && "a fact that the answer needs", asks && "the question"].filter(Boolean);
+    const button = element("button", { type: "button", onclick: () => go(s) }, String(s + 1));
+    button.classList.toggle("told", tells(s));
+    button.classList.toggle("asked", asks);
+    button.setAttribute("aria-label", [`Segment ${s + 1}`, ...kinds].join(": "));
+    return button;
+  }));
   drawAnswers();
+  drawSegment();
 }
 
 function drawAnswers() {
-  id("truth").textContent = data.truth === null ? "" : `The story's own answer: ${data.truth}.`;
-  id("answers").append(...[["With its memory", data.answer], ["With frozen banks", data.frozenAnswer]].map(
-    ([title, answer]) => element("div", {}, element("h3", {}, title),
-      element("p", { className: "said" }, answer.said || "(nothing)", " ",
-        element("small", {}, answer.right === null ? "" : answer.right ? "✓ right" : "✗ wrong")),
+  id("truth").textContent = shown.truth;
+  const verdict = ({ right }) => (right === null ? "" : right ? "✓ right" : "✗ wrong");
+  id("answers").replaceChildren(...shown.answers.map(([title, answer]) =>
+    element("div", {}, element("h3", {}, title),
+      element("p", { className: "said" }, answer.said || "(nothing)", " ", element("small", {}, verdict(answer))),
       ...answer.places.map((place) => element("ol", {}, ...place.map(([text, chance]) =>
         element("li", {}, element("span", { title: text }, text), bar(chance, "read"))))))));
+  const [, now] = shown.answers[0], [best] = now.places[0] ?? [];
+  id("said").replaceChildren("Answer ", element("b", {}, now.said || "(nothing)"), best ? ` ${three(best[1])} ` : " ",
+    verdict(now));
 }
 
 function drawSegment() {
-  id("where").textContent = `Segment ${at.segment + 1} of ${data.S}`;
+  id("where").textContent = `Segment ${at.segment + 1} of ${shown.S}`;
   id("back").disabled = at.segment === 0;
-  id("next").disabled = at.segment === data.S - 1;
+  id("next").disabled = at.segment === shown.S - 1;
   [...id("segments").children].forEach((button, s) =>
     s === at.segment ? button.setAttribute("aria-current", "step") : button.removeAttribute("aria-current"));
   const tokens = range(end() - first()).map((i) => {
     const t = first() + i;
     const button = element("button", { type: "button", className: "token", onclick: () => hold("token", t) }, word(t));
     button.classList.toggle("support", isSupport(t));
-    button.classList.toggle("question", t >= data.asked);
+    button.classList.toggle("fact", within(shown.facts, t));
+    button.classList.toggle("question", t >= shown.asked);
     button.onpointerenter = (event) => event.pointerType === "mouse" && point("token", t);
     button.onpointerleave = () => point("token", null);
     return button;
   });
-  id("tokens").replaceChildren(...tokens.flatMap((token) => [token, " "]));
+  const left = (t) => shown.unknown.filter(([place]) => place === t).flatMap(([, text]) =>
+    [element("span", { className: "unknown", title: "The model does not know this word" }, text), " "]);
+  id("tokens").replaceChildren(...tokens.flatMap((token, i) => [...left(first() + i), token, " "]),
+    ...(at.segment === shown.S - 1 ? left(end()) : []));
   drawLook();
 }
 
@@ -125,6 +150,8 @@ function drawLook() {
   }
   const memory = look() !== null;
   for (const part of ["slots", "life"]) id(part).hidden = !memory;
+  drawStates();
+  offer();
   drawTokens();
   drawStrips();
   if (memory) {
@@ -140,18 +167,19 @@ function drawTokens() {
   const slot = slotHeld(), here = look(), origin = at.segment * data.T;
   const wrote = slot !== null && here && here.write ? here.write[at.head][slot] : null;
   const read = slot !== null && here ? here.read[at.head].map((row) => row[slot]) : null;
-  const most = wrote && Math.max(1, ...wrote);
+  const most = wrote && Math.max(TINY, ...wrote);
   id("tokens").querySelectorAll(".token").forEach((button, i) => {
     const t = first() + i - origin;
     button.setAttribute("aria-pressed", first() + i === at.token);
     button.style.setProperty("--wrote", wrote ? wrote[t] / most : 0);
-    button.style.setProperty("--reads", read ? read[t] / UNIT : 0);
+    button.style.setProperty("--reads", read ? read[t] : 0);
   });
   id("status").textContent = slot === null ? hint() : told(slot, wrote);
 }
 
 function hint() {
   const token = tokenShown();
+  if (!remembering.length) return "";
   if (token === null) {
     return "Point at a word to see which slots it reads, or at a slot to see from which words it wrote.";
   }
@@ -188,8 +216,8 @@ function drawStrips() {
   };
   const rows = [];
   remembering.forEach((block) => range(data.H).forEach((head) => {
-    const pair = [reads(look(at.segment, block).read[head]), reads(data.frozen[at.segment][block][head])];
-    const most = Math.max(1, ...pair.flat());
+    const pair = [reads(look(at.segment, block).read[head]), reads(shown.frozen(at.segment, block)[head])];
+    const most = Math.max(TINY, ...pair.flat());
     const button = element("button", { type: "button", onclick: () => choose("block", block, "head", head) },
       `Block ${block + 1}, head ${head + 1}`);
     button.setAttribute("aria-pressed", block === at.block && head === at.head);
@@ -221,6 +249,49 @@ function drawSlots() {
   });
 }
 
+const stateShown = () => states.filter(({ place }) => place === at.block || place === data.L);
+
+/** A memory without slots: the sizes of its rows in every segment, and how much each segment changed them. */
+function drawStates() {
+  const list = stateShown();
+  document.querySelector(".state").hidden = !list.length;
+  for (const part of [".slots", ".life"]) document.querySelector(part).hidden = list.length > 0;
+  if (!list.length) return;
+  const name = list[0].place === data.L ? "The memory of the segments" : `The memory of block ${at.block + 1}`;
+  if (id("state-title").textContent !== name) {
+    id("state-title").textContent = name;
+    id("state-note").textContent = "This memory has no slots to point at. Each line shows the state that a segment read, "
+      + "from its first row to its last: the stronger the blue, the larger the row (root mean square)."
+      + (list.some(({ change }) => change.some((share) => share !== null))
+        ? " Behind it, by which share the segment changed the state." : " The state grows with the story.");
+    id("states").replaceChildren(...list.map(stateMap));
+  }
+  id("states").querySelectorAll(".map").forEach((map) => [...map.querySelectorAll(".strip")].forEach((strip, s) =>
+    strip.classList.toggle("now", s === at.segment)));
+}
+
+/** One array of a state, a line per segment. */
+function stateMap({ name, size, rows, change }) {
+  const most = Math.max(1, ...rows.flat()), cells = Math.max(1, ...rows.map((row) => row.length));
+  const grows = change.every((share) => share === null);
+  const lines = rows.flatMap((row, s) => {
+    const strip = element("div", { className: "strip", title: `segment ${s + 1}`, role: "img", onclick: () => go(s),
+      "aria-label": `segment ${s + 1}: ${row.length ? `rows of ${three(mean(row) / UNIT)} on average` : "nothing yet"}`,
+    }, ...row.map((rms) => {
+      const cell = element("i");
+      cell.style.setProperty("--v", rms / most);
+      return cell;
+    }));
+    strip.style.setProperty("--cells", cells);
+    strip.classList.toggle("dense", cells > 32);
+    const share = change[s] === null ? grows ? "" : "–" : three(change[s] / UNIT);
+    return [element("span", {}, String(s + 1)), strip, element("span", {}, share)];
+  });
+  const shared = size > 1 ? `, ${size} rows a cell` : "", heads = ["segment", "", grows ? "" : "changed by"];
+  return element("div", { className: "map" }, element("h3", {}, `${name}: at most ${three(most / UNIT)}${shared}`),
+    element("div", { className: "times" }, ...heads.map((head) => element("span", {}, head)), ...lines));
+}
+
 /** One slot through all segments: what came in, what stayed, and how much the token that read it most read of it. */
 function drawLife() {
   const slot = slotShown();
@@ -235,11 +306,11 @@ function drawLife() {
   ];
   id("life-title").textContent = `Slot ${slot + 1} through the story`;
   id("life").replaceChildren(element("div", { className: "lives" }, ...lines.flatMap(([name, kind, value]) => {
-    const values = range(data.S).map(value);
+    const values = range(shown.S).map(value);
     const columns = values.map((v, s) => {
       const column = element("i", { title: `segment ${s + 1}: ${v === null ? "nothing written" : three(v)}`,
         onclick: () => go(s) });
-      column.style.setProperty("--v", (v ?? 0) / UNIT);
+      column.style.setProperty("--v", v ?? 0);
       column.classList.toggle("none", v === null);
       column.classList.toggle("now", s === at.segment);
       return column;
@@ -256,15 +327,15 @@ function drawLife() {
 
 /** The numbers of the segments under their columns; of more than eight only every second, third ... */
 function numbers() {
-  const every = Math.ceil(data.S / 8);
+  const every = Math.ceil(shown.S / 8);
   return element("div", { className: "columns numbers" },
-    ...range(data.S).map((s) => element("span", {}, s % every ? "" : String(s + 1))));
+    ...range(shown.S).map((s) => element("span", {}, s % every ? "" : String(s + 1))));
 }
 
 // -------------------------------------------------------------------------------------------------------------- moving
 
 function go(segment) {
-  if (segment < 0 || segment >= data.S || segment === at.segment) return;
+  if (segment < 0 || segment >= shown.S || segment === at.segment) return;
   Object.assign(at, { segment, token: null });
   over.token = null;
   drawSegment();
@@ -304,6 +375,7 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || id("keys").open) return;
+  if (event.target.closest?.("input, textarea, select")) return;         // these keys are typed, or choose there
   const letter = KEYS[event.key.toLowerCase()];
   if (event.key === "ArrowRight") go(at.segment + 1);
   else if (event.key === "ArrowLeft") go(at.segment - 1);
@@ -323,6 +395,3 @@ function theme(name) {
 }
 id("theme").onclick = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
 theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-
-drawFrame();
-drawSegment();
