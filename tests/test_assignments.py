@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutorials.assignments import bench, cutter, wire
+from tutorials.assignments import client, handout, protocol
 from tutorials.assignments.__main__ import main
-from tutorials.assignments.bank import BANK
 from tutorials.assignments.cheats import CHEATS
 from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking
+from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(ASSIGNMENTS)
-SAMPLE = BANK[::6]                                       # of the bank in plain pytest; run_bank takes all
-QUICK = bench.Limits(seconds=2.0, memory=1 << 30)        # for those that are known to run into a limit
+SAMPLE = WRONG_SOLUTIONS[::6]                            # in plain pytest; run_bank takes all
+QUICK = client.Limits(seconds=2.0, memory=1 << 30)       # for those that are known to run into a limit
 
 
 @pytest.fixture(params=NAMES)
@@ -38,7 +38,7 @@ def assignment(request):
 def written(folder, assignment, **how):
     """A file with the stubs of an assignment, or with its solution."""
     path = folder / f"my_{assignment.name}.py"
-    path.write_text(cutter.students_file(assignment, **how), encoding="utf-8")
+    path.write_text(handout.students_file(assignment, **how), encoding="utf-8")
     return path
 
 
@@ -119,7 +119,7 @@ def test_one_unit_cannot_lose_the_points_of_another(tmp_path):
 
 
 def test_the_same_seed_asks_the_same_and_another_one_something_else(tmp_path):
-    wrong = next(wrong for wrong in BANK if wrong.function == "linear_backward")
+    wrong = next(wrong for wrong in WRONG_SOLUTIONS if wrong.function == "linear_backward")
     reports = [wrong.grade(tmp_path, seed=seed) for seed in (3, 3, 4)]
     assert reports[0].feedback() == reports[1].feedback() != reports[2].feedback()
     assert grade(ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed != grade(
@@ -160,10 +160,10 @@ def statements(tree):
 def withheld(assignment):
     """The statements of a solution that students do not get: the bodies behind their contracts, and the helpers."""
     for name in assignment.functions:
-        stub = set(statements(ast.parse(textwrap.dedent(cutter.stub(name, "")))))
-        yield from (line for line in statements(cutter.function(name)) if line not in stub)
-    for file, name in cutter.solution(assignment) - cutter.offered(assignment):
-        yield from statements(cutter.module(file).definitions[name].node)
+        stub = set(statements(ast.parse(textwrap.dedent(handout.stub(name, "")))))
+        yield from (line for line in statements(handout.function(name)) if line not in stub)
+    for file, name in handout.solution(assignment) - handout.offered(assignment):
+        yield from statements(handout.module(file).definitions[name].node)
 
 
 PLUMBING = re.compile(                                   # says nothing about how a gradient is found
@@ -173,7 +173,7 @@ PLUMBING = re.compile(                                   # says nothing about ho
 
 def test_no_line_of_a_solution_is_in_its_handout(assignment):
     """Statement by statement in its code, and as text in everything that is handed out."""
-    files = cutter.handout(assignment)
+    files = handout.files(assignment)
     secret = {line for line in withheld(assignment) if not PLUMBING.fullmatch(line)}
     assert len(secret) > 10
     given = {line for path, text in files.items() if path.endswith(".py") for line in statements(ast.parse(text))}
@@ -187,33 +187,33 @@ def test_no_line_of_a_solution_is_in_its_handout(assignment):
 
 def test_the_leak_test_finds_a_leak(assignment):
     """A handout with one line of the solution in it would not pass."""
-    solved = set(statements(ast.parse(cutter.students_file(assignment, solved=True))))
+    solved = set(statements(ast.parse(handout.students_file(assignment, solved=True))))
     assert {line for line in withheld(assignment) if not PLUMBING.fullmatch(line)} & solved
 
 
 def test_a_handout_is_the_sheet_the_stubs_the_check_and_what_they_need(assignment, tmp_path):
     folder = tmp_path / "handout"
-    assert main(["cut", assignment.name, "-o", str(folder)]) == 0
+    assert main(["handout", assignment.name, "-o", str(folder)]) == 0
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {f"{assignment.name}.md", f"my_{assignment.name}.py", "check.py", "checking.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-    for file, _ in map(cutter.top, assignment.functions):
+    for file, _ in map(handout.top, assignment.functions):
         names.discard(f"tinylm2/{file}.py")
-    library = {f"tinylm2/{file}.py" for file, _ in cutter.offered(assignment)} | {"tinylm2/__init__.py"}
+    library = {f"tinylm2/{file}.py" for file, _ in handout.offered(assignment)} | {"tinylm2/__init__.py"}
     assert {name for name in names if name.startswith("tinylm2")} <= library
 
 
 def test_what_is_handed_out_names_no_function_of_a_later_assignment(assignment):
-    later = {cutter.top(name) for other in ASSIGNMENTS.values() if other.name > assignment.name
+    later = {handout.top(name) for other in ASSIGNMENTS.values() if other.name > assignment.name
              for name in other.functions}
     if assignment.name == "a1":
         later -= {("gradcheck", name) for name in ("central_differences", "worst_entry")}
-    assert not later & cutter.offered(assignment)
+    assert not later & handout.offered(assignment)
 
 
 def test_a_stub_keeps_its_contract_and_says_what_to_write():
     names = {"ops": __import__("tinylm2.ops").ops}
-    exec(compile(cutter.students_file(ASSIGNMENTS["a3"]), "my_a3.py", "exec"), names)
+    exec(compile(handout.students_file(ASSIGNMENTS["a3"]), "my_a3.py", "exec"), names)
     with pytest.raises(NotImplementedError, match="^Assignment 3: write attend_backward$"):
         names["attend_backward"](None, None)
     q, k = np.zeros((2, 3, 4, 2)), np.zeros((2, 5, 3, 2))
@@ -225,7 +225,7 @@ def test_a_stub_keeps_its_contract_and_says_what_to_write():
 
 def test_a_folder_that_holds_work_is_not_written_over(tmp_path, capsys):
     (tmp_path / "my_a1.py").write_text("my work")
-    assert main(["cut", "a1", "-o", str(tmp_path)]) == 2
+    assert main(["handout", "a1", "-o", str(tmp_path)]) == 2
     assert (tmp_path / "my_a1.py").read_text() == "my work"
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -250,11 +250,11 @@ def typed(command, cwd):
 
 def test_the_commands_of_a_sheet_do_what_it_says(assignment, tmp_path):
     """For whoever has solved it, and for whoever has not begun."""
-    sheet = cutter.HERE / f"{assignment.name}.md"
+    sheet = handout.HERE / f"{assignment.name}.md"
     assert commands(sheet) == ["python check.py"]
     for solved in (True, False):
         folder = tmp_path / str(solved)
-        cutter.write(cutter.handout(assignment, solved=solved), folder)
+        handout.write(handout.files(assignment, solved=solved), folder)
         status, said = typed(commands(sheet)[0], folder)
         assert (status == 0) == solved, said
         assert ("TO DO" in said) != solved
@@ -264,8 +264,8 @@ def test_the_commands_of_a_sheet_do_what_it_says(assignment, tmp_path):
 
 
 def test_the_teachers_commands_do_what_the_page_says(tmp_path):
-    page = cutter.HERE / "README.md"
-    expected = {"cut a3 -o": 0, "cut a3 --solved": 0, "grade a3": 1, "pytest -m a3": 1}        # stubs are graded
+    page = handout.HERE / "README.md"
+    expected = {"handout a3 -o": 0, "handout a3 --solved": 0, "grade a3": 1, "pytest -m a3": 1}    # stubs
     assert len(commands(page)) == len(expected)
     for name in ("conftest.py", "pyproject.toml", "tests", "tinylm2", "tutorials"):         # a clone, to be written to
         (tmp_path / name).symlink_to(ROOT / name)
@@ -280,7 +280,7 @@ def test_the_teachers_commands_do_what_the_page_says(tmp_path):
 
 
 def test_a_sheets_points_and_names_are_the_graders(assignment):
-    text = (cutter.HERE / f"{assignment.name}.md").read_text(encoding="utf-8")
+    text = (handout.HERE / f"{assignment.name}.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (\d+) \|$", text, flags=re.MULTILINE))
     points = {}
     for unit in assignment.units:
@@ -292,7 +292,7 @@ def test_a_sheets_points_and_names_are_the_graders(assignment):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["cut", "a7", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
+    (["handout", "a7", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
     (["grade", "a1"], "required"), (["mark", "a1"], "invalid choice")], ids=str)
 def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert main(arguments) == 2
@@ -301,14 +301,14 @@ def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert error.count("\n") == 1
 
 
-# ------------------------------------------------------------------------------------------------------- the two banks
+# ------------------------------------------------------------------------------------------ wrong solutions and cheats
 
 
 def test_the_bank_is_large_enough_and_each_slip_is_its_own():
     for name in NAMES:
-        assert sum(wrong.assignment == name for wrong in BANK) >= 6
-    assert len({str(wrong) for wrong in BANK}) == len(BANK) >= 36
-    for wrong in BANK:
+        assert sum(wrong.assignment == name for wrong in WRONG_SOLUTIONS) >= 6
+    assert len({str(wrong) for wrong in WRONG_SOLUTIONS}) == len(WRONG_SOLUTIONS) >= 36
+    for wrong in WRONG_SOLUTIONS:
         ast.parse(wrong.text())
 
 
@@ -316,26 +316,27 @@ def test_the_bank_is_large_enough_and_each_slip_is_its_own():
 def test_a_wrong_solution_loses_points_and_is_told_why(wrong, tmp_path):
     report = wrong.grade(tmp_path, seed=1, limits=QUICK)
     assert report.points < report.out_of
-    assert wrong.told(report), str(report)
+    assert wrong.explained(report), str(report)
 
 
 def run_bank(seed=0, show=print):
     """All wrong solutions, all cheats: 1 when one is not found out, or when fewer than 80 % are told what is true."""
-    told, missed = 0, 0
+    explained, missed = 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        for wrong in BANK:
+        for wrong in WRONG_SOLUTIONS:
             report = wrong.grade(Path(folder), seed=seed)
-            told += wrong.told(report)
+            explained += wrong.explained(report)
             missed += report.points == report.out_of
-            if report.points == report.out_of or not wrong.told(report):
+            if report.points == report.out_of or not wrong.explained(report):
                 show(f"{wrong}: {report.points} of {report.out_of} points\n{report}")
         for cheat in CHEATS:
             report = cheat.grade(Path(folder), seed=seed, limits=QUICK)
             if not caught(cheat, report):
                 missed += 1
                 show(f"{cheat}: {report}")
-    show(f"{len(BANK)} wrong solutions, {told} told what is true; {len(CHEATS)} cheats; {missed} not found out")
-    return 1 if missed or told < 0.8 * len(BANK) else 0
+    show(f"{len(WRONG_SOLUTIONS)} wrong solutions, {explained} explained truly; {len(CHEATS)} cheats; "
+         f"{missed} not found out")
+    return 1 if missed or explained < 0.8 * len(WRONG_SOLUTIONS) else 0
 
 
 def caught(cheat, report):
@@ -350,9 +351,9 @@ def test_a_cheat_earns_nothing_and_is_named(cheat, tmp_path):
 
 def test_nothing_is_left_of_a_solutions_process(tmp_path):
     path = written(tmp_path, ASSIGNMENTS["a1"])
-    with bench.Cell(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, bench.Limits()) as cell:
-        cell.start()
-        process, folder = cell.process, cell.folder
+    with client.Client(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, client.Limits()) as worker:
+        worker.start()
+        process, folder = worker.process, worker.folder
         assert process.poll() is None
         assert folder.exists()
     assert process.poll() is not None
@@ -364,20 +365,20 @@ def test_a_process_that_does_not_listen_does_not_keep_the_grader_waiting(tmp_pat
     if not hasattr(signal, "SIGSTOP"):
         pytest.skip("this system puts no process to sleep")
     path = written(tmp_path, ASSIGNMENTS["a1"])
-    with bench.Cell(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, bench.Limits(seconds=0.5)) as cell:
-        cell.start()
-        cell.process.send_signal(signal.SIGSTOP)
-        with pytest.raises(bench.Gone, match="stopped after 0.5 seconds"):
-            cell.ask("forward", file="ops", name="linear", inputs=(np.zeros((1000, 1000)), np.zeros((1000, 2))),
-                     constants={})
+    with client.Client(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, client.Limits(seconds=0.5)) as worker:
+        worker.start()
+        worker.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(client.Gone, match="stopped after 0.5 seconds"):
+            worker.ask("forward", file="ops", name="linear", inputs=(np.zeros((1000, 1000)), np.zeros((1000, 2))),
+                       constants={})
 
 
 def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):
     """Neither the functions themselves nor what only they use; every other file is read without a wall in the way."""
     for unit in assignment.units:
-        kept = cutter.beside(assignment, unit.functions)
-        assert not {cutter.top(name) for name in unit.functions} & kept
-        text = "\n".join(cutter.library(kept).values())
+        kept = handout.beside(assignment, unit.functions)
+        assert not {handout.top(name) for name in unit.functions} & kept
+        text = "\n".join(handout.library(kept).values())
         for name in unit.functions:
             assert f"def {name.rpartition('.')[2]}(" not in text or name.count(".") == 2
 
@@ -396,7 +397,7 @@ def test_the_kernels_wall_holds_without_python(tmp_path):
     (tmp_path / "inside").write_text("ours")
     program = f"""
 import sys
-sys.path.insert(0, {str(cutter.HERE)!r})
+sys.path.insert(0, {str(handout.HERE)!r})
 import landlock
 if not landlock.confine([{str(tmp_path)!r}]):
     print("no landlock")
@@ -414,19 +415,19 @@ for path, mode in (({__file__!r}, "r"), ({str(tmp_path / "inside")!r}, "w"), ("/
     assert done.stdout.split() == ["ours", "refused", "refused", "refused"], done.stderr
 
 
-# ------------------------------------------------------------------------------------------------------------- the wire
+# --------------------------------------------------------------------------------------------------------- the protocol
 
 
 def sent(tree):
     stream = io.BytesIO()
-    wire.send(stream, tree)
+    protocol.send(stream, tree)
     return stream.getvalue()
 
 
 def test_a_tree_of_arrays_arrives_as_it_was():
     tree = {"a": (np.arange(6.0).reshape(2, 3)[:, ::2], None, [True, 2, "three", 4.5]), "b": np.float32(1), "c": {},
             "d": np.zeros((0, 3), "int32"), "e": np.array([np.nan, np.inf, 1j])}
-    found = wire.receive(io.BytesIO(sent(tree)))
+    found = protocol.receive(io.BytesIO(sent(tree)))
     assert found.keys() == tree.keys()
     assert found["a"][1:] == (None, [True, 2, "three", 4.5])
     for mine, other in ((found["a"][0], tree["a"][0]), *((found[key], tree[key]) for key in "bde")):
@@ -435,7 +436,7 @@ def test_a_tree_of_arrays_arrives_as_it_was():
 
 
 def test_what_is_no_data_arrives_as_its_name():
-    found = wire.receive(io.BytesIO(sent([object(), np.array([object()]), (x for x in ())])))
+    found = protocol.receive(io.BytesIO(sent([object(), np.array([object()]), (x for x in ())])))
     assert [x.kind for x in found] == ["object", "array of object", "generator"]
 
 
@@ -445,5 +446,5 @@ def test_what_is_no_data_arrives_as_its_name():
     sent(np.ones(3)).replace(b"[3]", b"[9]"), sent(np.ones(3)).replace(b"[3]", b"[-]"), sent(1)[:16] + b"{"],
     ids=range(10))
 def test_what_is_no_message_is_refused(data):
-    with pytest.raises((wire.Garbled, EOFError)):
-        wire.receive(io.BytesIO(data))
+    with pytest.raises((protocol.ProtocolError, EOFError)):
+        protocol.receive(io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""`python -m tutorials.assignments cut a3 -o handout/` and `python -m tutorials.assignments grade a3 my_a3.py`."""
+"""`python -m tutorials.assignments handout a3 -o handout/` and `python -m tutorials.assignments grade a3 my_a3.py`."""
 
 import os
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from tinylm2.console import Parser, command
 from tinylm2.data import BadInput
-from tutorials.assignments import cutter
-from tutorials.assignments.bench import Limits
+from tutorials.assignments import handout
+from tutorials.assignments.client import Limits
 from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking
 
 
-def cut(args):
+def write_handout(args):
     """Write the folder that students get."""
     assignment, folder = ASSIGNMENTS[args.assignment], Path(args.out)
-    files = cutter.handout(assignment, solved=args.solved)
+    files = handout.files(assignment, solved=args.solved)
     if taken := [path for path in files if (folder / path).exists()]:
         raise BadInput(f"{folder / taken[0]}: is there already, expected a folder without it")
-    cutter.write(files, folder)
+    handout.write(files, folder)
     print(f"{folder}: {', '.join(path for path in files if '/' not in path)} and what they need of tinylm2")
     return 0
 
@@ -42,13 +42,13 @@ def grade_file(args):
 
 @command
 def main(argv=None):
-    parser = Parser(prog="python -m tutorials.assignments", description="Cut handouts, grade solutions.")
+    parser = Parser(prog="python -m tutorials.assignments", description="Write handouts, grade solutions.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("cut", help="write the folder that students get")
+    one = commands.add_parser("handout", help="write the folder that students get")
     one.add_argument("assignment", choices=ASSIGNMENTS)
     one.add_argument("-o", "--out", required=True, help="the folder")
     one.add_argument("--solved", action="store_true", help="with the library's solution in place of the stubs")
-    one.set_defaults(run=cut)
+    one.set_defaults(run=write_handout)
     one = commands.add_parser("grade", help="test a solution and count its points")
     one.add_argument("assignment", choices=ASSIGNMENTS)
     one.add_argument("solution", help="the student's file, such as my_a3.py")

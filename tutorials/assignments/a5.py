@@ -22,33 +22,33 @@ def _long(d):
     return call(d(8, 128, G, K), d(8, 128, G, K), d.W(D, 3 * G * K), d.W(G * K, D), heads=(G, G), slots=16)
 
 
-def _order_of_tokens(bench, pair, inputs, constants):
+def _order_of_tokens(ctx, pair, inputs, constants):
     """A slot stands after every token: k and v shuffled together give the same R."""
     k, v, Wqkv, Wo = inputs
-    R, _ = first_output(bench, pair, inputs, constants)
-    shuffled, _ = first_output(bench, pair, (k[:, ::-1], v[:, ::-1], Wqkv, Wo), constants)
+    R, _ = first_output(ctx, pair, inputs, constants)
+    shuffled, _ = first_output(ctx, pair, (k[:, ::-1], v[:, ::-1], Wqkv, Wo), constants)
     if R is not None and shuffled is not None and not np.allclose(R, shuffled):
         yield "R changes with the order of k and v, and a slot sees every token alike: is there a mask too many?"
 
 
-def _stands_after_the_last(bench, pair, inputs, constants):
+def _stands_after_the_last(ctx, pair, inputs, constants):
     """A slot's position is T. Standing elsewhere is the same as the tokens standing elsewhere."""
     k, *others = inputs
-    R, _ = first_output(bench, pair, inputs, constants)
+    R, _ = first_output(ctx, pair, inputs, constants)
     T = k.shape[1]
     for place in range(T + 3):
         moved, _ = ops.rope_forward(k, start=T - place, step=0)
-        _, there = first_output(bench, pair, (moved, *others), constants)
+        _, there = first_output(ctx, pair, (moved, *others), constants)
         if R is not None and place != T and np.allclose(R, there):
             yield f"R is what slots gather that stand at position {place}, and they must stand at position T, here {T}"
 
 
-def _shares(bench, pair, inputs, constants):
+def _shares(ctx, pair, inputs, constants):
     """Three tokens, heads of width 4 and Wo the identity: the shares can be read off R, and from them the scores."""
-    d = bench.draw()
+    d = ctx.draw()
     T, G, K, N, D = 3, 2, 4, 2, 8
     k, v, Wqkv = d(1, T, G, K), d(1, T, G, K), d.W(D, 3 * G * K)
-    R, _ = first_output(bench, pair, (k, v, Wqkv, np.eye(D)), {"heads": (G, G), "slots": N})
+    R, _ = first_output(ctx, pair, (k, v, Wqkv, np.eye(D)), {"heads": (G, G), "slots": N})
     if R is None:
         return
     q, _ = ops.rope_forward(Wqkv[None, :N, :D].reshape(1, N, G, K) * D**0.5, start=T, step=0)
@@ -77,7 +77,7 @@ def _many_gates(d):
     return call(d(B, N, D), d(B, N, D), d.W(D, D), d(D), d.W(D, D), d(D))
 
 
-def _opens_and_shuts(bench, pair, inputs, constants):
+def _opens_and_shuts(ctx, pair, inputs, constants):
     """Gates far open and far shut leave nothing but the old bank, or nothing but the new content."""
     R, M, *W = inputs
     W = [w * 0.1 for w in W]
@@ -86,7 +86,7 @@ def _opens_and_shuts(bench, pair, inputs, constants):
             (60.0, -60.0, np.tanh(R), "input gate open and forget gate shut (bin = 60, bforget = -60), M' must be "
                                       "tanh(R)")):
         W[1], W[3] = np.full_like(W[1], bin), np.full_like(W[3], bforget)
-        found, _ = first_output(bench, pair, (R, M, *W), constants)
+        found, _ = first_output(ctx, pair, (R, M, *W), constants)
         if found is not None and not np.allclose(found, expected):
             other = np.tanh(R) if expected is M else M
             yield f"with {text}, and is not" + (

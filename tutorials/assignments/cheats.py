@@ -6,7 +6,7 @@ must earn nothing by what is not honest work.
 
 from dataclasses import dataclass
 
-from tutorials.assignments import cutter
+from tutorials.assignments import handout
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 
 
@@ -29,8 +29,8 @@ class Cheat:
         """Report on this cheat, from a file in the folder."""
         assignment = ASSIGNMENTS[self.assignment]
         path = folder / f"my_{self.assignment}.py"
-        code = self.code.replace("{library}", str(cutter.LIBRARY.parent))
-        path.write_text(f"{cutter.students_file(assignment)}\n\n{code}", encoding="utf-8")
+        code = self.code.replace("{library}", str(handout.LIBRARY.parent))
+        path.write_text(f"{handout.students_file(assignment)}\n\n{code}", encoding="utf-8")
         return grade(assignment, path, units=(self.unit,), **how)
 
 
@@ -104,12 +104,12 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
 def rmsnorm_backward(dy, cache):
     return cache
 """, "rmsnorm_forward: .*y is wrong|rmsnorm_forward: with g = 1"),
-    Cheat("patches the checker, the scenes and the judge", """
+    Cheat("patches the checker, the calls and the judge", """
 import sys
 from tinylm2 import gradcheck
 gradcheck.Checker.check = gradcheck.worst_entry = lambda *_, **__: True
-scenes = sys.modules["scenes"]
-scenes.pair = scenes.forward = lambda *_, **__: {"outputs": (), "gradients": (), "passed": True}
+calls = sys.modules["calls"]
+calls.pair = calls.forward = lambda *_, **__: {"outputs": (), "gradients": (), "passed": True}
 """, "rmsnorm_forward: it returned 0 outputs"),
     Cheat("says it has passed", """
 import os
@@ -130,8 +130,8 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     frame = sys._getframe()
     while "pipe_out" not in frame.f_locals:
         frame = frame.f_back
-    import wire
-    wire.send(frame.f_locals["pipe_out"], {"kind": "played", "result": {"outputs": (x,), "passed": True}})
+    import protocol
+    protocol.send(frame.f_locals["pipe_out"], {"kind": "played", "result": {"outputs": (x,), "passed": True}})
 """, "rmsnorm_forward: y is wrong"),
     Cheat("exits when it is loaded", """
 raise SystemExit(0)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tutorials.assignments import a1, a2, a3, a4, a5, a6
-from tutorials.assignments.bench import Bench, Cell, Failed, Gone, Limits
 from tutorials.assignments.checks import Test
+from tutorials.assignments.client import Client, Context, Failed, Gone, Limits
 
 ASSIGNMENTS = {a.ASSIGNMENT.name: a.ASSIGNMENT for a in (a1, a2, a3, a4, a5, a6)}
 LINES = 3                                                # of feedback a test
@@ -104,31 +104,31 @@ def grade(assignment, solution, *, seed=None, limits=None, units=None):
 
 def _examine(assignment, unit, solution, limits, report, fatal):
     """All tests of one unit, into the report. -> why the file needs no other try, or ""."""
-    cell, stops, results, refused = None, 0, [], []
+    client, stops, results, refused = None, 0, [], []
     for test in unit.tests:
         problem = fatal
         if stops >= limits.stops:
             problem = f"not run: the process had to be stopped {stops} times"
-        elif not problem and cell is None:
-            cell = Cell(assignment, unit.functions, solution, limits)
+        elif not problem and client is None:
+            client = Client(assignment, unit.functions, solution, limits)
             try:
-                cell.start()
+                client.start()
             except Failed as failed:
                 problem = f"{solution.name} cannot be loaded: {failed.text}"
                 fatal = problem
         if not problem:
-            problem = _absent(test, cell, solution)
-        feedback, gone = ([problem], False) if problem else _run(test, Bench(cell, _seed(report.seed, test)))
+            problem = _absent(test, client, solution)
+        feedback, gone = ([problem], False) if problem else _run(test, Context(client, _seed(report.seed, test)))
         results.append(Result(test, tuple(dict.fromkeys(feedback))[:LINES]))
-        if cell:
-            report.walls = cell.walls or report.walls
-        if gone or cell and problem and fatal:
-            refused += cell.refused
-            cell.close()
-            cell, stops = None, stops + 1
-    if cell:
-        refused += cell.refused
-        cell.close()
+        if client:
+            report.walls = client.walls or report.walls
+        if gone or client and problem and fatal:
+            refused += client.refused
+            client.close()
+            client, stops = None, stops + 1
+    if client:
+        refused += client.refused
+        client.close()
     if refused:
         report.broken += dict.fromkeys(f"{function or solution.name} broke the rules: it {what}"
                                        for function, what in refused)
@@ -137,11 +137,11 @@ def _examine(assignment, unit, solution, limits, report, fatal):
     return fatal
 
 
-def _run(test, bench):
+def _run(test, ctx):
     """(feedback, whether the process is gone) of one test."""
     try:
         with np.errstate(all="ignore"):                  # NaN and infinity are judged, not warned about
-            return list(test.check(bench)), False
+            return list(test.check(ctx)), False
     except Failed as failed:
         blamed = failed.function in ("", test.function) or failed.text.startswith("not judged")
         text = failed.text if blamed else f"not judged yet: {failed.function} must run first ({failed.text})"
@@ -150,8 +150,8 @@ def _run(test, bench):
         return [f"it returned something that cannot be judged ({type(error).__name__}: {error})"], False
 
 
-def _absent(test, cell, solution):
-    missing = [name.partition(".")[2] for name in cell.missing]
+def _absent(test, client, solution):
+    missing = [name.partition(".")[2] for name in client.missing]
     if test.function in missing:
         return f"{solution.name} has no {test.function}"
     return ""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinylm2 import gradcheck
-from tutorials.assignments.wire import Foreign
+from tutorials.assignments.protocol import Unsupported
 
 TOLERANCE = {"float64": 1e-10, "float32": 5e-4}           # of the largest entry; a dtype of neither kind must be equal
 
@@ -18,8 +18,8 @@ def array(what, a, n, *, letters=None, questions=None, others=None):
     if not isinstance(a, np.ndarray):
         return f"{what} is {kind(a)}, expected an array {n.shape}"
     if a.shape != n.shape:
-        slip = gradcheck.guess_shape(a, n, TOLERANCE["float64"]) if a.size and n.size else ""
-        return f"{what} has shape {a.shape}, expected {n.shape}{_named(n.shape, letters)}{slip}"
+        mistake = gradcheck.guess_shape(a, n, TOLERANCE["float64"]) if a.size and n.size else ""
+        return f"{what} has shape {a.shape}, expected {n.shape}{_named(n.shape, letters)}{mistake}"
     if a.dtype != n.dtype:
         return f"{what} is {a.dtype}, expected {n.dtype}, the dtype that came in"
     if same(a, n):
@@ -84,7 +84,7 @@ def _named(shape, letters):
 
 
 def kind(a):
-    return a.kind if isinstance(a, Foreign) else "None" if a is None else f"a {type(a).__name__}"
+    return a.kind if isinstance(a, Unsupported) else "None" if a is None else f"a {type(a).__name__}"
 
 
 # ----------------------------------------------------------------------------------------------- results by their names

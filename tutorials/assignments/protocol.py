@@ -2,7 +2,7 @@
 
 A message is its length, a JSON text, and the raw numbers of its arrays. What a solution sends is never unpickled and
 never evaluated: a dtype is one of a short list, and whatever is neither a number, a text, an array nor a tree of them
-arrives as a `Foreign` that only says what it was.
+arrives as a `Unsupported` that only says what it was.
 """
 
 import json
@@ -18,12 +18,12 @@ DTYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 _LENGTHS = struct.Struct("<QQ")                          # of the JSON text, and of the arrays behind it
 
 
-class Garbled(ValueError):
+class ProtocolError(ValueError):
     """What arrived is no message."""
 
 
 @dataclass(frozen=True)
-class Foreign:
+class Unsupported:
     """Something that does not travel, by its type: "generator", "array of object"."""
 
     kind: str
@@ -39,15 +39,15 @@ def send(stream, tree):
 
 
 def receive(stream):
-    """Read one message.  EOFError when the other side is gone, Garbled when it sent something else."""
+    """Read one message.  EOFError when the other side is gone, ProtocolError when it sent something else."""
     text_length, body_length = _LENGTHS.unpack(_exactly(stream, _LENGTHS.size))
     if text_length + body_length > LIMIT:
-        raise Garbled(f"a message of {text_length + body_length} bytes, expected at most {LIMIT}")
+        raise ProtocolError(f"a message of {text_length + body_length} bytes, expected at most {LIMIT}")
     text, body = _exactly(stream, text_length), _exactly(stream, body_length)
     try:
         return _decode(json.loads(text), _Reader(body))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Garbled(f"not a message: {type(error).__name__}: {error}") from None
+        raise ProtocolError(f"not a message: {type(error).__name__}: {error}") from None
 
 
 def _exactly(stream, n):
@@ -99,5 +99,5 @@ def _decode(node, reader):
     if kind == "dict":
         return {key: _decode(part, reader) for key, part in content.items()}
     if kind == "foreign":
-        return Foreign(str(content))
+        return Unsupported(str(content))
     raise ValueError(f"a {kind}")

@@ -1,4 +1,4 @@
-"""The grader's side of a solution's process: start it, ask it, stop it; and the bench on which a test works."""
+"""The grader's side of a solution's process: start it, ask it, stop it; and the context of a test."""
 
 import importlib
 import json
@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from tinylm2.cases import Draw
-from tutorials.assignments import cutter, scenes, wire
+from tutorials.assignments import calls, handout, protocol
 
 HERE = Path(__file__).resolve().parent
-BESIDE = ("cell.py", "landlock.py", "scenes.py", "wire.py")                 # what runs in a solution's process
+BESIDE = ("worker.py", "landlock.py", "calls.py", "protocol.py")                 # what runs in a solution's process
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Gone(Failed):
     """And its process is no more."""
 
 
-class Cell:
+class Client:
     """A process of its own for a solution: the functions under examination, and a library that has them not.
 
     `refused` lists what the solution tried and may not do, and in which function. Use it in a `with` statement.
@@ -69,22 +69,22 @@ class Cell:
 
     def start(self):
         """Start the process and let it load the solution.  Failed where it cannot."""
-        module, homes = f"my_{self.assignment.name}", {cutter.top(name)[0] for name in self.functions}
-        kept = cutter.beside(self.assignment, self.functions)
-        cutter.write(cutter.library(kept, homes), self.folder)
+        module, homes = f"my_{self.assignment.name}", {handout.top(name)[0] for name in self.functions}
+        kept = handout.beside(self.assignment, self.functions)
+        handout.write(handout.library(kept, homes), self.folder)
         shutil.copyfile(self.solution, self.folder / f"{module}.py")
         for name in BESIDE:
             shutil.copyfile(HERE / name, self.folder / name)
         environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
                        **{name: os.environ[name] for name in ("SYSTEMROOT", "PATH") if name in os.environ}}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(self.folder / "cell.py")], cwd=self.folder, env=environment,
+            [sys.executable, "-I", "-S", "-B", str(self.folder / "worker.py")], cwd=self.folder, env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
         self.heard = queue.Queue()
         threading.Thread(target=_listen, args=(self.process.stdout, self.heard), daemon=True).start()
         settings = {"files": sorted(homes | {file for file, _ in kept}), "functions": list(self.functions),
                     "theirs": [name for name in self.assignment.functions
-                               if name not in self.functions and cutter.top(name) in kept],
+                               if name not in self.functions and handout.top(name) in kept],
                     "solution": module, "memory": self.limits.memory, "seconds": self.limits.cpu_seconds,
                     "packages": str(Path(np.__file__).parents[1])}
         self._say(lambda pipe: pipe.write(json.dumps(settings).encode() + b"\n"))
@@ -92,9 +92,9 @@ class Cell:
         ready = self._answer("ready")
         self.missing, self.walls = ready["missing"], {"confined": ready["confined"], "limits": ready["limits"]}
 
-    def ask(self, scene, **arguments):
-        """What a scene gives with the student's functions.  Failed where it gives nothing."""
-        self._say(lambda pipe: wire.send(pipe, {"scene": scene, "arguments": arguments}))
+    def ask(self, call, **arguments):
+        """What a call gives with the student's functions.  Failed where it gives nothing."""
+        self._say(lambda pipe: protocol.send(pipe, {"call": call, "arguments": arguments}))
         return self._answer("played")["result"]
 
     def _say(self, write):
@@ -119,7 +119,7 @@ class Cell:
                 how = self._how_it_ended()
                 self.close()
                 raise Gone(running, f"it ended the process ({how})")
-            if isinstance(message, wire.Garbled) or not isinstance(message, dict):
+            if isinstance(message, protocol.ProtocolError) or not isinstance(message, dict):
                 self.close()
                 raise Gone(running, "it sent the grader something of its own")
             if message.get("kind") == "enters":
@@ -166,16 +166,16 @@ def _listen(pipe, heard):
     """Hand on every message, and None at the end."""
     try:
         while True:
-            heard.put(wire.receive(pipe))
+            heard.put(protocol.receive(pipe))
     except (EOFError, OSError, ValueError) as error:
-        heard.put(error if isinstance(error, wire.Garbled) else None)
+        heard.put(error if isinstance(error, protocol.ProtocolError) else None)
 
 
-# ------------------------------------------------------------------------------------------------------------ the bench
+# ------------------------------------------------------------------------------------------------------------ the ctx
 
 
 class Library(dict):
-    """The library's files by name, as a scene asks for them."""
+    """The library's files by name, as a call asks for them."""
 
     def __missing__(self, name):
         self[name] = importlib.import_module(f"tinylm2.{name}")
@@ -205,21 +205,21 @@ class Lengths(Draw):
         return int(self.rng.integers(low, high + 1))
 
 
-class Bench:
+class Context:
     """What a test works on: the student's functions in their process, the library's here, and random numbers that are
     the test's own, whatever tests ran before it."""
 
-    def __init__(self, cell, seed):
-        self.cell, self.seed, self.draws = cell, seed, 0
+    def __init__(self, client, seed):
+        self.client, self.seed, self.draws = client, seed, 0
 
     def draw(self, dtype="float64"):
         self.draws += 1
         return Lengths(np.random.default_rng([*self.seed, self.draws]), dtype)
 
-    def student(self, scene, **arguments):
-        return self.cell.ask(scene, **arguments)
+    def student(self, call, **arguments):
+        return self.client.ask(call, **arguments)
 
     @staticmethod
-    def truth(scene, **arguments):
-        """The same scene with the library's functions."""
-        return getattr(scenes, scene)(TRUTH, **arguments)
+    def truth(call, **arguments):
+        """The same call with the library's functions."""
+        return getattr(calls, call)(TRUTH, **arguments)

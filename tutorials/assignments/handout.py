@@ -256,7 +256,7 @@ def _sorted_imports(imports):
 # ---------------------------------------------------------------------------------------------------------- the handout
 
 
-def handout(assignment, *, solved=False):
+def files(assignment, *, solved=False):
     """{path: text} of the folder that students get: the sheet, the file to write in, its check, and the library that
     it stands on."""
     return {

@@ -1,37 +1,37 @@
 """Typical wrong solutions, each with what the feedback must say about it: the test of the tests.
 
-A wrong solution is the library's own with a slip made in it. The slip is wrapped round the right function, which its
-code calls `right` (or `right_forward` and `right_backward`, where it needs both), so it survives whatever the library
-does inside. `argument` and `symptom` are what one line of the feedback for `function` must hold: the argument or output
-that is wrong, and words that are true of it.
+A wrong solution is the library's own with a mistake made in it. The mistake is wrapped round the right function, which
+its code calls `right` (or `right_forward` and `right_backward`, where it needs both), so it survives whatever the
+library does inside. `argument` and `symptom` are what one line of the feedback for `function` must hold: the argument
+or output that is wrong, and words that are true of it.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
 
-from tutorials.assignments import cutter
+from tutorials.assignments import handout
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 
 
 @cache
 def _solved(assignment):
-    return cutter.students_file(ASSIGNMENTS[assignment], solved=True)
+    return handout.students_file(ASSIGNMENTS[assignment], solved=True)
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """One slip. code: definitions that stand behind the right ones."""
+class WrongSolution:
+    """One mistake. code: definitions that stand behind the right ones."""
 
     assignment: str
-    slip: str
+    mistake: str
     function: str
     argument: str
     symptom: str
     code: str
 
     def __str__(self):
-        return f"{self.assignment}, {self.function}: {self.slip}"
+        return f"{self.assignment}, {self.function}: {self.mistake}"
 
     @property
     def unit(self):
@@ -46,12 +46,12 @@ class Wrong:
         right = f"import numpy as np\n\n{rights}right = {self.function.partition('.')[0]}\n"
         return f"{_solved(self.assignment)}\n\n{right}{self.code}"
 
-    def told(self, report):
+    def explained(self, report):
         """Does the feedback name the function, the argument and the symptom in one line?"""
         return any(self.argument in line and re.search(self.symptom, line) for line in report.feedback(self.function))
 
     def grade(self, folder, **how):
-        """Report on this solution, from a file in the folder; only the unit that its slip is in."""
+        """Report on this solution, from a file in the folder; only the unit that its mistake is in."""
         path = folder / f"my_{self.assignment}.py"
         path.write_text(self.text(), encoding="utf-8")
         return grade(ASSIGNMENTS[self.assignment], path, units=(self.unit,), **how)
@@ -779,4 +779,5 @@ class AdamW(right):
 """),
 ]
 
-BANK = tuple(Wrong(f"a{number}", *slip) for number, slips in enumerate((A1, A2, A3, A4, A5, A6), 1) for slip in slips)
+WRONG_SOLUTIONS = tuple(WrongSolution(f"a{number}", *mistake)
+                        for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)

@@ -1,11 +1,11 @@
 """The process in which a solution runs: the student's functions, the library without them, and data that comes by pipe.
 
 It holds nothing worth stealing: no expected value, no judge, no line of the functions that are graded. The grader sends
-a scene and its arrays, this process plays it with the student's functions and sends back what they returned. Whatever
+a call and its arrays, this process plays it with the student's functions and sends back what they returned. Whatever
 a solution does to NumPy, to the checker or to this file, it does to its own arithmetic only.
 
-A copy of this file lies in a folder of its own beside wire.py, scenes.py, landlock.py, the solution and a library cut
-to what it may use. What the folder does not hold, it cannot open: see `wall`.
+A copy of this file lies in a folder of its own beside protocol.py, calls.py, landlock.py, the solution and a library
+cut to what it may use. What the folder does not hold, it cannot open: see `wall`.
 """
 
 import importlib
@@ -30,10 +30,10 @@ def main():
     pipe_in, pipe_out = _take_pipes()
     sys.path[:0] = [str(HERE)]
     settings, numpy_home = _first_words(pipe_in)
+    import calls
     import numpy.linalg  # noqa: F401  all that a solution may need is here before the wall goes up
     import numpy.random  # noqa: F401
-    import scenes
-    import wire
+    import protocol
 
     library = {name: importlib.import_module(f"tinylm2.{name}") for name in settings["files"]}
     limits = _limit(settings["memory"], settings["seconds"])
@@ -41,7 +41,7 @@ def main():
     allowed = [str(HERE), numpy_home, *_parts_of(home)]
 
     def tell(kind, **what):
-        wire.send(pipe_out, {"kind": kind, **what})
+        protocol.send(pipe_out, {"kind": kind, **what})
 
     confined = _confine(allowed, home)
     sys.addaudithook(wall(allowed, lambda what: tell("refused", what=what)))
@@ -55,12 +55,12 @@ def main():
     tell("ready", missing=missing, confined=confined, limits=limits)
     while True:
         try:
-            request = wire.receive(pipe_in)
+            request = protocol.receive(pipe_in)
         except EOFError:
             return
         told.function = ""
         try:
-            reply = getattr(scenes, request["scene"])(library, **request["arguments"])
+            reply = getattr(calls, request["call"])(library, **request["arguments"])
         except BaseException as error:
             tell("raised", function=told.function, **_say(error))
         else:
@@ -186,7 +186,7 @@ def _take_pipes():
 
 
 def _first_words(pipe_in):
-    """The settings, and where NumPy lives: a line of text, for wire.py stands on NumPy."""
+    """The settings, and where NumPy lives: a line of text, for protocol.py stands on NumPy."""
     import json
 
     settings = json.loads(pipe_in.readline())

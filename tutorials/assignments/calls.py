@@ -1,7 +1,7 @@
-"""What is done with a solution's functions. Every scene is played twice: in a solution's process with the student's
+"""What is done with a solution's functions. Every call is played twice: in a solution's process with the student's
 functions in the library's places, and in the grader with the library's own. Nothing here knows what is right.
 
-A scene takes the files of the library by name and data that came by pipe; it returns data. `library[file]` is asked at
+A call takes the files of the library by name and data that came by pipe; it returns data. `library[file]` is asked at
 every use, so that whatever function stands there is the one that runs.
 """
 
