@@ -4,11 +4,9 @@
 """
 
 import ast
-import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutorials.assignments import client, handout, protocol
+from tutorials.assignments import client, handout
 from tutorials.assignments.__main__ import main
-from tutorials.assignments.cheats import CHEATS
-from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking
+from tutorials.assignments.grader import ASSIGNMENTS, grade
 from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(ASSIGNMENTS)
 SAMPLE = WRONG_SOLUTIONS[::6]                            # in plain pytest; run_bank takes all
-QUICK = client.Limits(seconds=2.0, memory=1 << 30)       # for those that are known to run into a limit
+QUICK = client.Limits(seconds=2.0)       # for those that are known to run into a limit
 
 
 @pytest.fixture(params=NAMES)
@@ -54,7 +51,8 @@ def reports(request, tmp_path_factory):
         if assignment.name not in made:
             student = request.config.getoption("impl")
             path = Path(student) if student else written(tmp_path_factory.mktemp("solved"), assignment, solved=True)
-            made[assignment.name] = grade(assignment, path, seed=request.config.getoption("seed"))
+            seed = request.config.getoption("seed")
+            made[assignment.name] = grade(assignment, path, seed=0 if seed is None and not student else seed)
         return made[assignment.name]
 
     return report
@@ -71,7 +69,7 @@ def test_graded(assignment, test, reports):
     report = reports(assignment)
     result = next(result for result in report.results if result.test is test)
     if result.feedback:
-        pytest.fail("\n".join([*report.broken, *result.feedback]), pytrace=False)
+        pytest.fail("\n".join([f"seed {report.seed}", *report.broken, *result.feedback]), pytrace=False)
 
 
 @pytest.mark.parametrize("solved", [True, False])
@@ -301,7 +299,7 @@ def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert error.count("\n") == 1
 
 
-# ------------------------------------------------------------------------------------------ wrong solutions and cheats
+# ------------------------------------------------------------------------------------------------------ wrong solutions
 
 
 def test_the_bank_is_large_enough_and_each_slip_is_its_own():
@@ -320,7 +318,7 @@ def test_a_wrong_solution_loses_points_and_is_told_why(wrong, tmp_path):
 
 
 def run_bank(seed=0, show=print):
-    """All wrong solutions, all cheats: 1 when one is not found out, or when fewer than 80 % are told what is true."""
+    """All wrong solutions: 1 when one loses no points, or when the feedback is true for fewer than 80 %."""
     explained, missed = 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for wrong in WRONG_SOLUTIONS:
@@ -329,48 +327,8 @@ def run_bank(seed=0, show=print):
             missed += report.points == report.out_of
             if report.points == report.out_of or not wrong.explained(report):
                 show(f"{wrong}: {report.points} of {report.out_of} points\n{report}")
-        for cheat in CHEATS:
-            report = cheat.grade(Path(folder), seed=seed, limits=QUICK)
-            if not caught(cheat, report):
-                missed += 1
-                show(f"{cheat}: {report}")
-    show(f"{len(WRONG_SOLUTIONS)} wrong solutions, {explained} explained truly; {len(CHEATS)} cheats; "
-         f"{missed} not found out")
+    show(f"{len(WRONG_SOLUTIONS)} wrong solutions, {explained} explained truly, {missed} not found")
     return 1 if missed or explained < 0.8 * len(WRONG_SOLUTIONS) else 0
-
-
-def caught(cheat, report):
-    return report.points <= cheat.earned and re.search(cheat.report, str(report))
-
-
-@pytest.mark.parametrize("cheat", CHEATS, ids=str)
-def test_a_cheat_earns_nothing_and_is_named(cheat, tmp_path):
-    report = cheat.grade(tmp_path, seed=1, limits=QUICK)
-    assert caught(cheat, report), str(report)
-
-
-def test_nothing_is_left_of_a_solutions_process(tmp_path):
-    path = written(tmp_path, ASSIGNMENTS["a1"])
-    with client.Client(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, client.Limits()) as worker:
-        worker.start()
-        process, folder = worker.process, worker.folder
-        assert process.poll() is None
-        assert folder.exists()
-    assert process.poll() is not None
-    assert not folder.exists()
-
-
-def test_a_process_that_does_not_listen_does_not_keep_the_grader_waiting(tmp_path):
-    """More than a pipe holds, to a process that was put to sleep."""
-    if not hasattr(signal, "SIGSTOP"):
-        pytest.skip("this system puts no process to sleep")
-    path = written(tmp_path, ASSIGNMENTS["a1"])
-    with client.Client(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, client.Limits(seconds=0.5)) as worker:
-        worker.start()
-        worker.process.send_signal(signal.SIGSTOP)
-        with pytest.raises(client.Gone, match="stopped after 0.5 seconds"):
-            worker.ask("forward", file="ops", name="linear", inputs=(np.zeros((1000, 1000)), np.zeros((1000, 2))),
-                       constants={})
 
 
 def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):
@@ -381,70 +339,3 @@ def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):
         text = "\n".join(handout.library(kept).values())
         for name in unit.functions:
             assert f"def {name.rpartition('.')[2]}(" not in text or name.count(".") == 2
-
-
-def test_on_linux_the_kernel_keeps_its_limits(tmp_path):
-    if not sys.platform.startswith("linux"):
-        pytest.skip("these limits are Linux's")
-    report = grade(ASSIGNMENTS["a1"], written(tmp_path, ASSIGNMENTS["a1"]), seed=0, units=(1,))
-    assert report.walls["limits"] == ["RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_CORE"]
-    assert not what_is_lacking({**report.walls, "confined": True})
-    assert "memory is not bounded" in what_is_lacking({"limits": ["RLIMIT_CPU"], "confined": True})
-
-
-def test_the_kernels_wall_holds_without_python(tmp_path):
-    """No audit hook is set here: what refuses is Linux itself."""
-    (tmp_path / "inside").write_text("ours")
-    program = f"""
-import sys
-sys.path.insert(0, {str(handout.HERE)!r})
-import landlock
-if not landlock.confine([{str(tmp_path)!r}]):
-    print("no landlock")
-    sys.exit()
-print(open({str(tmp_path / "inside")!r}).read())
-for path, mode in (({__file__!r}, "r"), ({str(tmp_path / "inside")!r}, "w"), ("/proc/self/maps", "r")):
-    try:
-        open(path, mode)
-    except PermissionError:
-        print("refused")
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if done.stdout == "no landlock\n":
-        pytest.skip("this kernel has no Landlock")
-    assert done.stdout.split() == ["ours", "refused", "refused", "refused"], done.stderr
-
-
-# --------------------------------------------------------------------------------------------------------- the protocol
-
-
-def sent(tree):
-    stream = io.BytesIO()
-    protocol.send(stream, tree)
-    return stream.getvalue()
-
-
-def test_a_tree_of_arrays_arrives_as_it_was():
-    tree = {"a": (np.arange(6.0).reshape(2, 3)[:, ::2], None, [True, 2, "three", 4.5]), "b": np.float32(1), "c": {},
-            "d": np.zeros((0, 3), "int32"), "e": np.array([np.nan, np.inf, 1j])}
-    found = protocol.receive(io.BytesIO(sent(tree)))
-    assert found.keys() == tree.keys()
-    assert found["a"][1:] == (None, [True, 2, "three", 4.5])
-    for mine, other in ((found["a"][0], tree["a"][0]), *((found[key], tree[key]) for key in "bde")):
-        assert (mine.dtype, mine.shape) == (other.dtype, other.shape)
-        assert np.array_equal(mine, other, equal_nan=True)
-
-
-def test_what_is_no_data_arrives_as_its_name():
-    found = protocol.receive(io.BytesIO(sent([object(), np.array([object()]), (x for x in ())])))
-    assert [x.kind for x in found] == ["object", "array of object", "generator"]
-
-
-@pytest.mark.parametrize("data", [
-    b"", b"\0" * 3, b"\xff" * 64, sent(1)[:-1], sent(np.ones(3))[:-1],
-    sent([1]).replace(b"list", b"exec"), sent(np.ones(3)).replace(b"float64", b"objects"),
-    sent(np.ones(3)).replace(b"[3]", b"[9]"), sent(np.ones(3)).replace(b"[3]", b"[-]"), sent(1)[:16] + b"{"],
-    ids=range(10))
-def test_what_is_no_message_is_refused(data):
-    with pytest.raises((protocol.ProtocolError, EOFError)):
-        protocol.receive(io.BytesIO(data))

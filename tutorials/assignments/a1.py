@@ -91,7 +91,7 @@ DIFFERENCES = [Test("central_differences", *test) for test in (
 def _worst(ctx, analytic, slopes, *scale):
     """(error, index) of the student's, made plain, and of the library's; or a line that says what it is instead."""
     arguments = {"file": "gradcheck", "name": "worst_entry", "arguments": (analytic, slopes, *scale)}
-    found, truth = ctx.student("called", **arguments)["result"], ctx.truth("called", **arguments)["result"]
+    found, truth = ctx.student("called", **arguments), ctx.truth("called", **arguments)
     if not isinstance(found, tuple) or len(found) != 2:
         return f"it returned {feedback.kind(found)}, expected a tuple: error, index", truth
     error, index = found
@@ -157,7 +157,7 @@ def _rows(*letters):
 
 LINEAR = Pair("ops", "linear", ("y",), draws={"plain": _rows("B", "T"), "one axis of rows": _rows("R"),
                                               "more axes": _rows("B", "T", "H"),
-                                              "large": lambda d: call(d(16, 128, 64), d.W(64, 48))})
+                                              "large": lambda d: call(d(4, 64, 640), d.W(640, 256))})
 
 ASSIGNMENT = Assignment("a1", "the checker, and a first pair", (
     Unit(("gradcheck.central_differences", "gradcheck.worst_entry"), (*DIFFERENCES, *WORST)),

@@ -16,7 +16,7 @@ def _places(*letters, std=2.0):
 
 
 def _many_places(d):
-    return call(d(16, 64, 200), targets=d.ids(200, 16, 64), weights=np.ones((16, 64), d.dtype))
+    return call(d(4, 128, 1024), targets=d.ids(1024, 4, 128), weights=np.ones((4, 128), d.dtype))
 
 
 def _loss(ctx, pair, logits, constants):
@@ -88,7 +88,7 @@ def _has_size_one(ctx, pair, inputs, constants):
 RMSNORM = Pair(
     "ops", "rmsnorm", ("y",),
     draws={"plain": _rows("B", "T"), "more axes": _rows("B", "T", "H"), "tiny rows": _rows("B", "T", std=3e-3),
-           "large": lambda d: call(d(16, 128, 64), d.g(64))},
+           "large": lambda d: call(d(4, 128, 1024), d.g(1024))},
     looks=dict.fromkeys(("plain", "tiny rows"), (_has_size_one,)))
 
 ASSIGNMENT = Assignment("a2", "cross-entropy and RMSNorm", (

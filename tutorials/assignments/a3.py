@@ -61,7 +61,7 @@ def _asked(*, causal=False, padded=False, grouped=False, last=False, sharp=False
 
 
 def _long(d):
-    shape = 2, 128, 4, 10
+    shape = 2, 256, 4, 10
     return call(d(*shape), d(*shape), d(*shape), causal=True)
 
 

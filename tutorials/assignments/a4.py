@@ -14,7 +14,7 @@ def _asked(heads):
 
 
 def _long(d):
-    D = 48
+    D = 64
     return call(d(4, 128, D), d(4, 32, D), d.W(D, D), d.W(D, D), d.W(D, D), heads=4)
 
 
@@ -48,7 +48,7 @@ def _merged(d):
 
 
 def _long_merge(d):
-    D = 48
+    D = 96
     return call(d(4, 256, D), d(4, 256, D), d(4, 256, D), d.W(D, D), d(D))
 
 

@@ -73,7 +73,7 @@ def _gated(d):
 
 
 def _many_gates(d):
-    B, N, D = 8, 64, 48
+    B, N, D = 8, 64, 96
     return call(d(B, N, D), d(B, N, D), d.W(D, D), d(D), d.W(D, D), d(D))
 
 

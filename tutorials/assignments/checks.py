@@ -6,6 +6,7 @@ nothing because of it.
 """
 
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,10 +16,11 @@ import numpy as np
 
 from tinylm2.model import Config
 from tutorials.assignments import feedback
-from tutorials.assignments.calls import mapped
-from tutorials.assignments.client import TRUTH, Context, Failed, Gone
+from tutorials.assignments.client import Failed, Gone
+from tutorials.assignments.context import TRUTH, Context, mapped
 
-ROUNDS = 2                                               # random shapes a test
+ROUNDS = 2                                               # random shapes per test
+SLOWEST = 2.0, 100                                       # seconds for large arrays, or so often the library's own
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Pair:
     """A pair of the library and how to examine it.
 
     draws: by their names, how to draw (inputs, constants). A gradient that is right when "plain" must be so when
-    "large", too: big enough that a backward which asks its forward about every number is stopped. questions: what to
+    "large", too: big enough that a backward which asks its forward about every number, or steps along every number in
+    the complex plane, is stopped. questions: what to
     ask where a constant factor is found. looks: by a draw's name, functions (ctx, pair, inputs, constants) that yield
     a symptom of a wrong output where they see one; looks_back: functions (ctx, pair, inputs, constants, upstreams,
     gradients) that do so for gradients. unasked: upstream gradients that are None in a draw, by their places.
@@ -141,11 +144,16 @@ class Pair:
         for drawn in [title] * ROUNDS + ["large"] * (title == "plain"):
             draw, inputs, constants, upstreams = self.drawn(ctx, drawn)
             arguments = self.call(inputs, constants, upstreams=upstreams)
+            began = time.monotonic()
+            truth = ctx.truth("pair", **arguments)
+            if drawn == "large":                         # in proportion, so that a fast machine helps nobody
+                ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
             try:
-                found, truth = self._played(ctx, given, **arguments), ctx.truth("pair", **arguments)
+                found = self._played(ctx, given, **arguments)
             except Gone as gone:
                 if drawn == "large":
-                    gone.text += " about arrays of a real size: does it ask its forward for every number?"
+                    gone.final = True
+                    gone.text += " (about arrays of a real size: does it ask its forward for every number?)"
                 raise
             if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 yield f"not judged yet: {self.forward} must be right first"

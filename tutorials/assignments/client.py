@@ -1,64 +1,83 @@
-"""The grader's side of a solution's process: start it, ask it, stop it; and the context of a test."""
+"""The grader's side of a worker: start it, ask it, stop it.
 
-import importlib
+Nothing here waits without a deadline, and nothing here is joined: a thread that another process keeps waiting is left
+behind. What a worker sends is bounded in size, checked by its kind, and printed only after `feedback.quoted`.
+"""
+
 import json
 import os
 import queue
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tinylm2.cases import Draw
-from tutorials.assignments import calls, handout, protocol
+from tutorials.assignments import handout, protocol, sandbox
+from tutorials.assignments.feedback import quoted
 
 HERE = Path(__file__).resolve().parent
-BESIDE = ("worker.py", "landlock.py", "calls.py", "protocol.py")                 # what runs in a solution's process
+BESIDE = ("worker.py", "calls.py", "protocol.py", "sandbox.py")                  # what runs in a worker
+MESSAGES = 2000                                          # that a worker may send for one answer
+UNFIT = rf"({protocol.WORD.pattern})( of \d{{1,9}})?"
+REFUSALS = 20                                            # that are kept
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a solution may take: seconds of the clock a test, bytes of memory, and how often it may have to be stopped
-    before the rest of its tests is left out."""
+    """What a solution may use.
+
+    seconds: of waiting for one test.  loading: seconds until the file is loaded.  total: seconds for the whole file.
+    memory: bytes of address space.  stops: the rest of a unit is left out after the worker had to be stopped so many
+    times.  audit: whether there are audit hooks; tests switch them off to see the kernel's limits alone.
+    """
 
     seconds: float = 6.0
-    memory: int = 2 << 30
+    loading: float = 10.0
+    total: float = 45.0
+    memory: int = 640 << 20
     stops: int = 2
-
-    @property
-    def cpu_seconds(self):
-        """The kernel's own stop, should the grader be gone."""
-        return int(20 * self.seconds) + 10
+    audit: bool = True
 
 
 class Failed(Exception):
-    """A solution gave no answer: it raised, was stopped, or ended. `function` is the one that ran."""
+    """A solution gave no answer: it raised, was stopped, or ended.
 
-    def __init__(self, function, text, *, error="", message=""):
+    function: the one that ran.  final: the other tests of the function under test are not run.
+    """
+
+    final = False
+
+    def __init__(self, function, text, *, error=""):
         super().__init__(text)
-        self.function, self.text, self.error, self.message = function, text, error, message
+        self.function, self.text, self.error = function, text, error
 
 
 class Gone(Failed):
-    """And its process is no more."""
+    """And its worker is no more."""
 
 
 class Client:
-    """A process of its own for a solution: the functions under examination, and a library that has them not.
+    """A worker for the functions under examination. Use it in a `with` statement.
 
-    `refused` lists what the solution tried and may not do, and in which function. Use it in a `with` statement.
+    source: the solution's bytes.  end: the time, by time.monotonic, when the file's time is used up.  refused: what the
+    solution tried and may not do, as (function, text).  walls: the kernel's limits that hold, by name.
     """
 
-    def __init__(self, assignment, functions, solution, limits):
-        self.assignment, self.functions, self.solution, self.limits = assignment, functions, solution, limits
-        self.refused, self.missing, self.walls, self.process = [], [], {}, None
+    def __init__(self, assignment, functions, source, limits, end):
+        self.assignment, self.functions, self.source, self.limits, self.end = assignment, functions, source, limits, end
+        self.refused, self.missing, self.walls = [], [], None
+        self.process = self.shared = None
+        self.number, self.buffer = 0, bytearray()
+        self.begin()
         self.folder = Path(tempfile.mkdtemp(prefix="tinylm2-"))
 
     def __enter__(self):
@@ -68,158 +87,169 @@ class Client:
         self.close()
 
     def start(self):
-        """Start the process and let it load the solution.  Failed where it cannot."""
+        """Start the worker and let it load the solution.  Raises Failed where it cannot."""
         module, homes = f"my_{self.assignment.name}", {handout.top(name)[0] for name in self.functions}
         kept = handout.beside(self.assignment, self.functions)
         handout.write(handout.library(kept, homes), self.folder)
-        shutil.copyfile(self.solution, self.folder / f"{module}.py")
+        (self.folder / f"{module}.py").write_bytes(self.source)
         for name in BESIDE:
             shutil.copyfile(HERE / name, self.folder / name)
-        environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+        self.shared, source = protocol.SharedMemory.create(self.folder)
+        environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
                        **{name: os.environ[name] for name in ("SYSTEMROOT", "PATH") if name in os.environ}}
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(self.folder / "worker.py")], cwd=self.folder, env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-        self.heard = queue.Queue()
-        threading.Thread(target=_listen, args=(self.process.stdout, self.heard), daemon=True).start()
+        inherited = {"pass_fds": [source]} if isinstance(source, int) else {}
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", str(self.folder / "worker.py")], cwd=self.folder, env=environment,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
+                start_new_session=True, **inherited)
+        finally:
+            if isinstance(source, int):
+                os.close(source)
+        self.chunks, self.closed = queue.Queue(maxsize=4), threading.Event()
+        threading.Thread(target=_listen, args=(self.process.stdout, self.chunks, self.closed), daemon=True).start()
         settings = {"files": sorted(homes | {file for file, _ in kept}), "functions": list(self.functions),
-                    "theirs": [name for name in self.assignment.functions
-                               if name not in self.functions and handout.top(name) in kept],
-                    "solution": module, "memory": self.limits.memory, "seconds": self.limits.cpu_seconds,
+                    "given": [name for name in self.assignment.functions
+                              if name not in self.functions and handout.top(name) in kept],
+                    "solution": module, "memory": self.limits.memory, "seconds": int(self.limits.total) + 15,
+                    "parent": os.getpid(), "audit": self.limits.audit, "shared": source,
                     "packages": str(Path(np.__file__).parents[1])}
-        self._say(lambda pipe: pipe.write(json.dumps(settings).encode() + b"\n"))
-        self._answer("up", seconds=30)                   # importing NumPy may take a while on a busy machine
-        ready = self._answer("ready")
-        self.missing, self.walls = ready["missing"], {"confined": ready["confined"], "limits": ready["limits"]}
+        self._say(json.dumps(settings).encode() + b"\n")
+        walls = self._answer("started", seconds=30)["walls"]             # NumPy may take long on a busy machine
+        self.walls = [name for name in sandbox.WALLS if name in walls]
+        missing = self._answer("ready", seconds=self.limits.loading)["missing"]
+        self.missing = [name for name in self.functions if name in missing]
 
-    def ask(self, call, **arguments):
-        """What a call gives with the student's functions.  Failed where it gives nothing."""
-        self._say(lambda pipe: protocol.send(pipe, {"call": call, "arguments": arguments}))
-        return self._answer("played")["result"]
+    def begin(self, seconds=None):
+        """From here on the solution may take so many seconds, all that one test has unless fewer are given."""
+        self.allowed, self.waited = min(seconds or self.limits.seconds, self.limits.seconds), 0.0
 
-    def _say(self, write):
-        """Write to the process from a thread of its own: who does not listen must not keep the grader waiting."""
-        def speak(pipe=self.process.stdin):
-            with suppress(OSError, ValueError):          # it is gone; `_answer` says how
-                write(pipe)
-                pipe.flush()
+    def ask(self, call, *, evaluate=None, **arguments):
+        """What a call returns with the student's functions.  Raises Failed where it returns nothing."""
+        self.number += 1
+        self._say(protocol.frame({"call": call, "number": self.number, "arguments": arguments}, self.shared))
+        answer = self._answer("result", evaluate=evaluate)
+        if answer["number"] != self.number:
+            self._stop("", "it sent the grader something of its own")
+        return answer["value"]
 
-        threading.Thread(target=speak, daemon=True).start()
+    # ------------------------------------------------------------------------------------------------------ both pipes
 
-    def _answer(self, kind, seconds=None):
-        running, seconds = "", seconds or self.limits.seconds
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                message = self.heard.get(timeout=max(0.0, end - time.monotonic()))
-            except queue.Empty:
-                self.close()
-                raise Gone(running, f"it was stopped after {seconds:g} seconds without an answer") from None
-            if message is None:
-                how = self._how_it_ended()
-                self.close()
-                raise Gone(running, f"it ended the process ({how})")
-            if isinstance(message, protocol.ProtocolError) or not isinstance(message, dict):
-                self.close()
-                raise Gone(running, "it sent the grader something of its own")
-            if message.get("kind") == "enters":
-                running = str(message.get("function", ""))
-            elif message.get("kind") == "refused":
-                self.refused.append((running, str(message.get("what", ""))))
-            elif message.get("kind") == "raised":
-                raise self._raised(message)
-            elif message.get("kind") == kind:
-                return message
+    def _say(self, data):
+        """Write from a thread of its own: a worker that does not read must not keep the grader waiting."""
+        def write(pipe=self.process.stdin, rest=data):
+            with suppress(OSError, ValueError, TypeError):               # it is gone; `_answer` says how
+                while rest:
+                    rest = rest[pipe.write(rest):]
 
-    def _raised(self, message):
-        error, said, line = (message.get(key) for key in ("type", "text", "line"))
+        threading.Thread(target=write, daemon=True).start()
+
+    def _answer(self, kind, seconds=None, evaluate=None):
+        """The fields of the next message of a kind; the messages before it are dealt with."""
+        began, running = time.monotonic(), ""
+        own = began + (self.allowed - self.waited if seconds is None else seconds)
+        end = min(own, self.end)
+        try:
+            for _ in range(MESSAGES):
+                try:
+                    found, fields = protocol.checked(protocol.receive(lambda n: self._read(n, end)))
+                except protocol.ProtocolError:
+                    self._stop(running, "it sent the grader something of its own")
+                except queue.Empty:
+                    self._stop(running, f"it was stopped after {seconds or self.allowed:.3g} seconds without an "
+                               "answer" if own <= self.end else
+                               f"it was stopped: the {self.limits.total:g} seconds for the whole file are used up")
+                except EOFError:
+                    how = self._how_it_ended()
+                    self._stop(running, f"it ended the process ({how})")
+                if found == kind:
+                    return fields
+                if found == "enters":
+                    running = self._own(fields["function"])
+                elif found == "refused":
+                    self._note(running, **fields)
+                elif found == "evaluate" and evaluate:
+                    self._say(protocol.frame({"value": evaluate()}))
+                elif found == "raised":
+                    raise self._raised(**fields)
+                else:
+                    self._stop(running, "it sent the grader something of its own")
+            return self._stop(running, f"it sent the grader more than {MESSAGES} messages")
+        finally:
+            self.waited += time.monotonic() - began
+
+    def _read(self, n, end):
+        """n bytes from the worker.  Raises queue.Empty when the time is over, EOFError when the worker is gone."""
+        while len(self.buffer) < n:
+            chunk = self.chunks.get(timeout=max(0.0, end - time.monotonic()))
+            if not chunk:
+                self.chunks.put(chunk)                   # whoever reads again finds the same end
+                raise EOFError
+            self.buffer += chunk
+        data = bytes(self.buffer[:n])
+        del self.buffer[:n]
+        return data
+
+    # -------------------------------------------------------------------------------------------------- what went wrong
+
+    def _own(self, function):
+        """A function's name, if it is one under examination."""
+        return function if function in [name.partition(".")[2] for name in self.functions] else ""
+
+    def _note(self, running, action, what):
+        if len(self.refused) < REFUSALS:
+            self.refused.append((running, f"it {action if action in sandbox.ACTIONS else 'tries'} {quoted(what)}"))
+
+    def _raised(self, function, type, text, line):
         where = f" at line {line}" if line else ""
-        text = {"NotImplementedError": "it is not written yet",
-                "MemoryError": f"it asks for more than {self.limits.memory / 2**30:.3g} GiB of memory{where}",
-                "SystemExit": f"it tries to end the process{where}",
-                "Unfit": said,
-                }.get(error, f"it raised {error}{where}: {said}")
-        return Failed(str(message.get("function", "")), text, error=error, message=said)
+        name = type if protocol.WORD.fullmatch(type) else "an exception"
+        what = text if re.fullmatch(UNFIT, text) else "thing"
+        texts = {"NotImplementedError": "it is not written yet",
+                 "MemoryError": f"it asks for more than {self.limits.memory / 2**30:.3g} GiB of memory{where}",
+                 "SystemExit": f"it tries to end the process{where}",
+                 "Unfit": f"it returned a {what}, expected a tuple: (outputs..., cache)",
+                 "TooLarge": "it returned more than the grader reads"}
+        said = f": {quoted(text)}" if text else ""
+        return Failed(self._own(function), texts.get(type, f"it raised {name}{where}{said}"), error=name)
 
     def _how_it_ended(self):
         try:
-            code = self.process.wait(timeout=2)
+            code = self.process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
+    def _stop(self, running, text):
+        self.close()
+        raise Gone(running, text)
+
     def close(self):
-        """End the process, and whatever it may have started, and remove its folder."""
+        """End the worker and its whole session, and remove its folder."""
         if self.process:
-            try:
-                os.killpg(self.process.pid, 9)
-            except (AttributeError, ProcessLookupError, PermissionError):
+            self.closed.set()
+            with suppress(AttributeError, ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            with suppress(OSError):
                 self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                with suppress(OSError):                  # what was still to be written to it is lost
-                    pipe.close()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=5)
+            with suppress(OSError):                      # `_listen` closes the other pipe when its end has come
+                self.process.stdin.close()
+        if self.shared:
+            self.shared.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _listen(pipe, heard):
-    """Hand on every message, and None at the end."""
-    try:
-        while True:
-            heard.put(protocol.receive(pipe))
-    except (EOFError, OSError, ValueError) as error:
-        heard.put(error if isinstance(error, protocol.ProtocolError) else None)
+def _listen(pipe, chunks, closed):
+    """Hand on what arrives, at most some chunks ahead, and b"" at the end."""
+    def hand_on(chunk):
+        while not closed.is_set():
+            with suppress(queue.Full):
+                chunks.put(chunk, timeout=0.2)
+                return
 
-
-# ------------------------------------------------------------------------------------------------------------ the ctx
-
-
-class Library(dict):
-    """The library's files by name, as a call asks for them."""
-
-    def __missing__(self, name):
-        self[name] = importlib.import_module(f"tinylm2.{name}")
-        return self[name]
-
-
-TRUTH = Library()
-
-
-LENGTHS = (3, 5, 6, 7, 8)
-
-
-@dataclass(frozen=True)
-class Lengths(Draw):
-    """Random arrays, and random lengths for their letters: no two alike, none of them one."""
-
-    letters: dict = field(default_factory=dict)
-
-    def lengths(self, names):
-        """A length for each letter of `names`. None is the root of another, so that a wrong factor has but one name."""
-        chosen = [int(n) for n in self.rng.permutation(LENGTHS)[:len(names)]]
-        self.letters.update(zip(names, chosen, strict=True))
-        return chosen
-
-    def number(self, low, high):
-        """One whole number, low and high included."""
-        return int(self.rng.integers(low, high + 1))
-
-
-class Context:
-    """What a test works on: the student's functions in their process, the library's here, and random numbers that are
-    the test's own, whatever tests ran before it."""
-
-    def __init__(self, client, seed):
-        self.client, self.seed, self.draws = client, seed, 0
-
-    def draw(self, dtype="float64"):
-        self.draws += 1
-        return Lengths(np.random.default_rng([*self.seed, self.draws]), dtype)
-
-    def student(self, call, **arguments):
-        return self.client.ask(call, **arguments)
-
-    @staticmethod
-    def truth(call, **arguments):
-        """The same call with the library's functions."""
-        return getattr(calls, call)(TRUTH, **arguments)
+    with suppress(OSError, ValueError):
+        while not closed.is_set() and (chunk := pipe.read(1 << 16)):
+            hand_on(chunk)
+    hand_on(b"")
+    pipe.close()
