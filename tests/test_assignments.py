@@ -1,4 +1,4 @@
-"""The course's assignments: nothing of a solution leaks, the grader counts right, says what is true, and is not fooled.
+"""The course's assignments: nothing of a solution leaks, the grader counts right and says what is true.
 
 `pytest -m a3 --impl my_a3.py` grades a student's file by the tests that grade the library's own solutions here.
 """
@@ -23,7 +23,7 @@ from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(ASSIGNMENTS)
-SAMPLE = WRONG_SOLUTIONS[::6]                            # in plain pytest; run_bank takes all
+SAMPLE = WRONG_SOLUTIONS[::6]                            # in this file; run_wrong_solutions takes all
 QUICK = client.Limits(seconds=2.0)       # for those that are known to run into a limit
 
 
@@ -99,7 +99,7 @@ def test_the_librarys_solution_scores_all_points(assignment, reports, request):
     assert report.seconds < 60
 
 
-def test_stubs_score_nothing_and_are_told_so(assignment, tmp_path):
+def test_stubs_score_nothing_and_the_report_says_why(assignment, tmp_path):
     report = grade(assignment, written(tmp_path, assignment), seed=0)
     assert report.points == 0
     for name in assignment.functions:
@@ -124,7 +124,7 @@ def test_the_same_seed_asks_the_same_and_another_one_something_else(tmp_path):
         ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed
 
 
-def test_a_file_that_lacks_a_function_is_told_which(tmp_path):
+def test_the_report_names_a_function_that_is_missing(tmp_path):
     path = written(tmp_path, ASSIGNMENTS["a2"], solved=True)
     path.write_text(path.read_text().replace("def rmsnorm_backward", "def rmsnorm_back"))
     report = grade(ASSIGNMENTS["a2"], path, seed=0, units=(1,))
@@ -133,7 +133,7 @@ def test_a_file_that_lacks_a_function_is_told_which(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["def linear_forward(:\n", "\0", "import nowhere_to_be_found\n", "1 / 0\n"])
-def test_a_file_that_cannot_be_loaded_is_told_why(tmp_path, text):
+def test_the_report_says_why_a_file_cannot_be_loaded(tmp_path, text):
     path = tmp_path / "my_a1.py"
     path.write_text(text)
     report = grade(ASSIGNMENTS["a1"], path, seed=0)
@@ -302,7 +302,7 @@ def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
 # ------------------------------------------------------------------------------------------------------ wrong solutions
 
 
-def test_the_bank_is_large_enough_and_each_slip_is_its_own():
+def test_there_are_enough_wrong_solutions_and_each_is_its_own():
     for name in NAMES:
         assert sum(wrong.assignment == name for wrong in WRONG_SOLUTIONS) >= 6
     assert len({str(wrong) for wrong in WRONG_SOLUTIONS}) == len(WRONG_SOLUTIONS) >= 36
@@ -311,13 +311,13 @@ def test_the_bank_is_large_enough_and_each_slip_is_its_own():
 
 
 @pytest.mark.parametrize("wrong", SAMPLE, ids=str)
-def test_a_wrong_solution_loses_points_and_is_told_why(wrong, tmp_path):
+def test_a_wrong_solution_loses_points_and_the_report_says_why(wrong, tmp_path):
     report = wrong.grade(tmp_path, seed=1, limits=QUICK)
     assert report.points < report.out_of
     assert wrong.explained(report), str(report)
 
 
-def run_bank(seed=0, show=print):
+def run_wrong_solutions(seed=0, show=print):
     """All wrong solutions: 1 when one loses no points, or when the feedback is true for fewer than 80 %."""
     explained, missed = 0, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -329,6 +329,9 @@ def run_bank(seed=0, show=print):
                 show(f"{wrong}: {report.points} of {report.out_of} points\n{report}")
     show(f"{len(WRONG_SOLUTIONS)} wrong solutions, {explained} explained truly, {missed} not found")
     return 1 if missed or explained < 0.8 * len(WRONG_SOLUTIONS) else 0
+
+
+run_bank = run_wrong_solutions                           # the name that tests/full.py uses
 
 
 def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):

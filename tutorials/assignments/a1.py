@@ -44,7 +44,7 @@ def _where_it_looked(arguments, seen):
 
 
 def _after_being_right(look):
-    """A test that judges nothing as long as the slopes of a plain curve are wrong."""
+    """A test that gives no points as long as the slopes of a plain curve are wrong."""
     def check(ctx):
         arguments = _drawn(ctx, 1e-4)
         found, truth = ctx.student("slopes", **arguments), ctx.truth("slopes", **arguments)

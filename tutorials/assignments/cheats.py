@@ -232,6 +232,15 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     while True:
         eaten.append(np.zeros(2**26))
 """, "rmsnorm_forward: it asks for more than .* GiB of memory"),
+    Cheat("fills memory", """
+import numpy as np
+
+
+def rmsnorm_forward(x, g, *, eps=1e-5):
+    filled = []
+    while True:
+        filled.append(np.ones(2**17))
+""", "rmsnorm_forward: it asks for more than .* GiB of memory"),
     Cheat("calls itself for ever", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     return rmsnorm_forward(x, g, eps=eps)
@@ -553,7 +562,7 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     sys.setrecursionlimit(10**9)
     return rmsnorm_forward(x, g)
 """, r"rmsnorm_forward: it (ended the process \(signal|asks for more than|was stopped)"),
-    Cheat("runs on after it was told to end", """
+    Cheat("ignores every signal", """
 import atexit
 import signal
 import sys

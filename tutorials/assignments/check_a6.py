@@ -20,15 +20,15 @@ checks.pair("story_backward", model, "story", params, ids=ids, cfg=cfg, directio
 checks.pair("story_backward, replayed", model, "story", params, ids=ids, cfg=cfg, replay=True, directions=4)
 
 
-def told_before_the_cut():
+def gradient_before_the_cut():
     """The gradient of a token that stands in the first segment only, where the loss stands in the last."""
-    told = np.where(ids == 4, 0, ids)
-    told[:, 0] = 4
-    logits, cache = model.story_forward(params, ids=told, cfg=cfg, tail=1, truncate=2)
+    moved = np.where(ids == 4, 0, ids)
+    moved[:, 0] = 4
+    logits, cache = model.story_forward(params, ids=moved, cfg=cfg, tail=1, truncate=2)
     return model.story_backward(np.ones_like(logits), cache)["embed.W"][4]
 
 
-checks.equal("story_backward, truncate stops it", told_before_the_cut, np.zeros(4))
+checks.equal("story_backward, truncate stops it", gradient_before_the_cut, np.zeros(4))
 
 
 def flat(*numbers):

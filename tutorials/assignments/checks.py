@@ -1,8 +1,8 @@
-"""What an assignment is made of, and the tests that every pair goes through.
+"""What an assignment consists of, and the tests that every pair goes through.
 
-A test draws arguments, has a call played by the student's functions and by the library's, and yields a line for
-everything that is wrong; none means passed. What must be right first is asked first, and a test says so when it judges
-nothing because of it.
+A test draws arguments, makes the same call with the student's functions and with the library's, and yields a line for
+everything that is wrong. No line means that the test is passed. Where something else must be right first, the test says
+so and gives no points.
 """
 
 import inspect
@@ -35,7 +35,7 @@ class Test:
 
 @dataclass(frozen=True)
 class Unit:
-    """Functions that are examined together, in a process of their own: a pair shares its cache."""
+    """Functions that are examined together, in one worker: a pair shares its cache."""
 
     functions: tuple[str, ...]
     tests: tuple[Test, ...]
@@ -43,8 +43,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Assignment:
-    """hidden: parts of the library that would give a solution away. needs: what the check and the calls use of the
-    library beside what the functions themselves use."""
+    """hidden: parts of the library that would give a solution away.  needs: what the check and the calls use of the
+    library, beside what the functions themselves use."""
 
     name: str
     subject: str
@@ -72,9 +72,9 @@ class Assignment:
 class Pair:
     """A pair of the library and how to examine it.
 
-    draws: by their names, how to draw (inputs, constants). A gradient that is right when "plain" must be so when
-    "large", too: big enough that a backward which asks its forward about every number, or steps along every number in
-    the complex plane, is stopped. questions: what to
+    draws: by their names, how to draw (inputs, constants). A gradient that is right for "plain" must be right for
+    "large", too. Those arrays are so large that a backward is stopped which evaluates its forward once for every
+    number, in real or in complex steps. questions: what to
     ask where a constant factor is found. looks: by a draw's name, functions (ctx, pair, inputs, constants) that yield
     a symptom of a wrong output where they see one; looks_back: functions (ctx, pair, inputs, constants, upstreams,
     gradients) that do so for gradients. unasked: upstream gradients that are None in a draw, by their places.
@@ -120,7 +120,7 @@ class Pair:
         return draw, inputs, constants, upstreams
 
     def right(self, title, points):
-        """The forward's outputs on random shapes, and the symptoms of what is wrong with them."""
+        """Are the forward's outputs right on random shapes? If not, with which symptoms?"""
         return Test(self.forward, f"right, {title}", points, partial(self._right, title))
 
     def _right(self, title, ctx):
@@ -137,7 +137,7 @@ class Pair:
                 return
 
     def right_back(self, title, points, *, given=False):
-        """The backward's gradients on random shapes. given: the forward is the library's."""
+        """Are the backward's gradients right on random shapes? given: the forward is the library's."""
         return Test(self.backward, f"right, {title}", points, partial(self._right_back, title, given))
 
     def _right_back(self, title, given, ctx):
@@ -168,8 +168,8 @@ class Pair:
                 return
 
     def keeps_contract(self, points, title="plain"):
-        """The forward's manners: float32 stays float32, any layout is taken, arguments are left alone, wrong shapes are
-        refused."""
+        """The forward keeps its contract: float32 stays float32, any memory layout is accepted, arguments are not
+        changed, wrong shapes are refused."""
         return Test(self.forward, "keeps its contract", points, partial(self._keeps_contract, title))
 
     def _keeps_contract(self, title, ctx):
@@ -189,7 +189,7 @@ class Pair:
             yield from self._refuses(ctx, wrong, constants)
 
     def keeps_contract_back(self, points, title="plain", *, given=False):
-        """The backward's manners: dtype, layout, arguments and upstream gradients left alone, two calls kept apart."""
+        """The backward keeps its contract: dtype, layout, arguments and upstream gradients, two calls at once."""
         return Test(self.backward, "keeps its contract", points, partial(self._keeps_contract_back, title, given))
 
     def _keeps_contract_back(self, title, given, ctx):
@@ -212,7 +212,7 @@ class Pair:
         yield from self._kept_apart(ctx, title)
 
     def _kept_apart(self, ctx, title):
-        """What backward needs must be in the cache: two calls under way at once must not mix."""
+        """What a backward needs must be in the cache, so that two calls at once do not mix."""
         draw = ctx.draw()
         _, *first = self.drawn(ctx, title)
         second = [mapped(lambda x: draw(*x.shape) if x.dtype.kind == "f" else x, first[0]), *first[1:]]
@@ -227,7 +227,7 @@ class Pair:
                 return
 
     def _played(self, ctx, given, **arguments):
-        """The call `pair`; a forward that fails is told apart from a backward that does."""
+        """The call `pair` with the student's functions. A failure of the forward is reported as such."""
         try:
             return ctx.student("pair", **arguments)
         except Failed as failed:
@@ -268,7 +268,7 @@ def _circumstance(dtype, layout):
 
 
 def call(*inputs, **constants):
-    """The arguments of a pair as they would stand in a call."""
+    """The arguments of a pair, written as in a call."""
     return inputs, constants
 
 
@@ -283,8 +283,8 @@ def first_output(ctx, pair, inputs, constants):
 
 
 def _first_to_speak(looks):
-    """The lines of the first look that has any: the others would only say it again. A look asks a wrong function about
-    arguments of its own, and what that raises says nothing new."""
+    """The lines of the first look that has any. A look calls a wrong function with arguments of its own, so what that
+    raises says nothing new."""
     for look in looks:
         try:
             lines = list(look)

@@ -14,7 +14,7 @@ LENGTHS = (3, 5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class Lengths(Draw):
-    """Random arrays, and random lengths for their letters: no two alike, none of them one."""
+    """Random arrays, and random lengths for their letters: all different, none of them one."""
 
     letters: dict = field(default_factory=dict)
 

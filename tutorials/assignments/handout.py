@@ -1,8 +1,8 @@
-"""Cut the library: into the files that students get, and into the library that runs beside a graded function.
+"""Cut two things out of the library: the files that students get, and the library that runs beside a graded function.
 
-Nothing is written twice: a stub is the library's own signature, docstring and shape contract, and what comes with it is
-the part of the library that it needs, found by following names. A function is named by its file and its own name,
-"ops.attend_forward"; a method with its class, "optim.AdamW.step".
+Nothing is written twice. A stub is the library's own signature, docstring and shape contract. The part of the library
+that comes with it is found by following names. A function is named by its file and its own name, "ops.attend_forward";
+a method is named with its class, "optim.AdamW.step".
 """
 
 import ast

@@ -121,7 +121,7 @@ class Announcer:
 
 
 def _described(error):
-    """An exception as the grader is told of it: its type, the first line of its text, and the solution's line."""
+    """An exception as it is sent to the grader: its type, the first line of its text, and the solution's line."""
     line, frame = None, error.__traceback__
     while frame is not None:
         path = frame.tb_frame.f_code.co_filename

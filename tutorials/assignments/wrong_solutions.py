@@ -1,4 +1,4 @@
-"""Typical wrong solutions, each with what the feedback must say about it: the test of the tests.
+"""Typical wrong solutions, each with what the feedback must say about it: the test of the feedback.
 
 A wrong solution is the library's own with a mistake made in it. The mistake is wrapped round the right function, which
 its code calls `right` (or `right_forward` and `right_backward`, where it needs both), so it survives whatever the
