@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tutorials.assignments.cheats import CHEATS
+from tutorials.assignments.cheats import CHEATS, FORWARD
+from tutorials.assignments.client import Limits
 
 CORE = CHEATS[::6]
 
@@ -28,12 +29,6 @@ def processes():
         except OSError:
             continue
     return found
-
-
-def peak_memory():
-    """Bytes that this process has held at most, and that its largest child has."""
-    import resource
-    return [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
 def state_of_this_process():
@@ -82,3 +77,11 @@ def test_every_other_cheat_earns_nothing_and_is_named(cheat, tmp_path):
 
 def test_there_are_enough_and_each_is_its_own():
     assert len({str(cheat) for cheat in CHEATS}) == len(CHEATS) >= 80
+
+
+@pytest.mark.long
+def test_complex_steps_are_too_slow_in_proportion_to_the_library(tmp_path):
+    """Also for a grader that waits longer, and on a fast machine."""
+    cheat = next(cheat for cheat in CHEATS if "complex plane" in cheat.trick)
+    report = cheat.grade(tmp_path, seed=1, limits=Limits(seconds=60.0, total=120.0))
+    assert report.points == FORWARD, str(report)

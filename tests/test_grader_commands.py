@@ -77,6 +77,7 @@ def test_what_is_no_file_is_no_solution(kind, tmp_path, capsys):
 def test_a_report_is_written_whole_or_not_at_all(solution, tmp_path, capsys, monkeypatch):
     target = tmp_path / "report.json"
     target.write_text("the report before")
+    file = target.stat().st_ino
     monkeypatch.setattr(command, "grade", lambda *_, **__: grader.Report("a2", "s", "f", "d", 1, results=[
         grader.Result(ASSIGNMENTS["a2"].units[0].tests[0], ())], walls=list(grader.WALLS)))
     monkeypatch.setattr(command.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -86,6 +87,7 @@ def test_a_report_is_written_whole_or_not_at_all(solution, tmp_path, capsys, mon
     monkeypatch.setattr(command.os, "fsync", lambda fd: None)
     assert main(["grade", "a2", str(solution), "--json", str(target)]) == 0
     assert json.loads(target.read_text())["points"] == 12
+    assert target.stat().st_ino != file, "another file must take its place"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my_a2.py", "report.json"]
 
 

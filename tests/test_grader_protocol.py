@@ -58,7 +58,7 @@ def test_what_is_no_data_arrives_as_its_name():
     framed(b'{"unsupported": 3}'), framed(b'{"shared": ["float64", [4], [8], 0]}'), framed(b"1" * 40),
     framed(b'{"list": [' + b"1," * protocol.NODE_LIMIT + b"1]}"), framed(b'{"list": [' * 99 + b"]}" * 99),
     framed(b'{"array": ["int8", [' + b"1," * 8 + b"1]]}", b"1"), framed(b'{"list": []}', b"1"),
-    framed(b" " * (protocol.TEXT_LIMIT + 1))], ids=range(27))
+    framed(b'{"array": ["int8", [-1]]}', bytes(12)), framed(b" " * (protocol.TEXT_LIMIT + 1))], ids=range(28))
 def test_what_is_no_message_is_refused(data):
     with pytest.raises((ProtocolError, EOFError)):
         received(data)

@@ -184,6 +184,7 @@ def test_the_filter_on_both_processors(machine, openat, fcntl, prlimit):
     for flags, answer in ((0, True), (os.O_CLOEXEC, True), (os.O_WRONLY, False), (os.O_RDWR, False),
                           (os.O_CREAT, False), (os.O_TRUNC | os.O_CLOEXEC, False), (os.O_APPEND, False)):
         assert asked(openat, 0, 0, flags) == (sandbox.ALLOW if answer else sandbox.DENY)
+    assert not {4, 8, 10, 15, 1031, 1033} & set(sandbox.HARMLESS_FCNTL)        # flags, owner, signal, pipe, seals
     for command in range(2000):
         assert asked(fcntl, 0, command) == (sandbox.ALLOW if command in sandbox.HARMLESS_FCNTL else sandbox.DENY)
     for arguments, answer in (((0, 9, 0), True), ((0, 9, 1), False), ((0, 9, 1 << 40), False), ((5, 9, 0), False)):
@@ -213,6 +214,22 @@ def test_a_worker_that_does_not_listen_does_not_keep_the_grader_waiting():
         with pytest.raises(Gone, match="stopped after 0.5 seconds"):
             one.ask("function", file="ops", name="linear_forward", arguments=(np.zeros((1000, 200)),))
     assert time.monotonic() - began < 3
+
+
+def test_the_seconds_of_a_test_are_those_of_all_its_calls():
+    """A function that sleeps a little at each call, and a test that calls it often."""
+    source = "import time\n\n\ndef linear_forward(x, W):\n    time.sleep(0.4)\n    return x, x\n"
+    with worker(Limits(seconds=1.0), source) as one:
+        one.start()
+        arguments = {"slot": 0, "file": "ops", "name": "linear", "inputs": (np.ones(2), np.ones(2)), "constants": {}}
+        one.begin()
+        one.ask("forward", **arguments)
+        one.ask("forward", **arguments)
+        one.begin()                                      # the next test has all of its seconds again
+        one.ask("forward", **arguments)
+        one.ask("forward", **arguments)
+        with pytest.raises(Gone, match="stopped after 1 seconds"):
+            one.ask("forward", **arguments)
 
 
 @LINUX

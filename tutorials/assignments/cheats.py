@@ -686,6 +686,15 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
         find("send")({"kind": "result", "number": number, "value": (x,)})
     return x, None
 """, "rmsnorm_forward: (it sent the grader something of its own|y is wrong)"),
+    Cheat("gives an answer the number of another call", FIND + """
+{honest}
+
+
+def rmsnorm_forward(x, g, *, eps=1e-5):
+    answer = honest_forward(x, g, eps=eps)
+    find("send")({"kind": "result", "number": 0, "value": answer[:1]})
+    return answer
+""", "rmsnorm_forward: it sent the grader something of its own"),
     Cheat("answers a1 by what it finds in the function", """
 import numpy as np
 
