@@ -1,26 +1,8 @@
-"""Train a tiny LM2 on bAbI stories hidden in filler, then ask it: arguments to Config to train to evaluate."""
-
-import os
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # the products are small: two threads are slower than one
+"""Train a tiny LM2 on bAbI stories with filler between the facts, then evaluate it: `python -m tinylm2 train`."""
 
 import sys
 
-from tinylm2 import runs
-from tinylm2.commands import learn
-from tinylm2.console import Parser, command
-
-
-@command
-def main(argv=None):
-    parser = Parser(description=__doc__)
-    learn.add_arguments(parser)
-    args = parser.parse_args(argv)
-    folder = runs.Folder(args.out)
-    loaded, run = learn.start(folder, args)
-    learn.train(folder, loaded, run, args)
-    learn.evaluate(folder, loaded, args)
-
+from tinylm2.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

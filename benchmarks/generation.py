@@ -9,30 +9,31 @@ import argparse
 import time
 
 from benchmarks import machine
-from tinylm2 import runs
-from tinylm2.train import train_step
+from benchmarks.tables import median_quartiles
+from tinylm2.training import run_dir
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import train_step
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    loaded = runs.new(runs.Settings())
-    run = loaded.training()
-    stage = run.stages[-1]
+    trainer = run_dir.new(Settings()).trainer()
+    stage = trainer.stages[-1]
     shares, tokens, made, trained = [], 0, 0.0, 0.0
     for step in range(rounds + 1):
         began = time.process_time()
-        batch = run.stories.batch(stage.shape, step, stage.size)
+        batch = stage.sampler.batch(trainer.stories, step, stage.batch_size)
         between = time.process_time()
-        train_step(run.params, run.optimizer, batch, cfg=run.cfg, rate=1e-3)
+        train_step(trainer.params, trainer.optimizer, batch, cfg=trainer.cfg, lr=1e-3)
         ended = time.process_time()
         if step:                                         # the first fills the tables
             tokens, made, trained = tokens + batch.ids.size, made + between - began, trained + ended - between
             shares.append((ended - between) / (between - began))
     print(machine.describe())
     print(f"making stories: {tokens / made:,.0f} tokens/s; training on them: {tokens / trained:,.0f} tokens/s; "
-          f"ratio {machine.spread(shares)}, expected at least 5")
+          f"ratio {median_quartiles(shares)}, expected at least 5")
 
 
 if __name__ == "__main__":

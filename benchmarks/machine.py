@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
 
 import numpy as np
 
-from tinylm2.backend import gpu
+from tinylm2.gpu import gpu
 
 PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -24,7 +23,7 @@ def describe(xp=np):
     """The machine, the date and what ran, in two lines."""
     device = "" if xp is np else f"{gpu()[1]}, "
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "cupy-cuda12x") if has(name))
-    return (f"{device}{_processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today()}.\n"
+    return (f"{device}{processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today()}.\n"
             f"Python {platform.python_version()}, {libraries}; {os.environ['OPENBLAS_NUM_THREADS']} thread, "
             f"sgemm peak {sgemm_peak() / 1e9:.0f} GFLOP/s.")
 
@@ -36,7 +35,8 @@ def has(name):
         return False
 
 
-def _processor():
+def processor():
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
@@ -71,12 +71,6 @@ def one_core():
         os.sched_setaffinity(0, before)
 
 
-def spread(values):
-    """ "1.02 (0.98-1.05)": the median, and the quartiles around it."""
-    low, _, high = quantiles(values, n=4)
-    return f"{median(values):.2f} ({low:.2f}-{high:.2f})"
-
-
 def resident(peak=False):
     """Bytes of memory that this process holds, or held at most; NaN where the system does not say (not Linux).
 
@@ -96,11 +90,6 @@ def fresh(module, *args, threads=1):
     done = subprocess.run(command, env=os.environ | dict.fromkeys(names, str(threads)), cwd=PAGE.parents[1],
                           stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
-
-
-def table(header, rows):
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, ["---"] * len(header), *rows))
 
 
 def write(section, text):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--lengths 1024,4096] [--limit 60] [--write]
 
-The main job's model reads segment after segment and keeps its banks. Beside it the same model without a memory attends
+The main job's model reads segment after segment and keeps its states. Beside it the same model without a memory attends
 to everything before, its keys and values kept, for as long as the next length would stay below the limit. Each figure
 comes from a process of its own, on one thread; the memory is the peak, imports included.
 """
@@ -16,32 +16,34 @@ from statistics import median
 import numpy as np
 
 from benchmarks import machine
-from tinylm2.backend import keep_memory, to_host
+from benchmarks.tables import markdown
+from tinylm2.backend import to_host
+from tinylm2.cli.console import keep_memory
 from tinylm2.data import word_tokenizer
-from tinylm2.generate import answer
-from tinylm2.model import first_banks, init_params, segment_forward
-from tinylm2.runs import Settings
+from tinylm2.decoding import answer
+from tinylm2.model import first_states, init_params, segment_forward
+from tinylm2.training.settings import Settings
 
 LENGTHS = tuple(4**k * 1024 for k in range(6))           # 1k to 1M tokens
 PIECE = 512                                              # tokens that full attention reads at once
-PLACES = 1                                               # of the answer
+ANSWER_LEN = 1                                           # tokens
 
 
 def with_memory(params, ids, cfg, end):
-    return answer(params, ids=ids, cfg=cfg, places=PLACES, end=end)
+    return answer(params, ids=ids, cfg=cfg, answer_len=ANSWER_LEN, end=end)
 
 
 def with_full_attention(params, ids, cfg, end):
     """The likeliest next token, every token having attended to all before it."""
-    banks, past = first_banks(params, cfg, len(ids)), None
+    states, past = first_states(params, cfg, len(ids)), None
     for start in range(0, ids.shape[1], PIECE):
-        logits, _, cache = segment_forward(params, banks, ids=ids[:, start:start + PIECE], cfg=cfg, tail=1, write=False,
-                                           past=past)
+        logits, _, cache = segment_forward(params, states, ids=ids[:, start:start + PIECE], cfg=cfg, last=1,
+                                           write=False, past=past)
         past = [block["kv"] for block in cache["blocks"]]
     return to_host(logits.argmax(-1))
 
 
-READERS = {"memory": ("slots", with_memory), "full attention": ("none", with_full_attention)}
+READERS = {"memory": ("lm2", with_memory), "full attention": ("none", with_full_attention)}
 
 
 def alone(reader, length):
@@ -50,8 +52,8 @@ def alone(reader, length):
     tokenizer = word_tokenizer()
     cfg = Settings(memory=memory).config(tokenizer.size)
     params = init_params(cfg, 0)
-    ids = np.random.default_rng(0).integers(0, cfg.V, (1, length - PLACES), dtype=np.uint16)
-    read(params, ids[:, :2 * cfg.T - PLACES], cfg, tokenizer.end)                 # the first call makes tables
+    ids = np.random.default_rng(0).integers(0, cfg.V, (1, length - ANSWER_LEN), dtype=np.uint16)
+    read(params, ids[:, :2 * cfg.T - ANSWER_LEN], cfg, tokenizer.end)    # the first call makes tables
     seconds = [machine.seconds(lambda: read(params, ids, cfg, tokenizer.end), time.process_time)
                for _ in range(max(1, min(9, 2**18 // length)))]
     return {"seconds": median(seconds), "peak": machine.resident(peak=True)}
@@ -89,7 +91,7 @@ def main(argv=None):
     lengths = [int(n) for n in args.lengths.split(",")]
     rows, found = measure(lengths, args.limit)
     header = ["tokens", "memory: s", "MB", "full attention: s", "MB"]
-    text = f"{machine.describe()}\n\n{machine.table(header, rows)}"
+    text = f"{machine.describe()}\n\n{markdown(header, rows)}"
     short, long = found["memory"].get(2**16), found["memory"].get(2**20)
     if short and long:
         text += (f"\n\n1M tokens take {long['seconds'] / short['seconds']:.1f} times as long as 64k and "

@@ -17,50 +17,52 @@ from statistics import median
 import numpy as np
 
 from benchmarks import machine
-from tinylm2.backend import NoGPU, array_module, keep_memory
-from tinylm2.commands.count import multiply_adds
+from benchmarks.tables import markdown, median_quartiles
+from tinylm2.cli.console import keep_memory
+from tinylm2.cli.count import multiply_adds
 from tinylm2.data import Batch, word_tokenizer
+from tinylm2.gpu import NoGPU, array_module
 from tinylm2.model import Config, init_params
 from tinylm2.optim import AdamW
-from tinylm2.runs import Settings
-from tinylm2.train import train_step
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import train_step
 
-RATE, SEED = 1e-3, 0
+LR, SEED = 1e-3, 0
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and what it is trained on: `batch` stories of so many segments, the loss at the last `tail` tokens."""
+    """A model and what it is trained on: `batch` stories of so many segments, the loss at the last `last` tokens."""
 
     cfg: Config
     batch: int
-    tail: int
+    last: int
     segments: int = 1
 
     def draw(self):
         """A batch of random tokens."""
         tokens = np.random.default_rng(SEED).integers(0, self.cfg.V, (self.batch, self.segments * self.cfg.T + 1))
         weights = np.zeros(tokens[:, 1:].shape, np.float32)
-        weights[:, -self.tail:] = 1
+        weights[:, -self.last:] = 1
         pad = np.zeros(self.batch, np.int64)
-        return Batch(tokens[:, :-1], tokens[:, 1:], weights, pad, self.tail, ("",) * self.batch)
+        return Batch(tokens[:, :-1], tokens[:, 1:], weights, pad, self.last, ("",) * self.batch)
 
     def products(self):
         """Floating-point operations of a step's matrix products, where every token has a loss; else None."""
-        if self.tail < self.cfg.T * self.segments:
+        if self.last < self.cfg.T * self.segments:
             return None
         return 3 * 2 * self.batch * self.segments * sum(multiply_adds(self.cfg).values())       # backward: twice more
 
 
 def _llama(batch, T, D, L, H, F, V):
-    return Workload(Config(V=V, D=D, L=L, H=H, G=H, F=F, N=1, T=T, memory="none"), batch, tail=T)
+    return Workload(Config(V=V, D=D, L=L, H=H, G=H, F=F, N=1, T=T, memory="none"), batch, last=T)
 
 
 WORKLOADS = {
     "tiny": _llama(32, 64, 64, 2, 4, 176, 200),
     "small": _llama(16, 128, 128, 4, 4, 344, 512),
     "medium": _llama(8, 256, 384, 6, 6, 1024, 4096),
-    "lm2-tiny": Workload(Settings().config(word_tokenizer().size), batch=64, tail=2, segments=4),
+    "lm2-tiny": Workload(Settings().config(word_tokenizer().size), batch=64, last=2, segments=4),
 }
 
 
@@ -68,14 +70,14 @@ def tinylm2_step(work, xp):
     """A function that trains one step with this library."""
     params, batch = init_params(work.cfg, SEED, xp=xp), work.draw()
     optimizer = AdamW(params)
-    return lambda: train_step(params, optimizer, batch, cfg=work.cfg, rate=RATE)[0]
+    return lambda: train_step(params, optimizer, batch, cfg=work.cfg, lr=LR)[0]
 
 
 def torch_step(work, xp):
     """A function that trains one step with PyTorch, where there is one."""
     from benchmarks.torch_reference import training_step
 
-    return training_step(init_params(work.cfg, SEED), work.draw(), cfg=work.cfg, rate=RATE,
+    return training_step(init_params(work.cfg, SEED), work.draw(), cfg=work.cfg, lr=LR,
                          device="cpu" if xp is np else "cuda")
 
 
@@ -132,7 +134,7 @@ def measure(name, sides, rounds, xp, peak):
         taken = race({side: SIDES[side](work, xp) for side in sides}, rounds, clock)
     ours, both = median(taken["tinylm2"]), len(sides) > 1
     row = [name, *(f"{1e3 * median(taken[side]):.1f}" if side in sides else "-" for side in SIDES)]
-    row.append(machine.spread([a / b for a, b in zip(*taken.values(), strict=True)]) if both else "-")
+    row.append(median_quartiles([a / b for a, b in zip(*taken.values(), strict=True)]) if both else "-")
     if xp is not np:
         return row
     for threads, key, unit in ((1, "peak", 2**20), (machine.CORES, "wall", 1e-3)):
@@ -170,7 +172,7 @@ def main(argv=None):
                    "of the sgemm peak"]
     peak = machine.sgemm_peak()
     rows = [measure(name, sides, args.rounds, xp, peak) for name in args.configs.split(",")]
-    text = f"{machine.describe(xp)}\n\n{machine.table(header, rows)}"
+    text = f"{machine.describe(xp)}\n\n{markdown(header, rows)}"
     print(text)
     if args.write:
         machine.write("step" if xp is np else "step on a GPU", text)

@@ -2,27 +2,30 @@
 
 Fused are attention, RMSNorm, the cross-entropy, the norm of the gradients and AdamW. It computes what tinylm2 computes
 and no more, only the rows that an answer needs, and where there was a choice the faster one on a CPU was taken.
-`tests/torch_reference.py` is another one, written to be plainly right; tests/test_benchmarks.py holds the two together.
+tests/support/torch_reference.py is another one, written to be plainly right; tests/test_benchmarks.py compares this one
+with tinylm2, loss after loss.
 """
 
 import torch
 import torch.nn.functional as F
 
+from tinylm2.memories import lm2
 
-def training_step(params, batch, *, cfg, rate, device="cpu"):
+
+def training_step(params, batch, *, cfg, lr, device="cpu"):
     """A function that trains one step on `batch` and gives its loss, from host copies of `params` (by name)."""
     p = {name: torch.tensor(W, device=device, requires_grad=True) for name, W in params.items()}
     blocks = [{name.split(".", 2)[2]: W for name, W in p.items() if name.startswith(f"blocks.{i}.")}
               for i in range(cfg.L)]
-    ids, targets = (torch.tensor(x, device=device) for x in (batch.ids, batch.targets[:, -batch.tail:]))
+    ids, targets = (torch.tensor(x, device=device) for x in (batch.ids, batch.targets[:, -batch.last:]))
     turn = turns(cfg.T + 1, cfg.K).to(device)
     groups = [{"params": [W for W in p.values() if W.ndim > 1], "weight_decay": 0.01},
               {"params": [W for W in p.values() if W.ndim == 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
     def step():
         optimizer.zero_grad()
-        logits = story(p, blocks, ids, turn, cfg, batch.tail)
+        logits = story(p, blocks, ids, turn, cfg, batch.last)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(p.values(), 1.0)
@@ -32,17 +35,17 @@ def training_step(params, batch, *, cfg, rate, device="cpu"):
     return step
 
 
-def story(p, blocks, ids, turn, cfg, tail):
-    """Logits of the last `tail` positions (B, tail, V)."""
+def story(p, blocks, ids, turn, cfg, last):
+    """Logits of the last `last` positions (B, last, V)."""
     start = torch.eye(cfg.N, cfg.D, device=ids.device).expand(len(ids), -1, -1)
-    banks = [start if cfg.memory_of(i) == "slots" else None for i in range(cfg.L)]
+    banks = [start if memory is lm2 else None for memory in cfg.memories[:cfg.L]]
     segments = ids.split(cfg.T, dim=1)
     for s, segment in enumerate(segments):
-        last = s == len(segments) - 1
+        final = s == len(segments) - 1
         x = F.embedding(segment, p["embed.W"]) * cfg.D**0.5
         for i in range(cfg.L):
-            rows = cfg.T if i < cfg.L - 1 else tail if last else 0
-            x, banks[i] = block(blocks[i], x, banks[i], turn, cfg, rows, write=not last)
+            rows = cfg.T if i < cfg.L - 1 else last if final else 0
+            x, banks[i] = block(blocks[i], x, banks[i], turn, cfg, rows, write=not final)
     return norm(x, p["norm.g"]) @ p["head.W"]
 
 

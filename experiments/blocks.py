@@ -1,53 +1,49 @@
 """blocks: how many blocks should carry a memory? The paper's Figure 5 at tiny size.
 
-Memory in the first block alone, in the first half of them, in all: qa1 hidden in filler, as many parameters each.
+Memory in the first block alone, in the first half of them, in all: qa1 in filler, with equal numbers
+of parameters.
 """
 
 import sys
 from dataclasses import replace
 
-from experiments.contenders import LM2, size
+from benchmarks.tables import markdown
 from experiments.runner import (
     DEVELOPMENT,
     EVERY,
     Experiment,
-    ask,
     curve,
-    fresh,
+    evaluate,
+    generated,
     language,
-    learn,
-    markdown,
-    spread,
     stages,
+    train,
 )
-from tinylm2 import model
-from tinylm2.model import Config
+from tinylm2.model import Config, init_params, with_params_of
 
-ASKS = "How many blocks should carry a memory? qa1, trained on 2 to 4 segments, as many parameters each."
+QUESTION = "How many blocks should carry a memory? qa1, trained on 2 to 4 segments, equal numbers of parameters."
 VARIANTS = {"no block": lambda L: (), "the first block": lambda L: (0,), "the first half": lambda L: range(L // 2),
             "all blocks": lambda L: range(L)}
 
 
 def measure(name, seed, budget, show):
-    """Train with memory in some blocks and ask at every length."""
+    """Train with memory in some blocks and evaluate at every length."""
     everywhere = Config(V=language()[0].size, **budget["model"])
-    cfg = replace(everywhere, memory_blocks=tuple(VARIANTS[name](everywhere.L)))
-    spare = size(LM2, everywhere) - size(LM2, cfg)
-    cfg = replace(cfg, F=cfg.F + round(spare / (3 * cfg.D * cfg.L)))
-    params = model.init_params(cfg, seed)
-    learned = learn(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, peak=budget["rate"],
+    cfg = with_params_of(everywhere, replace(everywhere, memory_blocks=tuple(VARIANTS[name](everywhere.L))))
+    params = init_params(cfg, seed)
+    learned = train(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, max_lr=budget["lr"],
                     stages=stages(segments=(4,), steps=(budget["steps"],), early=budget.get("early")))
-    found = ask(params, fresh(["qa1"], budget["questions"], DEVELOPMENT), budget["segments"], cfg=cfg,
-                seed=DEVELOPMENT)
+    found = evaluate(params, generated(["qa1"], budget["questions"], DEVELOPMENT), budget["segments"], cfg=cfg,
+                     seed=DEVELOPMENT)
     return {**learned, "parameters": int(params.buffer.size),
             "accuracy": {n: scores["qa1"]["accuracy"] for n, scores in found.items()}}
 
 
 def report(results):
     lengths = [str(n) for n in results.budget["segments"]]
-    rows = [[name, results.seeds(name), *(spread(results.values(name, "accuracy", n)) for n in lengths),
-             spread(results.values(name, "steps"), 0), spread(results.values(name, "parameters"), 0),
-             spread(results.values(name, "cpu_s"), 0)] for name in results.variants if results.of(name)]
+    rows = [[name, results.seeds(name), *(results.mean(name, "accuracy", n) for n in lengths),
+             results.mean(name, "steps", digits=0), results.mean(name, "parameters", digits=0),
+             results.mean(name, "cpu_s", digits=0)] for name in results.variants if results.of(name)]
     return markdown(["memory in", "seeds", *(f"{n} segments" for n in lengths), "steps", "parameters", "seconds"], rows)
 
 
@@ -56,9 +52,9 @@ def draw(results, plt):
     figure, axes = plt.subplots(figsize=(7, 4))
     parts = -(-results.budget["steps"] // EVERY)
     for name in results.variants:
-        cells = results.of(name)
-        if cells:
-            curve(axes, [EVERY * (i + 1) for i in range(parts)], [cell["losses"][-parts:] for cell in cells], name)
+        trials = results.of(name)
+        if trials:
+            curve(axes, [EVERY * (i + 1) for i in range(parts)], [trial["losses"][-parts:] for trial in trials], name)
     axes.set_xlabel("steps of stage B")
     axes.set_ylabel("loss")
     axes.legend()
@@ -66,13 +62,14 @@ def draw(results, plt):
 
 
 EXPERIMENT = Experiment(
-    name="blocks", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: budget["variants"],
+    name="blocks", question=QUESTION, measure=measure, report=report, draw=draw,
+    variants=lambda budget: budget["variants"],
     budgets={
-        "small": {"variants": ["the first block", "the first half", "all blocks"], "model": {"L": 4}, "rate": 3e-3,
+        "small": {"variants": ["the first block", "the first half", "all blocks"], "model": {"L": 4}, "lr": 3e-3,
                   "steps": 300, "segments": [4, 8, 16], "questions": 500},
         "large": {"variants": list(VARIANTS), "model": {"D": 64, "L": 8, "H": 4, "G": 4, "F": 160, "N": 32},
-                  "rate": 2e-3, "steps": 2000, "segments": [4, 8, 16], "questions": 1000},
-        "quick": {"variants": ["the first block", "all blocks"], "model": {}, "rate": 3e-3, "steps": 2, "early": 2,
+                  "lr": 2e-3, "steps": 2000, "segments": [4, 8, 16], "questions": 1000},
+        "quick": {"variants": ["the first block", "all blocks"], "model": {}, "lr": 3e-3, "steps": 2, "early": 2,
                   "segments": [4], "questions": 5},
     })
 main = EXPERIMENT.main

@@ -1,13 +1,11 @@
-"""What all experiments share: cells that are computed once and kept, budgets, seeds, and the three files of an answer.
+"""What all experiments share: trials that are computed once and kept, budgets, seeds, and the three files of a result.
 
-An experiment is a list of cells: one variant with one seed, an independent job that ends in numbers. Each finished
-cell goes into docs/results/NAME.json at once, so an interrupted experiment continues where it stood; NAME.md and
-NAME.png are drawn from that file alone.
+An experiment is a list of trials: one variant with one seed, an independent job that ends in numbers. Each finished
+trial goes into docs/results/NAME.json at once, so an interrupted experiment continues where it stopped; NAME.md and
+NAME.png are made from that file alone.
 """
 
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -18,41 +16,48 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tinylm2.console import Parser, command
+from benchmarks.machine import processor
+from benchmarks.tables import mean_range
+from tinylm2.cli.console import Parser, command
 from tinylm2.data import (
     TASKS,
-    BadInput,
     GrammarFiller,
     Stories,
-    evaluation_rows,
-    fresh_examples,
-    longest_answer,
+    encode_examples,
+    generated_examples,
+    max_answer_len,
     word_tokenizer,
 )
-from tinylm2.evaluate import ask_rows, score
-from tinylm2.train import NotLearned, Run, curriculum
+from tinylm2.errors import BadInput, parse_json, read_lines
+from tinylm2.inspect.evaluate import ask, score
+from tinylm2.model import Config
+from tinylm2.training.checkpoint import replacing
+from tinylm2.training.curriculum import curriculum
+from tinylm2.training.settings import whole_numbers
+from tinylm2.training.trainer import NotLearned, Trainer
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: to choose by, and to report the choice
 EVERY = 25                                               # steps of which a curve keeps the mean
+FIELDS = {"variant": str, "seed": int, "budget": dict, "machine": str, "date": str, "wall_s": float, "cpu_s": float}
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One question and how it is answered.
 
-    budgets: name -> keywords of `cells` and `measure`; "quick" and "small" are always there.
-    cells(budget) -> the variants' names, in the order of the report.
-    measure(variant, seed, budget, show) -> what is kept in the JSON; `show` takes what the progress bar should say.
+    budgets: name -> keywords of `variants` and `measure`; "quick" and "small" are always there.
+    variants(budget) -> their names, in the order of the report.
+    measure(variant, seed, budget, show) -> the trial's numbers, for the JSON file; `show` sets the progress bar's text.
     report(Results) -> the Markdown below the title;   draw(Results, pyplot) -> a figure.
-    options: name -> help of further arguments; `measure` finds their values in the budget, the JSON whether they were
-    given.
+    options: name -> help of further arguments; `measure` finds their values in the budget, the JSON file whether they
+    were given.
     """
 
     name: str
-    asks: str
+    question: str
     budgets: dict[str, dict]
-    cells: Callable
+    variants: Callable
     measure: Callable
     report: Callable
     draw: Callable
@@ -68,7 +73,7 @@ class Experiment:
         results = Results(self, args.out / f"{self.name}.json", budget, args.budget)
         jobs = [(seed, variant) for seed in args.seeds for variant in _chosen(args.only, results.variants)]
         began = time.monotonic()
-        with tqdm(jobs, unit="cell", desc=self.name, dynamic_ncols=True) as bar:
+        with tqdm(jobs, unit="trial", desc=self.name, dynamic_ncols=True) as bar:
             for seed, variant in bar:
                 if results.has(variant, seed):
                     continue
@@ -85,19 +90,19 @@ class Experiment:
         return {**found, "wall_s": round(time.perf_counter() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
 
     def _arguments(self, argv):
-        parser = Parser(prog=f"python -m experiments.{self.name}", description=self.asks)
+        parser = Parser(prog=f"python -m experiments.{self.name}", description=self.question)
         parser.add_argument("--budget", choices=self.budgets, default="small", help="how long to train (small)")
         parser.add_argument("--quick", action="store_const", const="quick", dest="budget",
                             help="seconds instead of minutes, one seed: does it run? The numbers mean nothing")
         parser.add_argument("--seeds", help="such as 0,1,2 (the default)")
         parser.add_argument("--only", action="append", metavar="VARIANT", help="this variant alone; may be repeated")
-        parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes (0: only draw)")
+        parser.add_argument("--minutes", type=float, help="begin no trial after so many minutes (0: only the report)")
         parser.add_argument("--out", type=Path, help="folder of the results (docs/results)")
         for name, text in self.options.items():
             parser.add_argument(f"--{name}", help=text)
         args = parser.parse_args(argv)
         quick = args.budget == "quick"
-        args.seeds = _seeds(args.seeds or ("0" if quick else "0,1,2"))
+        args.seeds = whole_numbers("--seeds", args.seeds or ("0" if quick else "0,1,2"))
         args.out = args.out or (Path("runs") / "quick" if quick else FOLDER)
         args.out.mkdir(parents=True, exist_ok=True)
         return args
@@ -110,69 +115,78 @@ def _chosen(names, variants):
     return names or variants
 
 
-def _seeds(text):
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise BadInput(f"--seeds: found {text!r}, expected whole numbers such as 0,1,2") from None
-
-
 class Results:
-    """The cells of one experiment and budget that are there, and the file that keeps them."""
+    """The finished trials of one experiment and budget, and the file that keeps them."""
 
     def __init__(self, experiment, path, budget, budget_name):
         self.experiment, self.path, self.name = experiment, path, budget_name
         self.budget = json.loads(json.dumps(budget))     # as it will be read back: tuples are lists
-        self.variants = list(experiment.cells(budget))
+        self.variants = list(experiment.variants(budget))
         self.kept = self._read()
 
     def _read(self):
-        return json.loads(self.path.read_text(encoding="utf-8"))["cells"] if self.path.exists() else {}
+        """Name -> trial.  BadInput where the file holds something else."""
+        if not self.path.exists():
+            return {}
+        found = parse_json("\n".join(read_lines(self.path)), self.path)
+        trials = found.get("trials") if isinstance(found, dict) else None
+        if not isinstance(trials, dict):
+            raise BadInput(f"{self.path}: found no trials in it, expected what this program writes")
+        for name, trial in trials.items():
+            wrong = [key for key, kind in FIELDS.items() if not isinstance(trial, dict)
+                     or not isinstance(trial.get(key), (int, float) if kind is float else kind)]
+            if wrong:
+                raise BadInput(f"{self.path}: found no {wrong[0]} in the trial {name!r:.60}, expected one "
+                               f"({FIELDS[wrong[0]].__name__})")
+        return trials
 
     def has(self, variant, seed):
-        """Whether this cell was measured under the very budget of today."""
-        return any(cell["seed"] == seed for cell in self.of(variant))
+        """Whether this trial was measured, with exactly this budget."""
+        return any(trial["seed"] == seed for trial in self.of(variant))
 
     def of(self, variant):
-        """The cells of a variant, one a seed."""
-        return [cell for cell in self.kept.values() if cell["variant"] == variant and cell["budget"] == self.budget]
+        """The trials of a variant, one per seed."""
+        return [trial for trial in self.kept.values() if trial["variant"] == variant and trial["budget"] == self.budget]
 
     def add(self, variant, seed, found):
-        cell = {"variant": variant, "seed": seed, "budget": self.budget, "machine": machine(),
-                "date": date.today().isoformat(), **found}
-        self.kept = self._read()                         # again: another process may have measured other cells
-        self.kept[f"{self.name} / {variant} / seed {seed}"] = json.loads(json.dumps(cell))
-        cells = ",\n".join(f"{json.dumps(key)}: {json.dumps(cell)}" for key, cell in self.kept.items())
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(f'{{"cells": {{\n{cells}\n}}}}\n', encoding="utf-8")
-        os.replace(temporary, self.path)
+        trial = {"variant": variant, "seed": seed, "budget": self.budget, "machine": f"one thread of {processor()}",
+                 "date": date.today().isoformat(), **found}
+        self.kept = self._read()                         # again: another process may have measured other trials
+        self.kept[f"{self.name} / {variant} / seed {seed}"] = json.loads(json.dumps(trial))
+        trials = ",\n".join(f"{json.dumps(key)}: {json.dumps(trial)}" for key, trial in self.kept.items())
+        with replacing(self.path) as file:
+            file.write(f'{{"trials": {{\n{trials}\n}}}}\n'.encode())
 
     def seeds(self, variant):
-        """How many seeds a variant was trained with, and how many of them did not get past a stage that they must."""
-        cells = self.of(variant)
-        failed = sum(cell.get("learned", "yes") != "yes" for cell in cells)
-        return f"{len(cells)}, {failed} failed stage A" if failed else f"{len(cells)}"
+        """How many seeds a variant was trained with, and how many of them did not get past a required stage."""
+        trials = self.of(variant)
+        failed = sum(trial.get("learned", "yes") != "yes" for trial in trials)
+        return f"{len(trials)}, {failed} failed stage A" if failed else f"{len(trials)}"
 
     def values(self, variant, *path):
-        """One number a seed, found along `path` in each cell; cells without it are left out."""
+        """One number per seed, found along `path` in each trial; trials without it are left out."""
         found = []
-        for cell in self.of(variant):
+        for trial in self.of(variant):
             for key in path:
-                cell = cell.get(key) if isinstance(cell, dict) else None
-            if cell is not None:
-                found.append(cell)
+                trial = trial.get(key) if isinstance(trial, dict) else None
+            if trial is not None:
+                found.append(trial)
         return found
 
+    def mean(self, variant, *path, digits=3):
+        """`values` as text: mean (lowest-highest)."""
+        return mean_range(self.values(variant, *path), digits)
+
     def write(self, folder):
-        """NAME.md and NAME.png from what is there."""
-        done = [cell for variant in self.variants for cell in self.of(variant)]
+        """NAME.md and NAME.png from the trials that are there."""
+        done = [trial for variant in self.variants for trial in self.of(variant)]
         if not done:
             return
-        seeds = ",".join(map(str, sorted({cell["seed"] for cell in done})))
-        days, machines = sorted({cell["date"] for cell in done}), sorted({cell["machine"] for cell in done})
+        seeds = ",".join(map(str, sorted({trial["seed"] for trial in done})))
+        days, machines = sorted({trial["date"] for trial in done}), sorted({trial["machine"] for trial in done})
         options = "".join(f" --{name} {name.upper()}" for name in self.experiment.options if self.budget[name])
-        spent = sum(cell["cpu_s"] for cell in done) / 60, sum(cell["wall_s"] for cell in done) / 60
-        text = [f"# {self.experiment.name}", "", self.experiment.asks, "", self.experiment.report(self), "",
+        spent = sum(trial["cpu_s"] for trial in done) / 60, sum(trial["wall_s"] for trial in done) / 60
+        text = [f"# {self.experiment.name}", "", self.experiment.question, "", self.experiment.report(self), "",
                 "Mean (lowest-highest) over the seeds; made by", "",
                 f"    python -m experiments.{self.experiment.name} --budget {self.name} --seeds {seeds}{options}", "",
                 f"in {spent[0]:.0f} minutes of processor time ({spent[1]:.0f} by the clock) on {', '.join(machines)}, "
@@ -198,34 +212,6 @@ def pyplot():
     return plt
 
 
-def machine():
-    """The processor, in words."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"one thread of {name}"
-
-
-# --------------------------------------------------------------------------------------------------------------- tables
-
-
-def spread(values, digits=3):
-    """ "0.97 (0.95-0.99)": mean, lowest and highest; the mean alone where they are the same."""
-    if not values:
-        return "-"
-    mean = f"{sum(values) / len(values):.{digits}f}"
-    return mean if min(values) == max(values) else f"{mean} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
-def markdown(header, rows):
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def curve(axes, x, per_seed, label, **style):
     """Mean over seeds as a line, lowest to highest as a shade. per_seed: lists of one length or shorter."""
     length = min(map(len, per_seed), default=0)
@@ -236,7 +222,7 @@ def curve(axes, x, per_seed, label, **style):
     axes.fill_between(x[:length], list(map(min, columns)), list(map(max, columns)), color=line.get_color(), alpha=0.15)
 
 
-# ------------------------------------------------------------------------------------------------- training and asking
+# ---------------------------------------------------------------------------------------------- training and evaluation
 
 
 @cache
@@ -245,39 +231,40 @@ def language():
     return word_tokenizer(), GrammarFiller()
 
 
-def stages(*, segments, steps, width=32, early=None, **options):
-    """The curriculum of `tinylm2.train`; `early` cuts its stages before B to so many steps, for a quick look."""
-    plan = curriculum(width=width, segments=segments, steps=steps, **options)
+def stages(*, segments, steps, early=None, **options):
+    """The curriculum of `tinylm2.training`; `early` cuts its stages before B to so many steps, for a quick look."""
+    plan = curriculum(segment_len=Config.T, segments=segments, steps=steps, **options)
     return plan if early is None else tuple(
-        replace(stage, must=False, steps=min(stage.steps, early)) for stage in plan)
+        replace(stage, required=False, steps=min(stage.steps, early)) for stage in plan)
 
 
 def by_number(tasks):
-    """Names of tasks as the official files count them."""
+    """Names of tasks in the order of the official files."""
     return sorted(tasks, key=lambda name: TASKS[name].number)
 
 
-def learn(params, *, cfg, tasks, stages, seed, show, weights=None, **options):
-    """Train `params` in place through the stages; weights: task -> how often it is told, 1 where none is given;
-    `options` are `Run`'s.
+def train(params, *, cfg, tasks, stages, seed, show, weights=None, **options):
+    """Train `params` in place through the stages; weights: task -> how often it is drawn, 1 where none is given;
+    `options` are `Trainer`'s.
 
-    -> {"steps", "learned", "losses", "accuracies"}: means of 25 steps each. A stage that must reach its bar and does
-    not ends the training, and `learned` says where; what was learned till then is asked all the same.
+    -> {"steps", "learned", "losses", "accuracies"}: means of 25 steps each. A required stage that does not reach its
+    threshold ends the training, and `learned` says which; the model is evaluated all the same.
     """
     tokenizer, filler = language()
     stories = Stories([TASKS[name] for name in tasks], weights=[(weights or {}).get(name, 1) for name in tasks],
                       tokenizer=tokenizer, filler=filler, seed=seed)
-    run = Run(params, cfg=cfg, stories=stories, stages=stages, **options)
+    trainer = Trainer(params, cfg=cfg, stories=stories, stages=stages, **options)
     losses, accuracies, learned = [], [], "yes"
     try:
-        for metrics in run.steps():
+        for metrics in trainer.steps():
             losses.append(metrics["loss"])
             accuracies.append(metrics["accuracy"])
             if metrics["step"] % EVERY == 0:
                 show(f"{metrics['stage']} {metrics['step']} loss {metrics['loss']:.2f}")
     except NotLearned:
-        learned = f"no: stage {run.stage.name} failed"
-    return {"steps": run.progress.step, "learned": learned, "losses": _means(losses), "accuracies": _means(accuracies)}
+        learned = f"no: stage {trainer.stage.name} failed"
+    return {"steps": trainer.progress.step, "learned": learned, "losses": _means(losses),
+            "accuracies": _means(accuracies)}
 
 
 def _means(values):
@@ -285,26 +272,26 @@ def _means(values):
             (values[start:start + EVERY] for start in range(0, len(values), EVERY))]
 
 
-def ask(params, examples, segments, *, cfg, seed, width=32, answer=None):
-    """Accuracy by task: number of segments -> task -> `score`. Examples that do not fit a length are left out of it.
+def evaluate(params, examples, segments, *, cfg, seed):
+    """Number of segments -> task -> `score`. Examples that do not fit a length are left out of it.
 
-    examples: task -> list; those of all tasks are answered together.
+    examples: task -> list; those of all tasks are answered together, so a batch is full.
     """
     tokenizer, filler = language()
     everything = [example for found in examples.values() for example in found]
-    places, scores = longest_answer(everything, tokenizer), {}
+    answer_len, scores = max_answer_len(everything, tokenizer), {}
     for count in segments:
-        rows, _ = evaluation_rows(everything, count, tokenizer=tokenizer, filler=filler, width=width, seed=seed,
-                                  room=places)
-        texts = ask_rows(params, rows, cfg=cfg, tokenizer=tokenizer, places=places, answer=answer)
+        rows, _ = encode_examples(everything, count, tokenizer=tokenizer, filler=filler, segment_len=cfg.T, seed=seed,
+                                  answer_len=answer_len)
+        texts = ask(params, rows, cfg=cfg, tokenizer=tokenizer, answer_len=answer_len)
         scores[str(count)] = {}
         for name in examples:
-            told = [(row, text) for row, text in zip(rows, texts, strict=True) if row.example.task == name]
-            if told:
-                scores[str(count)][name] = score(*zip(*told, strict=True), tokenizer)
+            answered = [(row, text) for row, text in zip(rows, texts, strict=True) if row.example.task == name]
+            if answered:
+                scores[str(count)][name] = score(*zip(*answered, strict=True), tokenizer)
     return scores
 
 
-def fresh(tasks, questions, seed):
-    """task -> so many questions of fresh stories, for `ask`."""
-    return {name: fresh_examples(TASKS[name], questions, seed=seed) for name in tasks}
+def generated(tasks, count, seed):
+    """task -> so many questions of generated stories, for `evaluate`."""
+    return {name: generated_examples(TASKS[name], count, seed=seed) for name in tasks}

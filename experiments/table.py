@@ -1,69 +1,65 @@
 """table: the paper's Table 1 at tiny size.
 
-One model for each contender and seed, trained on stories of at most 256 tokens, asked over texts of 0 to 8,192 tokens.
-All have as many parameters, the same stories, the same trainer. The small budget learns qa1 alone, the others are joint
-models of qa1 to qa10 as in the paper.
+One model per memory and seed, trained on stories of at most 256 tokens, evaluated over texts of 0 to 8,192 tokens. All
+have equal numbers of parameters, the same stories, the same trainer. The small budget trains on qa1 alone, the others
+train joint models of qa1 to qa10 as in the paper.
 """
 
 import sys
 from dataclasses import replace
 
-from experiments.contenders import NAMES, contender
+from benchmarks.tables import markdown
+from experiments.baselines import NAMES, baseline
 from experiments.runner import (
     HELD_OUT,
     Experiment,
-    ask,
     by_number,
     curve,
-    fresh,
+    evaluate,
+    generated,
     language,
-    learn,
-    markdown,
-    spread,
     stages,
+    train,
 )
-from tinylm2.model import Config
-from tinylm2.train import growing
+from tinylm2.model import Config, init_params
+from tinylm2.training.curriculum import growing
 
-ASKS = ("What is a memory worth beside its rivals? As many parameters each, trained on stories of at most 256 tokens: "
-        "mean accuracy over the tasks by length of the text, in tokens (0: no filler).")
+QUESTION = ("What is a memory worth beside other memories? Equal numbers of parameters, trained on stories of at most "
+            "256 tokens: mean accuracy over the tasks by length of the text, in tokens (0: no filler).")
 PAPER = {"LM2": (0.925, 0.783, 0.658, 0.559, 0.399), "RMT": (0.764, 0.479, 0.514, 0.384, 0.355),
          "Llama": (0.750, 0.506, 0.463, 0.422, 0.312)}   # at 0, 1k, 2k, 4k, 8k tokens and longer
 FROM = 512                                               # tokens: leads are averaged over lengths from here on
 
 
 def measure(name, seed, budget, show):
-    """Train one contender on all tasks and ask it at every length that it can be asked at."""
-    return train_and_ask(name, seed, budget, show, rate=budget["rates"][name], questions=HELD_OUT)
+    """Train one model on all tasks and evaluate it at every length that it reaches."""
+    return train_and_evaluate(name, seed, budget, show, lr=budget["lr"][name], question_seed=HELD_OUT)
 
 
-def train_and_ask(name, seed, budget, show, *, rate, questions):
-    """One contender at one learning rate, asked with questions of a seed: by number of segments, accuracy of each task
-    and their mean."""
-    cfg = Config(V=language()[0].size, **budget["model"])
-    module, cfg = contender(name, cfg)
-    params = module.init_params(cfg, seed)
-    learned = learn(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, model=module, peak=rate,
-                    stages=_stages(budget))
+def train_and_evaluate(name, seed, budget, show, *, lr, question_seed):
+    """One model at one learning rate: by number of segments, accuracy of each task, and the mean over the tasks."""
+    cfg = baseline(name, Config(V=language()[0].size, **budget["model"]))
+    params = init_params(cfg, seed)
+    learned = train(params, cfg=cfg, tasks=budget["tasks"], seed=seed, show=show, max_lr=lr, stages=_stages(budget))
     accuracy = {}
     for segments, count in budget["questions"].items():
         if int(segments) > budget["reach"].get(name, int(segments)):
             continue
-        show(f"asking at {segments} segments")
-        found = ask(params, fresh(budget["tasks"], count, questions), [int(segments)], cfg=cfg, seed=questions,
-                    answer=module.answer)[segments]
+        show(f"evaluating at {segments} segments")
+        found = evaluate(params, generated(budget["tasks"], count, question_seed), [int(segments)], cfg=cfg,
+                         seed=question_seed)[segments]
         accuracy[segments] = {task: scores["accuracy"] for task, scores in found.items()}
     mean = {segments: sum(found.values()) / len(found) for segments, found in accuracy.items() if found}
     return {**learned, "parameters": int(params.buffer.size), "accuracy": accuracy, "mean": mean}
 
 
 def _stages(budget):
-    """qa1 by the library's curriculum; several tasks first grow into a mix without filler, then meet stage B."""
+    """qa1 by the library's curriculum; several tasks first form a growing mix without filler, before stage B."""
     plan = stages(segments=budget["segments"], steps=budget["steps"], early=budget.get("early"))
     if "grow" not in budget:
         return plan
-    return growing(budget["grow"], width=Config.T) + tuple(
-        replace(stage, shape=replace(stage.shape, facts=(None, None, 2, 4, 6, 8, 10)))
+    return growing(budget["grow"], segment_len=Config.T) + tuple(
+        replace(stage, sampler=replace(stage.sampler, facts=(None, None, 2, 4, 6, 8, 10)))
         for stage in plan if stage.name.startswith("B"))
 
 
@@ -74,31 +70,31 @@ def _tokens(segments):
 def report(results):
     lengths = list(results.budget["questions"])
     names = [name for name in results.variants if results.of(name)]
-    rows = [[name, results.seeds(name), *(spread(results.values(name, "mean", n), 2) for n in lengths),
-             spread(results.values(name, "parameters"), 0), spread(results.values(name, "cpu_s"), 0)] for name in names]
-    text = [markdown(["contender", "seeds", *(f"{_tokens(n)}" for n in lengths), "parameters", "seconds"], rows), ""]
-    if "slots" in names:
-        text += [_lead(results, other, lengths) for other in names if other != "slots"]
+    rows = [[name, results.seeds(name), *(results.mean(name, "mean", n, digits=2) for n in lengths),
+             results.mean(name, "parameters", digits=0), results.mean(name, "cpu_s", digits=0)] for name in names]
+    text = [markdown(["memory", "seeds", *(f"{_tokens(n)}" for n in lengths), "parameters", "seconds"], rows), ""]
+    if "lm2" in names:
+        text += [_lead(results, other, lengths) for other in names if other != "lm2"]
     if len(results.budget["tasks"]) > 1:
         rows = [[name, task, *(_mean(results.values(name, "accuracy", n, task)) for n in lengths)]
                 for name in names for task in by_number(results.budget["tasks"])]
         text += ["", "By task, mean over seeds:", "",
-                 markdown(["contender", "task", *(f"{_tokens(n)}" for n in lengths)], rows)]
+                 markdown(["memory", "task", *(f"{_tokens(n)}" for n in lengths)], rows)]
     text += ["", "The paper, at 0, 1k, 2k, 4k and 8k tokens or more, of a model 30,000 times as large: "
              + "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in PAPER.items()) + "."]
     return "\n".join(text)
 
 
 def _lead(results, other, lengths):
-    """LM2's lead over another, averaged over the long lengths that both were asked at."""
+    """LM2's lead over another, averaged over the long lengths at which both were evaluated."""
     leads = []
     for n in lengths:
-        ours, theirs = results.values("slots", "mean", n), results.values(other, "mean", n)
+        ours, theirs = results.values("lm2", "mean", n), results.values(other, "mean", n)
         if _tokens(n) >= FROM and ours and theirs and sum(theirs):
             leads.append(sum(ours) / len(ours) / (sum(theirs) / len(theirs)) - 1)
     if not leads:
-        return f"- `slots` against `{other}`: not both asked at {FROM} tokens or more."
-    return f"- `slots` against `{other}`: {100 * sum(leads) / len(leads):+.1f} % over texts of {FROM} tokens and more."
+        return f"- `lm2` against `{other}`: not both evaluated at {FROM} tokens or more."
+    return f"- `lm2` against `{other}`: {100 * sum(leads) / len(leads):+.1f} % over texts of {FROM} tokens and more."
 
 
 def _mean(values):
@@ -112,10 +108,10 @@ def draw(results, plt):
         lengths = [n for n in results.budget["questions"] if results.values(name, "mean", n)]
         if lengths:
             curve(axes, [max(_tokens(n), 64) for n in lengths],
-                  [[cell["mean"][n] for n in lengths] for cell in results.of(name)], name, marker=".")
+                  [[trial["mean"][n] for n in lengths] for trial in results.of(name)], name, marker=".")
     axes.set_xscale("log", base=2)
-    asked = [_tokens(n) for n in results.budget["questions"]]
-    axes.set_xticks([max(n, 64) for n in asked], asked)
+    tokens = [_tokens(n) for n in results.budget["questions"]]
+    axes.set_xticks([max(n, 64) for n in tokens], tokens)
     axes.set_xlabel("tokens of the text")
     axes.set_ylabel("accuracy, mean of the tasks")
     axes.set_ylim(0, 1.02)
@@ -124,27 +120,28 @@ def draw(results, plt):
 
 
 TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join
-_RATES = {"slots": 3e-3, "printed": 6e-3, "none": 1.5e-3, "rmt": 3e-3, "full": 6e-3}           # experiments/rates.py
+_LR = {"lm2": 3e-3, "pooled": 6e-3, "none": 1.5e-3, "rmt": 3e-3, "full": 6e-3}              # experiments/rates.py
 EXPERIMENT = Experiment(
-    name="table", asks=ASKS, measure=measure, report=report, draw=draw, cells=lambda budget: NAMES,
+    name="table", question=QUESTION, measure=measure, report=report, draw=draw,
+    variants=lambda budget: NAMES,
     budgets={
         "small": {
-            "model": {}, "tasks": ["qa1"], "rates": _RATES, "segments": [4, 8], "steps": [300, 200],
+            "model": {}, "tasks": ["qa1"], "lr": _LR, "segments": [4, 8], "steps": [300, 200],
             "questions": {"0": 256, "4": 256, "8": 256, "16": 256, "32": 256, "64": 128, "128": 64, "256": 64},
             "reach": {"full": 128}},
         "medium": {
-            "model": {}, "tasks": TASKS, "rates": _RATES, "segments": [4, 8], "steps": [600, 800],
+            "model": {}, "tasks": TASKS, "lr": _LR, "segments": [4, 8], "steps": [600, 800],
             "grow": [[1, 600, 500], [6, 400, 600], [10, 400, 2000]],
             "questions": {"0": 100, "4": 100, "8": 100, "16": 100, "32": 100, "64": 100, "128": 50, "256": 50},
             "reach": {"full": 128}},
         "large": {
             "model": {"D": 64, "L": 4, "H": 4, "G": 4, "F": 160, "N": 32}, "tasks": TASKS,
-            "rates": dict.fromkeys(_RATES, 2e-3), "segments": [4, 8], "steps": [4000, 8000],
+            "lr": dict.fromkeys(_LR, 2e-3), "segments": [4, 8], "steps": [4000, 8000],
             "grow": [[1, 600, 500], [6, 400, 2000], [10, 400, 12000]],
             "questions": {"0": 200, "4": 200, "8": 200, "16": 200, "32": 200, "64": 100, "128": 100, "256": 50},
             "reach": {}},
         "quick": {
-            "model": {}, "tasks": ["qa1", "qa6"], "rates": _RATES, "segments": [2], "steps": [2], "early": 2,
+            "model": {}, "tasks": ["qa1", "qa6"], "lr": _LR, "segments": [2], "steps": [2], "early": 2,
             "grow": [[1, 2, 2], [2, 2, 2]],
             "questions": {"0": 3, "4": 3}, "reach": {}},
     })

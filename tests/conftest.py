@@ -4,8 +4,8 @@ import warnings
 
 import pytest
 
-from tests import small
-from tinylm2 import backend
+from tests.support import small
+from tinylm2 import gpu
 
 LONG = {"test_assignments", "test_fuzz", "test_lessons"}          # most of the minutes of all tests
 
@@ -38,6 +38,6 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")              # what cupy says of a machine without CUDA is told by `why`
-            usable, why = backend.gpu()
+            usable, why = gpu.gpu()
         if not usable:
             pytest.skip(why)

@@ -1,10 +1,11 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | fuzz | mutants | lessons | bank | coverage
+    python -m tests.full kills | fuzz | mutants | lessons | bank | page | coverage | bits
 """
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import resource
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def kills(count=100):
     """Kill a training run so many times, resume it, compare it with an undisturbed one."""
-    from tests import crash
+    from tests.support import crash
 
     done, inside, chains, faults = crash.kills(count, show=say)
     print(*faults, sep="\n")
@@ -30,7 +31,8 @@ def kills(count=100):
 
 def fuzz(count=10_000):
     """Give the commands so many cases of bad input."""
-    from tests import fuzz, test_fuzz
+    from tests import test_fuzz
+    from tests.support import fuzz
 
     with tempfile.TemporaryDirectory() as home:
         ground = fuzz.Ground(home)
@@ -44,8 +46,8 @@ def fuzz(count=10_000):
 
 
 def mutants(count=10**9):
-    """Plant one error at a time in the numeric core (all that tests/mutants.py makes, or so many of them)."""
-    from tests import mutants
+    """Plant one error at a time in the numeric core (all that tests/support/mutants.py makes, or so many of them)."""
+    from tests.support import mutants
 
     tried, survivors = mutants.run(count, show=say)
     print(*survivors, sep="\n")
@@ -68,6 +70,21 @@ def bank():
     return "the bank of answers", not failed
 
 
+def page(count=200):
+    """Compare the page's own model, in a browser, with Python on so many stories, with edits and operations."""
+    from tests import test_page_model
+    from tests.support import browser
+
+    if why := browser.missing():
+        return why, False
+    with tempfile.TemporaryDirectory() as home, browser.chromium(Path(home)) as tab:
+        try:
+            float32, float64 = test_page_model.parity(tab, count, show=say)
+        except AssertionError as error:
+            return f"a fault: {error}", False
+    return f"{count} stories; at most {float32:.1e} from float32 (trained runs), {float64:.1e} from float64", True
+
+
 def coverage(least=95):
     """Lines and branches of tinylm2/ that the suite and its fuzz take, in this process and in those that they start."""
     with tempfile.TemporaryDirectory() as home:
@@ -86,6 +103,15 @@ def coverage(least=95):
     return f"{found} {least} % of lines and branches{', but tests failed' if tests else ''}", not tests and not report
 
 
+def bits():
+    """Train and answer as tests/support/bits.json was written: the same machine must give the same bits."""
+    from tests.support import bits
+
+    moved = bits.compare(bits.measure(show=say), json.loads(bits.KEPT.read_text(encoding="utf-8")))
+    print(*moved, sep="\n")
+    return f"{len(bits.CASES)} cases, {len(moved)} figures moved", not moved
+
+
 def say(line):
     print(line, flush=True)
 
@@ -100,13 +126,13 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, coverage)}
+FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, page, coverage, bits)}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=FIGURES)
-    parser.add_argument("--count", type=int, help="how many kills, cases or mutants")
+    parser.add_argument("--count", type=int, help="how many kills, cases, mutants or stories")
     args = parser.parse_args(argv)
     began = time.perf_counter()
     figure, good = FIGURES[args.name](**{"count": args.count} if args.count else {})

@@ -1,16 +1,16 @@
 """The official file format and BABILong's: what is written is read back, and a broken file is told by file and line."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from tests.support.official import FILES, needs_files
 from tinylm2.data import (
     TASKS,
     BadInput,
-    Dice,
     Fact,
     Question,
+    Rng,
     find_file,
     read_babilong,
     read_examples,
@@ -20,10 +20,6 @@ from tinylm2.data import (
     write_stories,
 )
 from tinylm2.data.babi import task_of
-
-OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "babi"
-
-needs_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"no official bAbI files in {OFFICIAL}")
 
 STORY = """1 Mary moved to the bathroom.
 2 John went to the hallway.
@@ -77,15 +73,15 @@ def test_line_ends_marks_and_blank_lines_at_the_end_do_not_matter(tmp_path, vari
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_generated_stories_survive_writing_and_reading(tmp_path, task):
-    stories = [task.story(Dice(3, task.number, i)) for i in range(20)]
+    stories = [task.story(Rng(3, task.number, i)) for i in range(20)]
     write_stories(tmp_path / "stories.txt", stories)
     assert read_stories(tmp_path / "stories.txt") == stories
 
 
-@needs_official
+@needs_files
 @pytest.mark.parametrize("number", range(1, 21))
 def test_official_files_come_back_as_they_were(number):
-    path = find_file(OFFICIAL, f"qa{number}")
+    path = find_file(FILES, f"qa{number}")
     stories = read_stories(path, word_tokenizer())
     assert "".join(map(story_text, stories)).replace("? \t", "?\t") == path.read_text().replace("? \t", "?\t")
     assert len(read_examples(path)) == 1000

@@ -7,13 +7,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from tests import standin
+from tests.support import fake_cupy
 from tinylm2 import backend
-from tinylm2.backend import array_module, expect, get_xp, gpu, to_device, to_host
+from tinylm2.backend import check_shapes, get_xp, to_device, to_host
+from tinylm2.gpu import NoGPU, array_module, gpu
 
 
 def on_device(x):
-    return to_device(x, standin.xp)
+    return to_device(x, fake_cupy.xp)
 
 
 # --------------------------------------------------------------------------------------------------------- whose arrays
@@ -21,13 +22,13 @@ def on_device(x):
 
 def test_arrays_name_their_module():
     assert get_xp(np.zeros(3), np.zeros(2, np.int64)) is np
-    assert get_xp(on_device(np.zeros(3))) is standin.xp
+    assert get_xp(on_device(np.zeros(3))) is fake_cupy.xp
 
 
 def test_arrays_of_two_modules_are_refused():
-    with pytest.raises(TypeError, match="^arrays of numpy and of standin in one operation$"):
+    with pytest.raises(TypeError, match=f"^arrays of numpy and of {fake_cupy.xp.__name__} in one operation$"):
         get_xp(np.zeros(3), on_device(np.zeros(3)))
-    with pytest.raises(TypeError, match="^arrays of standin and of numpy in one operation$"):
+    with pytest.raises(TypeError, match=f"^arrays of {fake_cupy.xp.__name__} and of numpy in one operation$"):
         get_xp(on_device(np.zeros(3)), np.zeros(3))
 
 
@@ -86,8 +87,8 @@ class FakeArray(np.ndarray):
         return np.asarray(self)
 
 
-def fake_cupy(available=True, product=None):
-    """As much of CuPy as asking for a GPU needs, on the host."""
+def module_like_cupy(available=True, product=None):
+    """As much of CuPy as `gpu()` needs, on the host."""
     cupy = ModuleType("cupy")
     cupy.ndarray, cupy.float32, cupy.asnumpy = FakeArray, np.float32, np.asarray
 
@@ -99,28 +100,30 @@ def fake_cupy(available=True, product=None):
     cupy.arange = arange
     cupy.cuda = SimpleNamespace(
         is_available=lambda: available,
-        runtime=SimpleNamespace(getDeviceProperties=lambda _: {"name": b"Pretended GPU"}))
+        Device=lambda number: SimpleNamespace(use=lambda: cupy.used.append(number)),
+        runtime=SimpleNamespace(getDeviceProperties=lambda _: {"name": b"Pretended GPU"}, getDeviceCount=lambda: 2))
+    cupy.used = []
     return cupy
 
 
 @pytest.mark.parametrize(("cupy", "why"), [
     (ImportError("No module named 'cupy'"), "cupy cannot be imported (ImportError: No module named 'cupy')"),
     (OSError("libcuda is broken\nand more"), "cupy cannot be imported (OSError: libcuda is broken)"),
-    (fake_cupy(available=False), "cupy finds no CUDA device"),
-    (fake_cupy(product=RuntimeError("no NVRTC\nat all")), "a smoke kernel failed (RuntimeError: no NVRTC)"),
-    (fake_cupy(product=1), "a smoke kernel gave a wrong number"),
+    (module_like_cupy(available=False), "cupy finds no CUDA device"),
+    (module_like_cupy(product=RuntimeError("no NVRTC\nat all")), "a smoke kernel failed (RuntimeError: no NVRTC)"),
+    (module_like_cupy(product=1), "a smoke kernel gave a wrong number"),
 ], ids=["no package", "broken package", "no device", "no CUDA libraries", "wrong number"])
 def test_why_there_is_no_gpu_is_one_line(machine, capsys, cupy, why):
     machine(cupy)
     assert gpu() == (False, why)
     assert array_module("auto") is np
     assert capsys.readouterr().err == f"running on the CPU: {why}\n"
-    with pytest.raises(backend.NoGPU, match="^" + re.escape(f"no GPU can be used: {why}") + "$"):
+    with pytest.raises(NoGPU, match="^" + re.escape(f"no GPU can be used: {why}") + "$"):
         array_module("gpu")
 
 
 def test_a_gpu_that_runs_a_kernel_is_used_and_its_arrays_are_known(machine, capsys):
-    cupy = fake_cupy()
+    cupy = module_like_cupy()
     machine(cupy)
     assert gpu() == (True, "Pretended GPU")
     assert array_module("auto") is array_module("gpu") is cupy
@@ -128,7 +131,15 @@ def test_a_gpu_that_runs_a_kernel_is_used_and_its_arrays_are_known(machine, caps
     assert capsys.readouterr().err == ""
 
 
-def test_nobody_is_asked_for_a_gpu_when_the_cpu_will_do(machine, capsys):
+def test_each_process_takes_a_gpu_counted_around(machine):
+    cupy = module_like_cupy()
+    machine(cupy)
+    for rank in range(3):
+        array_module("gpu", rank)
+    assert cupy.used == [0, 1, 0]
+
+
+def test_cupy_is_not_imported_when_the_cpu_is_named(machine, capsys):
     machine(AssertionError("asked"))
     assert array_module("cpu") is np
     assert capsys.readouterr().err == ""
@@ -150,7 +161,7 @@ def test_a_device_of_another_name_is_refused():
     {"x": ((), "")},
 ], ids=str)
 def test_shapes_that_fit_pass(shapes):
-    assert expect("op", **{name: (np.zeros(shape), spec) for name, (shape, spec) in shapes.items()}) is None
+    assert check_shapes("op", **{name: (np.zeros(shape), spec) for name, (shape, spec) in shapes.items()}) is None
 
 
 @pytest.mark.parametrize(("shapes", "said"), [
@@ -165,15 +176,15 @@ def test_shapes_that_fit_pass(shapes):
 ], ids=str)
 def test_shapes_that_do_not_fit_are_named_with_what_bound_them(shapes, said):
     with pytest.raises(ValueError, match="^" + re.escape(f"op: {said}") + "$"):
-        expect("op", **{name: (np.zeros(shape), spec) for name, (shape, spec) in shapes.items()})
+        check_shapes("op", **{name: (np.zeros(shape), spec) for name, (shape, spec) in shapes.items()})
 
 
 def test_an_absent_array_is_left_out():
-    assert expect("op", x=(np.zeros((2, 3)), "B T"), pad=(None, "B")) is None
+    assert check_shapes("op", x=(np.zeros((2, 3)), "B T"), pad=(None, "B")) is None
 
 
 def test_the_contract_reads_no_value():
-    with standin.watch() as seen:
-        expect("op", x=(on_device(np.zeros((2, 3))), "B T"))
+    with fake_cupy.watch() as seen:
+        check_shapes("op", x=(on_device(np.zeros((2, 3))), "B T"))
     assert not seen.operations
     assert not seen.copies

@@ -1,4 +1,4 @@
-"""The benchmarks compare the same model, and what they tell of a process is true."""
+"""The benchmarks compare the same model, and what they say of a process is true."""
 
 import subprocess
 import sys
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from benchmarks import step
-from tinylm2.backend import array_module
+from tinylm2.gpu import array_module
 from tinylm2.model import Config
 
 
-@pytest.mark.parametrize(("memory", "segments", "tail"), [("none", 1, 6), ("none", 2, 3), ("slots", 3, 2)])
-def test_pytorch_trains_the_same_model(memory, segments, tail):
+@pytest.mark.parametrize(("memory", "segments", "last"), [("none", 1, 6), ("none", 2, 3), ("lm2", 3, 2)])
+def test_pytorch_trains_the_same_model(memory, segments, last):
     """Loss after loss: the forward pass, every gradient, clipping and AdamW are the same on both sides."""
     pytest.importorskip("torch", reason="PyTorch, to compare with, is not installed (pip install torch)")
-    work = step.Workload(Config(V=11, D=8, L=2, H=2, G=2, F=12, N=4, T=6, memory=memory), 3, tail, segments)
+    work = step.Workload(Config(V=11, D=8, L=2, H=2, G=2, F=12, N=4, T=6, memory=memory), 3, last, segments)
     ours, theirs = (side(work, array_module("cpu")) for side in step.SIDES.values())
     losses = [(ours(), theirs()) for _ in range(8)]
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-4)
@@ -31,7 +31,7 @@ def test_arrays_that_are_freed_leave_their_memory_to_the_next():
     code = """
 import resource
 import numpy as np
-from tinylm2.backend import keep_memory
+from tinylm2.cli.console import keep_memory
 if KEEP: keep_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,6 +1,6 @@
 """What every pair promises whatever it computes: inputs left alone, any layout taken, the dtype kept, errors that say.
 
-The pairs are those of tinylm2.cases, where every public one must have its case.
+The pairs are those of tinylm2.checking.cases, where every public one must have its case.
 """
 
 import re
@@ -8,10 +8,11 @@ import re
 import numpy as np
 import pytest
 
-from tests import standin
-from tests.leaves import leaves, map_arrays
-from tinylm2 import backend, layers, memory, ops
-from tinylm2.cases import CASES
+from tests.support import fake_cupy
+from tests.support.leaves import leaves, map_arrays
+from tinylm2 import backend, layers, ops
+from tinylm2.checking.cases import CASES
+from tinylm2.memories import lm2, pooled, rmt, window
 
 pytestmark = pytest.mark.core
 
@@ -26,7 +27,7 @@ def build(case, dtype="float64"):
 
 
 def upstream(y, seed=1):
-    """A random gradient at every array of y: an output, or a tuple of them with None where there is no bank."""
+    """A random gradient at every array of y: an output, or a tuple of them with None where there is no state."""
     rng = np.random.default_rng(seed)
     return map_arrays(lambda a: rng.standard_normal(a.shape).astype(a.dtype), y)
 
@@ -49,7 +50,7 @@ def assert_same(found, expected):
         assert np.array_equal(found[path], x), path
 
 
-# -------------------------------------------------------------------------------------------------------------- inputs
+# --------------------------------------------------------------------------------------------------------------- inputs
 
 
 def test_inputs_and_upstream_gradients_are_left_as_they_were(case):
@@ -109,7 +110,7 @@ def test_upstream_gradients_of_any_layout_are_taken(case):
         np.testing.assert_allclose(found[path], x, rtol=1e-11, atol=1e-13, err_msg=path)
 
 
-# --------------------------------------------------------------------------------------------------------------- dtype
+# ---------------------------------------------------------------------------------------------------------------- dtype
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -137,16 +138,18 @@ def test_a_gradient_has_the_shape_of_its_argument(case):
 
 def test_a_wrong_shape_is_refused_in_one_line_by_the_op_or_is_right_after_all(case):
     """One axis one longer, or one axis more: if that is another right call, its gradients have its shapes."""
-    ops_by_name = {case.pair for case in CASES}
+    known = {case.pair for case in CASES} | {case.name for case in CASES}                # "write", "window write"
     inputs, constants = build(case)
     for i, x in enumerate(inputs):
         for longer in wrong_shapes(x):
             gradients, refusal = attempt(case, (*inputs[:i], longer, *inputs[i + 1:]), constants)
             if refusal is not None:
-                assert re.match(r"\w+", refusal)[0] in ops_by_name, refusal
-                assert re.fullmatch(r"\w+: .+", refusal)
+                assert re.match(r"[\w ]+", refusal)[0] in known, refusal
+                assert re.fullmatch(r"[\w ]+: .+", refusal)
             else:
-                assert gradients[i] is None or gradients[i].shape == longer.shape
+                shapes = dict(leaves(longer))
+                for path, g in leaves(gradients[i]):
+                    assert g.shape == shapes[path].shape, path
 
 
 def attempt(case, inputs, constants):
@@ -158,7 +161,10 @@ def attempt(case, inputs, constants):
 
 
 def wrong_shapes(x):
-    """x with each of its axes one longer, and with one axis more. Dicts and tuples are left to what they go into."""
+    """x with each of its axes one longer, and with one axis more; so each array of a tuple. Dicts stay as they are."""
+    if isinstance(x, tuple):
+        for i, part in enumerate(x):
+            yield from ((*x[:i], longer, *x[i + 1:]) for longer in wrong_shapes(part))
     if isinstance(x, np.ndarray):
         for axis in range(x.ndim):
             yield np.concatenate((x, x[(slice(None),) * axis + (slice(1),)]), axis)
@@ -186,19 +192,32 @@ REFUSED = [
      "attend: pad has shape (3,), expected (B) with B=2 from q"),
     (ops.cross_entropy_forward, zeros((2, 3, 5)), {"targets": np.zeros((2, 3), int), "weights": np.zeros((2, 4))},
      "cross_entropy: targets (2, 3) and weights (2, 4), expected (2, 3) from logits"),
-    (layers.self_attention_forward, zeros((2, 5, 8), (8, 15), (8, 8)), {"heads": (4, 2)},
+    (layers.self_attention_forward, [*zeros((2, 5, 8)), None, *zeros((8, 15), (8, 8))], {"heads": (4, 2)},
      "self_attention: Wqkv has shape (8, 15), expected (D, 16) with D=8 from n"),
-    (layers.self_attention_forward, zeros((2, 5, 8), (8, 16), (8, 8)),
-     {"heads": (4, 2), "past": zeros((3, 5, 2, 2), (3, 5, 2, 2))},
+    (layers.self_attention_forward, [*zeros((2, 5, 8)), zeros((3, 5, 2, 2), (3, 5, 2, 2)), *zeros((8, 16), (8, 8))],
+     {"heads": (4, 2)},
      "self_attention: past has shape (3, 5, 2, 2), expected (B, U, G, K) with B=2 from k, G=2 from k, K=2 from k"),
     (layers.feed_forward_forward, zeros((2, 8), (8, 11), (6, 8)), {},
      "feed_forward: Wgu has shape (8, 11), expected (D, 12) with D=8 from h"),
-    (memory.read_forward, zeros((2, 5, 8), (2, 3, 7), (8, 8), (8, 8), (8, 8)), {"heads": 2},
-     "read: Mn has shape (2, 3, 7), expected (B, N, D) with B=2 from n, D=8 from n"),
-    (memory.gather_forward, zeros((2, 5, 2, 2), (2, 5, 2, 2), (8, 15), (8, 8)), {"heads": (4, 2), "slots": 3},
-     "gather: Wqkv has shape (8, 15), expected (D, 16)"),
-    (memory.printed_write_forward, [*zeros((2, 5, 8), (2, 5, 8)), None, None, *zeros((2, 3, 8)), {}],
-     {"heads": (4, 2), "pad": PAD3}, "printed_write: pad has shape (3,), expected (B) with B=2 from n"),
+    (layers.output_gate_forward, zeros((2, 5, 8), (2, 5, 8), (2, 4, 8), (8, 8), (8,)), {},
+     "output_gate: Emem has shape (2, 4, 8), expected (B, T, D) with B=2 from x, T=5 from x, D=8 from x"),
+    (lm2.cross_attention_forward, zeros((2, 5, 8), (2, 3, 7), (8, 8), (8, 8), (8, 8)), {"heads": 2},
+     "cross_attention: Mn has shape (2, 3, 7), expected (B, N, D) with B=2 from n, D=8 from n"),
+    (lm2.write_attention_forward, zeros((2, 5, 2, 2), (2, 5, 2, 2), (8, 15), (8, 8)), {"heads": (4, 2), "slots": 3},
+     "write_attention: Wqkv has shape (8, 15), expected (D, 16)"),
+    (lm2.memory_update_forward, zeros((2, 3, 8), (2, 4, 8), (8, 8), (8,), (8, 8), (8,)), {},
+     "memory_update: M has shape (2, 4, 8), expected (B, N, D) with B=2 from R, N=3 from R, D=8 from R"),
+    (pooled.write_forward, [[*zeros((2, 5, 8), (2, 5, 8)), None, None], zeros((2, 3, 8)), {}],
+     {"cfg": None, "pad": PAD3}, "pooled write: pad has shape (3,), expected (B) with B=2 from n"),
+    (window.write_forward,
+     [[None, None, *zeros((2, 5, 2, 4), (2, 5, 2, 4))], [*zeros((2, 3, 1, 4), (2, 3, 1, 4)), None], {}], {"cfg": None},
+     "window write: old_k has shape (2, 3, 1, 4), expected (B, U, G, K) with B=2 from k, G=2 from k, K=4 from k"),
+    (window.write_forward,
+     [[None, None, *zeros((2, 5, 2, 4), (2, 5, 2, 4))], [*zeros((2, 3, 2, 4), (2, 4, 2, 4)), None], {}], {"cfg": None},
+     "window write: old_v has shape (2, 4, 2, 4), expected (B, U, G, K) with B=2 from k, U=3 from old_k, G=2 from k, "
+     "K=4 from k"),
+    (rmt.enter_forward, [*zeros((2, 5, 8)), zeros((2, 3, 7))], {"cfg": None},
+     "rmt enter: M has shape (2, 3, 7), expected (B, N, D) with B=2 from x, D=8 from x"),
 ]
 
 
@@ -209,5 +228,5 @@ def test_an_error_says_the_op_the_argument_and_the_shapes(forward, inputs, const
 
 
 def test_arrays_of_two_devices_do_not_meet_in_one_op():
-    with pytest.raises(TypeError, match="arrays of numpy and of standin in one operation"):
-        ops.rmsnorm_forward(np.zeros((2, 4)), backend.to_device(np.ones(4), standin.xp))
+    with pytest.raises(TypeError, match="arrays of numpy and of fake_cupy in one operation"):
+        ops.rmsnorm_forward(np.zeros((2, 4)), backend.to_device(np.ones(4), fake_cupy.xp))

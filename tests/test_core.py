@@ -10,12 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import small, standin
+from tests.support import fake_cupy, small
 from tinylm2 import layers, model, ops
 from tinylm2.backend import to_device
-from tinylm2.data import dice
-from tinylm2.model import Config, block_params, init_params, param_shapes, story_forward
-from tinylm2.optim import AdamW, clip, learning_rate
+from tinylm2.data import rng
+from tinylm2.memories import MEMORIES
+from tinylm2.model import Config, init_params, param_shapes, params_of
+from tinylm2.optim import AdamW, clip
+from tinylm2.recurrence import story_forward
+from tinylm2.training.curriculum import learning_rate
 
 pytestmark = pytest.mark.core
 
@@ -50,76 +53,147 @@ def heads(x, count):
     return np.split(x, count)
 
 
-def asked(qs, keys, values, seen):
-    """What each head of one asker gathers: qs one a head, keys and values [place][key head], `seen` the places."""
+def gathered(qs, keys, values, seen):
+    """What each head of one query gathers: qs one per head, keys and values [position][key head], `seen` positions."""
     share = len(qs) // len(keys[0])
-    gathered = []
+    found = []
     for h, q in enumerate(qs):
         weights = softmax([q @ keys[u][h // share] / math.sqrt(len(q)) for u in seen])
-        gathered.append(sum(w * values[u][h // share] for w, u in zip(weights, seen, strict=True)))
-    return np.concatenate(gathered)
+        found.append(sum(w * values[u][h // share] for w, u in zip(weights, seen, strict=True)))
+    return np.concatenate(found)
 
 
-def block(xs, M, p, cfg, pad, memory, write):
-    """One block over one segment of one story: rows out, bank out."""
-    T, D, K, H, G = len(xs), cfg.D, cfg.D // cfg.H, cfg.H, cfg.G
-    Wq, Wk, Wv = np.split(p["attn.Wqkv"], [H * K, (H + G) * K], axis=1)
-    ns = [norm(x, p["attn.g"]) for x in xs]
-    keys = [[turned(k, t) for k in heads(n @ Wk, G)] for t, n in enumerate(ns)]
-    values = [heads(n @ Wv, G) for n in ns]
-    ys, reads, Mn = [], [], None if M is None else [norm(m, p["mem.g"]) for m in M]
-    for t, (x, n) in enumerate(zip(xs, ns, strict=True)):
-        seen = [t] if t < pad else range(pad, t + 1)
-        y = x + asked([turned(q, t) for q in heads(n @ Wq, H)], keys, values, seen) @ p["attn.Wo"]
-        if M is not None:
-            E = asked(heads(n @ p["mem.Wq"], H), [heads(m @ p["mem.Wk"], H) for m in Mn],
-                      [heads(m @ p["mem.Wv"], H) for m in Mn], range(len(M)))
-            y = y + sigmoid(E @ p["mem.Wout"] + p["mem.bout"]) * E
-            reads.append(E)
-        h = norm(y, p["ff.g"])
-        gate, up = np.split(h @ p["ff.Wgu"], 2)
-        ys.append(y + (gate * sigmoid(gate) * up) @ p["ff.Wdown"])
-    if M is None or not write:
-        return ys, M
-    if memory == "slots":
-        addresses = np.eye(D)[:cfg.N] * math.sqrt(D)
-        R = [asked([turned(q, T) for q in heads(address @ Wq, H)], keys, values, range(pad, T)) @ p["attn.Wo"]
-             for address in addresses]
-        return ys, [sigmoid(r @ p["mem.Win"] + p["mem.bin"]) * np.tanh(r)
-                    + sigmoid(r @ p["mem.Wforget"] + p["mem.bforget"]) * m for r, m in zip(R, M, strict=True)]
-    new = []
+def read_lm2(n, M, p, cfg):
+    """What a token reads of the bank."""
+    Mn = [norm(m, p["mem.g"]) for m in M]
+    return gathered(heads(n @ p["mem.Wq"], cfg.H), [heads(m @ p["mem.Wk"], cfg.H) for m in Mn],
+                    [heads(m @ p["mem.Wv"], cfg.H) for m in Mn], range(len(M)))
+
+
+def write_lm2(seg, M, p, cfg):
+    Wq, addresses = p["attn.Wqkv"][:, :cfg.H * cfg.K], np.eye(cfg.D)[:cfg.N] * math.sqrt(cfg.D)
+    R = [gathered([turned(q, len(seg.ns)) for q in heads(address @ Wq, cfg.H)], seg.keys, seg.values,
+                  range(seg.pad, len(seg.ns))) @ p["attn.Wo"] for address in addresses]
+    return [sigmoid(r @ p["mem.Win"] + p["mem.bin"]) * np.tanh(r)
+            + sigmoid(r @ p["mem.Wforget"] + p["mem.bforget"]) * m for r, m in zip(R, M, strict=True)]
+
+
+def write_pooled(seg, M, p, cfg):
+    new, T = [], len(seg.ns)
     for r, m in enumerate(M):
-        pool = [t for t in range(math.floor(r * T / cfg.N), math.ceil((r + 1) * T / cfg.N)) if t >= pad]
+        pool = [t for t in range(math.floor(r * T / cfg.N), math.ceil((r + 1) * T / cfg.N)) if t >= seg.pad]
         if pool:
-            n, E = np.mean([ns[t] for t in pool], 0), np.mean([reads[t] for t in pool], 0)
+            n, E = np.mean([seg.ns[t] for t in pool], 0), np.mean([seg.reads[t] for t in pool], 0)
             m = sigmoid(n @ p["mem.Win"]) * np.tanh(E) + sigmoid(E @ p["mem.Wforget"]) * m
         new.append(m)
-    return ys, new
+    return new
 
 
-def story(params, ids, cfg, pad):
-    """The logits of one story."""
-    banks = [None if cfg.memory == "none" or cfg.memory_blocks is not None and i not in cfg.memory_blocks
-             else list(np.eye(cfg.D)[:cfg.N]) for i in range(cfg.L)]
-    logits = []
+def of_a_bank(write):
+    """A memory of slots, read by cross-attention: the story segment by segment."""
+    def block(xs, p, cfg, pad):
+        ys, M = [], list(np.eye(cfg.D)[:cfg.N])
+        for start in range(0, len(xs), cfg.T):
+            seg = Segment(xs[start:start + cfg.T], p, cfg, max(0, pad - start))
+            seg.reads = [read_lm2(n, M, p, cfg) for n in seg.ns]
+            ys += [seg.row(t, sigmoid(E @ p["mem.Wout"] + p["mem.bout"]) * E) for t, E in enumerate(seg.reads)]
+            M = write(seg, M, p, cfg)
+        return ys
+    return block
+
+
+def of_a_window(reach):
+    """A block whose tokens see their segment and `reach` positions before it, at their positions in the story."""
+    def block(xs, p, cfg, pad):
+        whole = Segment(xs, p, cfg, pad)
+        return [whole.row(t, first=max(0, t // cfg.T * cfg.T - reach(cfg))) for t in range(len(xs))]
+    return block
+
+
+BLOCKS = {
+    "none": of_a_window(lambda cfg: 0), "lm2": of_a_bank(write_lm2), "pooled": of_a_bank(write_pooled),
+    "window": of_a_window(lambda cfg: cfg.N), "full": of_a_window(lambda cfg: math.inf),
+}
+
+
+class Segment:
+    """Rows of one story in one block: what each token's attention needs, and the rows that the block makes of them."""
+
+    def __init__(self, xs, p, cfg, pad):
+        K, H, G = cfg.D // cfg.H, cfg.H, cfg.G
+        self.xs, self.p, self.pad, self.H = xs, p, pad, H
+        self.Wq, Wk, Wv = np.split(p["attn.Wqkv"], [H * K, (H + G) * K], axis=1)
+        self.ns = [norm(x, p["attn.g"]) for x in xs]
+        self.keys = [[turned(k, t) for k in heads(n @ Wk, G)] for t, n in enumerate(self.ns)]
+        self.values = [heads(n @ Wv, G) for n in self.ns]
+
+    def row(self, t, read=0, first=0):
+        """The block's row for token t, which sees tokens `first` to t; `read` is what comes from a memory."""
+        p = self.p
+        seen = [t] if t < self.pad else range(max(first, self.pad), t + 1)
+        qs = [turned(q, t) for q in heads(self.ns[t] @ self.Wq, self.H)]
+        y = self.xs[t] + gathered(qs, self.keys, self.values, seen) @ p["attn.Wo"] + read
+        gate, up = np.split(norm(y, p["ff.g"]) @ p["ff.Wgu"], 2)
+        return y + (gate * sigmoid(gate) * up) @ p["ff.Wdown"]
+
+
+def logits_of(rows, params, cfg):
+    head = params["embed.W"].T if cfg.tied else params["head.W"]
+    return [norm(x, params["norm.g"]) @ head for x in rows]
+
+
+def tokens_of(ids, params, cfg):
+    return [params["embed.W"][i] * math.sqrt(cfg.D) for i in ids]
+
+
+def of_block(params, i):
+    return {name.removeprefix(f"blocks.{i}."): W for name, W in params.items()}
+
+
+def story_of_blocks(params, ids, cfg, pad):
+    """The logits of one story, block after block: no memory here lets a block see the blocks above it."""
+    xs = tokens_of(ids, params, cfg)
+    for i in range(cfg.L):
+        carries = cfg.memory_blocks is None or i in cfg.memory_blocks
+        xs = BLOCKS[cfg.memory if carries else "none"](xs, of_block(params, i), cfg, pad)
+    return np.array(logits_of(xs, params, cfg))
+
+
+def story_of_rmt(params, ids, cfg, pad):
+    """[memory, tokens, memory] per segment, without the padding, where the logits mean nothing (nan)."""
+    memory, logits = [w * math.sqrt(cfg.D) for w in params["memory.W"]], [np.full(cfg.V, np.nan)] * pad
     for start in range(0, len(ids), cfg.T):
-        xs = [params["embed.W"][i] * math.sqrt(cfg.D) for i in ids[start:start + cfg.T]]
+        tokens = tokens_of(ids[start + (pad if start == 0 else 0):start + cfg.T], params, cfg)
+        xs = [*memory, *tokens, *memory]
         for i in range(cfg.L):
-            p = {name.removeprefix(f"blocks.{i}."): W for name, W in params.items()}
-            xs, banks[i] = block(xs, banks[i], p, cfg, 0 if start else pad, cfg.memory, start + cfg.T < len(ids))
-        head = params["embed.W"].T if cfg.tied else params["head.W"]
-        logits += [norm(x, params["norm.g"]) @ head for x in xs]
+            rows = Segment(xs, of_block(params, i), cfg, 0)
+            xs = [rows.row(t) for t in range(len(xs))]
+        logits += logits_of(xs[cfg.N:cfg.N + len(tokens)], params, cfg)
+        memory = [norm(x, params["norm.g"]) for x in xs[cfg.N + len(tokens):]]
     return np.array(logits)
+
+
+STORIES = {**dict.fromkeys(BLOCKS, story_of_blocks), "rmt": story_of_rmt}
+
+
+def test_the_memories_have_their_equations_here():
+    """A new memory may go without them: gradients, causality and the rest are tested all the same."""
+    assert {"lm2", "pooled", "rmt", "window", "none", "full"} <= STORIES.keys() & MEMORIES.keys()
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_logits_are_what_the_equations_say(cfg, padded):
     """Two segments and a short one."""
+    if cfg.memory not in STORIES:
+        pytest.skip(f"memory {cfg.memory} has no equations here")
     params, ids = small.params(cfg), small.ids(cfg, 2 * cfg.T + max(cfg.T // 2, 1))
     pad = np.array([0, cfg.T - 1, cfg.T // 2]) if padded else np.zeros(3, int)
     logits, _ = story_forward(params, ids=ids, cfg=cfg, pad=pad)
-    for row, told, places in zip(logits, ids, pad, strict=True):
-        np.testing.assert_allclose(row, story(params, told, cfg, places), rtol=1e-9, atol=1e-11)
+    for row, tokens, padding in zip(logits, ids, pad, strict=True):
+        expected = STORIES[cfg.memory](params, tokens, cfg, padding)
+        known = ~np.isnan(expected).any(-1)
+        assert known[padding:].all()
+        np.testing.assert_allclose(row[known], expected[known], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("start", "step"), [(0, 1), (7, 1), (7, 0), (3, 2)])
@@ -141,39 +215,39 @@ def test_query_heads_ask_the_key_head_of_their_group():
     q, k, v = (rng.standard_normal((1, 5, count, 4)) for count in (6, 2, 2))
     y, _ = ops.attend_forward(q, k, v)
     for t in range(5):
-        np.testing.assert_allclose(y[0, t].ravel(), asked(q[0, t], k[0], v[0], range(5)), rtol=1e-12)
+        np.testing.assert_allclose(y[0, t].ravel(), gathered(q[0, t], k[0], v[0], range(5)), rtol=1e-12)
 
 
 def test_heads_together_may_be_narrower_than_the_model():
     """H K = 6 in a model 9 wide: Wo leads back from one to the other."""
     rng = np.random.default_rng(0)
     n, Wqkv, Wo = (rng.standard_normal(shape) for shape in ((1, 4, 9), (9, 18), (6, 9)))
-    a, k, _, _ = layers.self_attention_forward(n, Wqkv, Wo, heads=(3, 3))
+    a, k, _, _ = layers.self_attention_forward(n, None, Wqkv, Wo, heads=(3, 3))
     assert a.shape == (1, 4, 9)
     for t, row in enumerate(n[0]):
         np.testing.assert_allclose(k[0, t], [turned(x, t) for x in heads(row @ Wqkv[:, 6:12], 3)], rtol=1e-12,
                                    atol=1e-14)
 
 
-@pytest.mark.parametrize("told", [1, 3])
-def test_attention_after_a_past_says_what_it_says_in_one_piece(told):
+@pytest.mark.parametrize("read", [1, 3])
+def test_attention_after_a_past_gives_what_one_piece_gives(read):
     """The key/value cache of answering: new tokens stand behind the old ones, and turn with their own positions."""
-    cfg, p = small.CFG, block_params(small.params(small.CFG), 0)
+    cfg, p = small.CFG, params_of(small.params(small.CFG), small.CFG, 0)
     n = np.random.default_rng(0).standard_normal((3, 5, cfg.D))
     attention = {"heads": (cfg.H, cfg.G), "pad": np.array([0, 2, 1])}
-    whole, k, v, _ = layers.self_attention_forward(n, p["attn.Wqkv"], p["attn.Wo"], **attention)
-    for rows in (None, 1):
-        a, *kv, _ = layers.self_attention_forward(n[:, told:], p["attn.Wqkv"], p["attn.Wo"], rows=rows,
-                                                  past=(k[:, :told], v[:, :told]), **attention)
+    whole, k, v, _ = layers.self_attention_forward(n, None, p["attn.Wqkv"], p["attn.Wo"], **attention)
+    for last in (None, 1):
+        a, *kv, _ = layers.self_attention_forward(n[:, read:], (k[:, :read], v[:, :read]), p["attn.Wqkv"], p["attn.Wo"],
+                                                  start=read, last=last, **attention)
         np.testing.assert_allclose(a, whole[:, -a.shape[1]:], rtol=1e-10, atol=1e-12)
-        assert a.shape[1] == rows or rows is None
-        for found, expected in zip(kv, (k, v), strict=True):
+        assert a.shape[1] == (last or 5 - read)
+        for found, expected in zip(kv, (k[:, read:], v[:, read:]), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_ids_of_another_device_are_refused():
-    with pytest.raises(TypeError, match="arrays of numpy and of standin in one operation"):
-        ops.embedding_forward(np.zeros((5, 4)), ids=to_device(np.zeros((2, 3), int), standin.xp))
+    with pytest.raises(TypeError, match="arrays of numpy and of fake_cupy in one operation"):
+        ops.embedding_forward(np.zeros((5, 4)), ids=to_device(np.zeros((2, 3), int), fake_cupy.xp))
 
 
 def test_logits_without_an_axis_are_refused_by_name():
@@ -185,13 +259,13 @@ def test_logits_without_an_axis_are_refused_by_name():
 
 
 def test_the_model_of_the_main_job_has_the_letters_that_it_is_known_by():
-    assert Config(V=9) == Config(V=9, D=32, L=2, H=2, G=2, F=78, N=16, T=32, memory="slots", memory_blocks=None,
+    assert Config(V=9) == Config(V=9, D=32, L=2, H=2, G=2, F=78, N=16, T=32, memory="lm2", memory_blocks=None,
                                  tied=False)
 
 
 def test_parameters_and_stories_draw_from_streams_of_their_own():
-    assert model._INIT == dice.INIT
-    assert len({dice.INIT, dice.DATA, dice.EVALUATION}) == 3
+    assert model._INIT == rng.INIT
+    assert len({rng.INIT, rng.DATA, rng.EVALUATION}) == 3
 
 
 def test_a_config_takes_as_many_slots_as_the_model_is_wide_and_any_sequence_of_blocks():
@@ -218,8 +292,9 @@ def test_a_model_starts_as_it_is_said_to():
         matrices, matrices[1:], strict=False) if a.shape == b.shape)
 
 
-def test_a_seed_means_the_same_parameters_and_a_variant_shares_what_it_has_in_common():
-    cfg = small.CFG
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_seed_gives_the_same_parameters_and_memories_share_what_they_have_in_common(name):
+    cfg = replace(small.CFG, memory=name)
     one = init_params(cfg, 1)
     assert np.array_equal(one.buffer, init_params(cfg, 1).buffer)
     other, plain = init_params(cfg, 2), init_params(replace(cfg, memory="none"), 1)
@@ -228,21 +303,35 @@ def test_a_seed_means_the_same_parameters_and_a_variant_shares_what_it_has_in_co
         assert W.ndim == 1 or not np.array_equal(W, other[name])
 
 
-@pytest.mark.parametrize("changed", [{}, {"memory": "printed"}, {"memory": "none"}, {"tied": True}], ids=str)
-def test_the_parameters_are_those_of_the_variant_and_no_others(changed):
+@pytest.mark.parametrize("name", MEMORIES)
+def test_the_vectors_of_a_memory_start_from_what_it_declares(name):
+    cfg = replace(small.CFG, memory=name)
+    params = init_params(cfg, 0)
+    for i, memory in enumerate(cfg.memories):
+        if memory is not None:
+            vectors = {name: shape for name, shape in memory.param_shapes(cfg).items() if len(shape) == 1}
+            assert memory.VECTORS.keys() == vectors.keys()
+            for name, start in memory.VECTORS.items():
+                assert set(params_of(params, cfg, i)[name].tolist()) == {start}
+
+
+_D2, _BANK = ("Wq", "Wk", "Wv", "Wout", "Win", "Wforget"), {"mem.g": (8,), "mem.bout": (8,)}
+_BANK |= {f"mem.{name}": (8, 8) for name in _D2}
+
+
+@pytest.mark.parametrize(("changed", "in_a_block", "beside"), [
+    ({}, {**_BANK, "mem.bin": (8,), "mem.bforget": (8,)}, {}), ({"memory": "pooled"}, _BANK, {}),
+    ({"memory": "none"}, {}, {}), ({"memory": "window"}, {}, {}), ({"memory": "full"}, {}, {}),
+    ({"memory": "rmt"}, {}, {"memory.W": (4, 8)}),
+    ({"tied": True}, {**_BANK, "mem.bin": (8,), "mem.bforget": (8,)}, {"head.W": None}),
+], ids=str)
+def test_the_parameters_are_those_of_the_variant_and_no_others(changed, in_a_block, beside):
     cfg = replace(Config(V=11, D=8, L=2, H=4, G=2, F=12, N=4, T=6), **changed)
     a_block = {"attn.g": (8,), "attn.Wqkv": (8, 16), "attn.Wo": (8, 8), "ff.g": (8,), "ff.Wgu": (8, 24),
-               "ff.Wdown": (12, 8)}
-    if cfg.memory != "none":
-        a_block |= {"mem.g": (8,), **{f"mem.{name}": (8, 8) for name in ("Wq", "Wk", "Wv", "Wout", "Win", "Wforget")},
-                    "mem.bout": (8,)}
-    if cfg.memory == "slots":
-        a_block |= {"mem.bin": (8,), "mem.bforget": (8,)}
+               "ff.Wdown": (12, 8), **in_a_block}
     expected = {f"blocks.{i}.{name}": shape for i in (0, 1) for name, shape in a_block.items()}
-    expected |= {"embed.W": (11, 8), "norm.g": (8,)}
-    if not cfg.tied:
-        expected["head.W"] = (8, 11)
-    assert param_shapes(cfg) == expected
+    expected |= {"embed.W": (11, 8), "norm.g": (8,), "head.W": (8, 11), **beside}
+    assert param_shapes(cfg) == {name: shape for name, shape in expected.items() if shape}
 
 
 # ------------------------------------------------------------------------------------------------------------- training

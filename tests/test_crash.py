@@ -10,25 +10,26 @@ import time
 import numpy as np
 import pytest
 
-from tests import crash
-from tests.small import FewSentences
-from tinylm2 import checkpoint, runs
-from tinylm2.commands import learn
-from tinylm2.console import Parser
-from tinylm2.data import BadInput
-from tinylm2.runs import Folder, Settings
+from tests.support import crash
+from tests.support.small import FewSentences
+from tinylm2.cli import train
+from tinylm2.cli.console import Parser
+from tinylm2.errors import BadInput
+from tinylm2.training import checkpoint, loop, run_dir
+from tinylm2.training.run_dir import RunDir
+from tinylm2.training.settings import Settings
 
 KILLS = 10                                               # `python -m tests.full kills` makes a hundred
-SMALL = Settings(width=8, ff=12, slots=4, segments="2")
+SMALL = Settings(hidden_size=8, ff=12, slots=4, segments="2")
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A new run of a few steps: (loaded, run)."""
-    monkeypatch.setattr(runs, "curriculum", crash.curriculum)
-    monkeypatch.setattr(runs, "GrammarFiller", FewSentences)
-    loaded = runs.new(SMALL)
-    return loaded, loaded.training()
+    """A new run of a few steps: (TrainedModel, Trainer)."""
+    monkeypatch.setattr(run_dir, "curriculum", crash.curriculum)
+    monkeypatch.setattr(run_dir, "GrammarFiller", FewSentences)
+    model = run_dir.new(SMALL)
+    return model, model.trainer()
 
 
 def test_killed_at_any_moment_a_run_goes_on_and_ends_as_if_nothing_had_happened():
@@ -38,7 +39,7 @@ def test_killed_at_any_moment_a_run_goes_on_and_ends_as_if_nothing_had_happened(
     assert kills == KILLS
 
 
-# ------------------------------------------------------------------------------------------------- a disk that says no
+# -------------------------------------------------------------------------------------------------- a disk that says no
 
 
 class Refusal:
@@ -58,10 +59,10 @@ class Refusal:
 def straight(tmp_path_factory):
     """What an undisturbed run leaves behind."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "curriculum", crash.curriculum)
-        patch.setattr(runs, "GrammarFiller", FewSentences)
-        folder, loaded = Folder(tmp_path_factory.mktemp("straight")), runs.new(SMALL)
-        runs.train(folder, loaded, loaded.training(), save_every=2)
+        patch.setattr(run_dir, "curriculum", crash.curriculum)
+        patch.setattr(run_dir, "GrammarFiller", FewSentences)
+        folder, model = RunDir(tmp_path_factory.mktemp("straight")), run_dir.new(SMALL)
+        loop.train(folder, model, model.trainer(), save_every=2)
     return folder.path
 
 
@@ -71,27 +72,27 @@ def straight(tmp_path_factory):
                          ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_where_the_disk_refuses_the_run_says_so_and_resumes(straight, tmp_path, monkeypatch, small, module, name, nth,
                                                             number):
-    folder, (loaded, run) = Folder(tmp_path / "run"), small
+    folder, (model, trainer) = RunDir(tmp_path / "run"), small
     folder.claim()
-    folder.describe(loaded)
+    folder.describe(model)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, Refusal(getattr(module, name), nth, number))
         with pytest.raises(BadInput, match=rf"run.* cannot be written \({os.strerror(number)}\)$"):
-            runs.train(folder, loaded, run, save_every=2)
+            loop.train(folder, model, trainer, save_every=2)
     assert not list(folder.path.glob("*.tmp"))
-    runs.train(folder, *runs.resume(folder), save_every=2)
+    loop.train(folder, *run_dir.resume(folder), save_every=2)
     for file in ("model.npz", "metrics.jsonl"):
         assert (folder.path / file).read_bytes() == (straight / file).read_bytes()
 
 
 def test_a_disk_without_second_names_keeps_the_checkpoint_before_all_the_same(tmp_path, monkeypatch, small):
-    loaded, run = small
+    model, trainer = small
     monkeypatch.setattr(os, "link", Refusal(os.link, 1, errno.EPERM))
-    folder = Folder(tmp_path)
-    folder.save(loaded, run)
+    folder = RunDir(tmp_path)
+    folder.save(model, trainer)
     first = (tmp_path / "model.npz").read_bytes()
-    run.step()
-    folder.save(loaded, run)
+    trainer.step()
+    folder.save(model, trainer)
     assert (tmp_path / "model.previous.npz").read_bytes() == first
     assert (tmp_path / "model.npz").read_bytes() != first
 
@@ -101,7 +102,7 @@ def test_a_file_that_may_not_grow_ends_in_one_line_and_status_2(tmp_path):
     """The system itself cuts the write short, in the middle of a checkpoint."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))"
     argv = ["--out", str(tmp_path / "run"), *crash.ARGUMENTS]
-    done = subprocess.run([sys.executable, "-c", f"{limit}; from tests import crash; raise SystemExit("
+    done = subprocess.run([sys.executable, "-c", f"{limit}; from tests.support import crash; raise SystemExit("
                            f"crash.child({argv})[0])"], cwd=crash.ROOT, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.endswith(f"error: {tmp_path / 'run' / 'model.npz'}: cannot be written (File too large)\n")
@@ -115,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(t
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/below"):
         with pytest.raises(BadInput, match="cannot be written"):
-            Folder(tmp_path / place).claim()
+            RunDir(tmp_path / place).claim()
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -123,10 +124,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(t
 def test_a_read_only_folder_is_refused_before_anything_is_trained(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(BadInput, match="cannot be written"):
-        Folder(tmp_path).claim()
+        RunDir(tmp_path).claim()
 
 
-# ------------------------------------------------------------------------------------------------------------- signals
+# -------------------------------------------------------------------------------------------------------------- signals
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter here")
@@ -144,13 +145,13 @@ def test_a_signal_ends_the_step_saves_and_leaves_with_its_status(tmp_path, numbe
     if (tmp_path / "run" / "evaluation.json").exists() or "loss  " in said:
         pytest.skip("the run was over before the signal came")
     assert found == status, said
-    _, _, progress = runs.load(tmp_path / "run")
+    _, _, progress = run_dir.load(tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == progress["step"]
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
-    program = ("import os, signal, time; from tinylm2.runs import polite_signals\n"
+    program = ("import os, signal, time; from tinylm2.training.loop import polite_signals\n"
                "with polite_signals():\n"
                "    os.kill(os.getpid(), signal.SIGTERM); print('on', flush=True)\n"
                "    os.kill(os.getpid(), signal.SIGTERM); print('never')")
@@ -158,86 +159,86 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert (done.returncode, done.stdout) == (143, "on\n")
 
 
-# ------------------------------------------------------------------------------------------------- what a folder holds
+# -------------------------------------------------------------------------------------------------- what a folder holds
 
 
 def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(tmp_path, small):
-    loaded, run = small
-    folder = Folder(tmp_path)
+    model, trainer = small
+    folder = RunDir(tmp_path)
     for _ in range(3):
-        folder.save(loaded, run)
-        run.step()
+        folder.save(model, trainer)
+        trainer.step()
     (tmp_path / "model.npz").unlink()
-    _, again = runs.resume(folder)
+    _, again = run_dir.resume(folder)
     assert again.progress.step == 1
 
 
 def test_a_damaged_checkpoint_is_not_passed_over_but_the_one_before_is_named(tmp_path, small):
-    loaded, run = small
-    folder = Folder(tmp_path)
-    folder.save(loaded, run)
-    run.step()
-    folder.save(loaded, run)
+    model, trainer = small
+    folder = RunDir(tmp_path)
+    folder.save(model, trainer)
+    trainer.step()
+    folder.save(model, trainer)
     (tmp_path / "model.npz").write_bytes(b"PK")
     with pytest.raises(BadInput, match=r"model.npz: found a damaged file.*; model.previous.npz holds the one before"):
-        runs.resume(folder)
+        run_dir.resume(folder)
     os.replace(tmp_path / "model.previous.npz", tmp_path / "model.npz")
-    assert runs.resume(folder)[1].progress.step == 0
+    assert run_dir.resume(folder)[1].progress.step == 0
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(tmp_path, small):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.claim()
     folder.describe(small[0])
-    again, run = runs.resume(folder)
+    again, trainer = run_dir.resume(folder)
     assert again.settings == SMALL
-    assert run.progress.step == 0
-    assert np.array_equal(run.params.buffer, small[1].params.buffer)
+    assert trainer.progress.step == 0
+    assert np.array_equal(trainer.params.buffer, small[1].params.buffer)
 
 
 @pytest.mark.parametrize("there", [("config.json",), ("config.json", "model.npz"), ("model.npz",)], ids="+".join)
 def test_resuming_writes_what_a_kill_kept_from_being_written(tmp_path, small, there):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     folder.describe(small[0])
     folder.save(*small)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name in before.keys() - set(there):
         (tmp_path / name).unlink()
     parser = Parser()
-    learn.add_arguments(parser)
-    learn.start(folder, parser.parse_args(["--resume"]))
+    train.add_arguments(parser)
+    train.start(folder, parser.parse_args(["--resume"]))
     for name in ("config.json", "tokenizer.json"):
         assert (tmp_path / name).read_bytes() == before[name]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 5}', '{"settings": {"width": "8"}}',
-                                  '{"settings": {"size": 8}}', '{"settings": {"rate": NaN}}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": 5}', '{"settings": {"hidden_size": "8"}}',
+                                  '{"settings": {"size": 8}}', '{"settings": {"lr": NaN}}', "[" * 100_000])
 def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(BadInput, match=r"config.json") as error:
-        runs.resume(Folder(tmp_path))
+        run_dir.resume(RunDir(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_in_which_no_run_was_begun_says_how_to_begin(tmp_path):
     with pytest.raises(BadInput, match="found no run in it, expected one that was begun; without --resume, one begins"):
-        runs.resume(Folder(tmp_path))
+        run_dir.resume(RunDir(tmp_path))
     with pytest.raises(BadInput, match="found no such folder"):
-        runs.resume(Folder(tmp_path / "nowhere"))
+        run_dir.resume(RunDir(tmp_path / "nowhere"))
 
 
 def test_overwriting_takes_an_old_run_away_in_an_order_that_can_be_stopped_anywhere(tmp_path, small):
-    loaded, run = small
-    folder = Folder(tmp_path)
-    for stop in range(len(runs.FILES) + 1):
+    model, trainer = small
+    folder = RunDir(tmp_path)
+    for stop in range(len(run_dir.FILES) + 1):
         folder.claim(overwrite=True)
-        folder.describe(loaded)
-        runs.train(folder, loaded, loaded.training(), save_every=3)
+        folder.describe(model)
+        loop.train(folder, model, model.trainer(), save_every=3)
         folder.write_json("evaluation.json", {})
-        for name in runs.FILES[:stop]:                   # as far as it came
+        for name in run_dir.FILES[:stop]:                   # as far as it came
             (tmp_path / name).unlink()
         if folder.held():
-            _, again = runs.resume(folder)
+            _, again = run_dir.resume(folder)
             assert again.progress.step == (crash.STEPS if stop < 2 else 0)
         else:
             folder.claim()
@@ -245,7 +246,7 @@ def test_overwriting_takes_an_old_run_away_in_an_order_that_can_be_stopped_anywh
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     pytest.importorskip("fcntl", reason="this system has no such locks")
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     with folder.metrics(0), pytest.raises(BadInput, match="found another process that trains in it"), folder.metrics(0):
         pass
     with folder.metrics(0):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.official import FILES, needs_files
+from tests.support.official import FILES, needs_files
 from tests.test_tasks import GUIDE, every_task
-from tinylm2.data import TASKS, BadInput, Dice, Fact, Question, find_file, write_stories
+from tinylm2.data import TASKS, BadInput, Fact, Question, Rng, find_file, write_stories
 from tinylm2.data.distributions import Asked, Distance, asked, chance, compare, main, row, variations, write
 
 STORY = (Fact("Mary went to the garden."), Fact("John went to the office."), Question("Where is Mary?", "garden", (1,)),
@@ -45,8 +45,8 @@ def test_total_variation_is_half_of_what_differs():
 
 
 def test_equal_stories_have_equal_halves():
-    assert chance([[Asked("a", 1, 1, 1, 1)]] * 8, Dice(0)) == [0] * 5
-    assert chance([[Asked("ab"[i % 2], 1, 1, 1, 1)] for i in range(8)], Dice(0))[0] > 0
+    assert chance([[Asked("a", 1, 1, 1, 1)]] * 8, Rng(0)) == [0] * 5
+    assert chance([[Asked("ab"[i % 2], 1, 1, 1, 1)] for i in range(8)], Rng(0))[0] > 0
 
 
 def test_a_distance_beyond_the_allowance_stands_in_bold():

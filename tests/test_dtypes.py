@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from tests import small
-from tests.leaves import leaves
+from tests.support import small
+from tests.support.leaves import leaves
 from tinylm2 import ops, optim
-from tinylm2.model import init_params, story_backward, story_forward
+from tinylm2.model import init_params
+from tinylm2.recurrence import story_backward, story_forward
+from tinylm2.training.curriculum import learning_rate
 
 pytestmark = pytest.mark.core
 FLOATS = ["float32", "float64"]
@@ -24,15 +26,15 @@ def training_step(cfg, dtype, **options):
         (dlogits,) = ops.cross_entropy_backward(1.0, loss_cache)
         grads = story_backward(dlogits, cache)
         norm = optim.clip(grads, 1.0)
-        optimizer.step(params, grads, optim.learning_rate(1e-2, step, warmup=10))
+        optimizer.step(params, grads, learning_rate(1e-2, step, warmup=10))
     return {"params": {**params, "buffer": params.buffer}, "grads": {**grads, "buffer": grads.buffer},
             "moments": {"m": optimizer.m, "v": optimizer.v}, "logits": logits, "loss": loss, "norm": norm,
             "cache": cache, "loss cache": loss_cache, "dlogits": dlogits}
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("options", [{}, {"tail": 1, "pad": True}, {"replay": True, "truncate": 1}],
-                         ids=["plain", "tail, pad", "replay, truncate"])
+@pytest.mark.parametrize("options", [{}, {"last": 1, "pad": True}, {"recompute": True, "truncate": 1}],
+                         ids=["plain", "last, pad", "recompute, truncate"])
 def test_every_number_of_a_run_keeps_its_precision(cfg, dtype, options):
     if "pad" in options:
         options = {**options, "pad": np.minimum([0, 2, 1], cfg.T - 1)}
@@ -54,7 +56,7 @@ def test_both_precisions_start_from_the_same_numbers(cfg):
     assert np.array_equal(single.buffer, double.buffer.astype("float32"))
 
 
-def test_single_precision_says_what_double_says_to_its_last_digits(cfg):
+def test_single_precision_gives_what_double_gives_to_its_last_digits(cfg):
     single, double = (training_step(cfg, dtype) for dtype in FLOATS)
     np.testing.assert_allclose(single["logits"], double["logits"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(single["grads"]["buffer"], double["grads"]["buffer"], rtol=0, atol=1e-4)

@@ -1,104 +1,183 @@
-"""The experiments: a variant's gradients are right and it leaves no trace; every command runs from end to end."""
+"""The experiments run from end to end, keep what they computed, and every ablation has the right gradients."""
 
 import importlib
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import alone, joint, parts, runner
-from experiments.contenders import NAMES, contender, size
-from experiments.variants import VARIANTS
-from tinylm2 import memory, model, ops
+from experiments import ablations, alone, horizon, joint, parts, runner
+from experiments.ablations import ABLATIONS, IDLE
+from experiments.baselines import NAMES, baseline
+from tinylm2 import model, recurrence
+from tinylm2.checking import cases
 from tinylm2.gradcheck import Checker
-from tinylm2.model import Config
+from tinylm2.inspect.trace import trace
+from tinylm2.memories import MEMORIES, lm2
+from tinylm2.model import Config, count_params, init_params
+from tinylm2.training.trainer import NotLearned
 
 CFG = Config(V=7, D=8, L=2, H=4, G=2, F=30, N=3, T=5)
 BIG = Config(V=300)
-CHANGED = [name for name, variant in VARIANTS.items() if variant.replacements(CFG)]      # other code, not other numbers
+
+
+@pytest.fixture
+def registered():
+    with ablations.registered():
+        yield
+
+
+def _params(cfg):
+    """Parameters moved off their start. A gate that is held open stays there: a bias of 100 cannot be moved far."""
+    params = init_params(cfg, 0, dtype="float64")
+    params.buffer += np.random.default_rng(0).normal(0, 0.3, params.buffer.shape)
+    return params
 
 
 def _story(name):
-    """A small story under a variant: forward's inputs and constants, and the names of idle parameters."""
-    variant, rng = VARIANTS[name], np.random.default_rng(0)
-    cfg = variant.config(CFG)
-    params = model.init_params(cfg, 0, dtype="float64")
-    params.buffer += rng.normal(0, 0.3, params.buffer.shape)
-    variant.start(params)
-    idle = [key for key in params if key.endswith(variant.idle)] if variant.idle else []
+    """A small story with an ablation: parameters, the names of idle ones, and the constants of `story_forward`."""
+    cfg, rng = replace(CFG, memory=name), np.random.default_rng(0)
+    params = _params(cfg)
+    idle = [key for key in params if key.partition("blocks.")[2].partition(".")[2] in IDLE.get(name, ())]
     return params, idle, {"cfg": cfg, "ids": rng.integers(0, CFG.V, (2, 3 * CFG.T)), "pad": np.array([2, 0])}
 
 
-@pytest.mark.parametrize("name", CHANGED)
-def test_gradients_of_a_whole_story_are_right_under_every_variant(name):
-    with VARIANTS[name].installed(CFG):
-        params, idle, constants = _story(name)
-        moving = {key: W for key, W in params.items() if key not in idle}
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_gradients_of_every_pair_of_an_ablation(name, registered):
+    for case in cases.memory_cases(name):
+        assert case.check().passed, case.check()
 
-        def forward(moving, **constants):
-            return model.story_forward(_whole(params, moving), **constants)
 
-        def backward(dlogits, cache):
-            grads = model.story_backward(dlogits, cache)
-            return ({key: grads[key] for key in moving},)
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_gradients_of_a_whole_story_with_an_ablation(name, registered):
+    params, idle, constants = _story(name)
+    moving = {key: W for key, W in params.items() if key not in idle}
 
-        check = Checker(directions=2, op=name).check(forward, backward, moving, **constants)
+    def forward(moving, **constants):
+        return recurrence.story_forward({key: moving.get(key, W) for key, W in params.items()}, **constants)
+
+    def backward(dlogits, cache):
+        grads = recurrence.story_backward(dlogits, cache)
+        return ({key: grads[key] for key in moving},)
+
+    check = Checker(directions=2, op=name).check(forward, backward, moving, **constants)
     assert check.passed, check
 
 
-def _whole(params, moving):
-    return {key: moving.get(key, W) for key, W in params.items()}
-
-
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.idle])
-def test_what_a_variant_takes_away_is_never_trained(name):
-    with VARIANTS[name].installed(CFG):
-        params, idle, constants = _story(name)
-        logits, cache = model.story_forward(params, **constants)
-        grads = model.story_backward(np.ones_like(logits), cache)
-    assert idle
+@pytest.mark.parametrize("name", IDLE)
+def test_what_an_ablation_removes_is_never_trained(name, registered):
+    params, idle, constants = _story(name)
+    logits, cache = recurrence.story_forward(params, **constants)
+    grads = recurrence.story_backward(np.ones_like(logits), cache)
+    assert len(idle) == CFG.L * len(IDLE[name])
     assert all(not grads[key].any() for key in idle)
+    other = {key: W * 0.9 if key in idle and W.ndim > 1 else W for key, W in params.items()}        # weight decay
+    np.testing.assert_array_equal(recurrence.story_forward(other, **constants)[0], logits)
 
 
-@pytest.mark.parametrize("name", CHANGED)
-def test_a_variant_changes_the_model_while_installed_and_nothing_afterwards(name):
-    before = [dict(vars(module)) for module in (model, memory, ops)]
-    variant = VARIANTS[name]
-    with variant.installed(CFG):
-        params, _, constants = _story(name)
-        changed, _ = model.story_forward(params, **constants)
-    assert [dict(vars(module)) for module in (model, memory, ops)] == before
-    plain = model.init_params(constants["cfg"], 0, dtype="float64")
-    if plain.shapes == params.shapes:                    # else it has parameters of its own
-        plain.buffer += np.random.default_rng(0).normal(0, 0.3, plain.buffer.shape)
-        logits, _ = model.story_forward(plain, **constants)
-        assert not np.array_equal(logits, changed)
+@pytest.mark.parametrize("pair", ["stretched_gate", "linear_gate"])
+def test_gates_that_can_shut_have_the_slope_of_their_middle_and_none_where_they_are_cut(pair):
+    forward, backward = getattr(ablations, f"{pair}_forward"), getattr(ablations, f"{pair}_backward")
+    z = np.random.default_rng(0).normal(0, 3, (4, 50))
+    g, cache = forward(z)
+    assert (g == 0).any()
+    assert (g == 1).any()
+    assert ((g > 0) & (g < 1)).any()
+    check = Checker(op=pair).check(forward, backward, z)
+    assert check.passed, check
+    (dz,) = backward(np.ones_like(z), cache)
+    np.testing.assert_array_equal(dz == 0, (g == 0) | (g == 1))
+    assert forward(z.astype("float32"))[0].dtype == "float32"
+    assert backward(np.ones_like(z, "float32"), forward(z.astype("float32"))[1])[0].dtype == "float32"
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_variants_have_as_many_parameters_within_2_percent(name):
-    cfg, plain = VARIANTS[name].config(BIG), model.init_params(BIG, 0)
-    with VARIANTS[name].installed(cfg):
-        assert model.init_params(cfg, 0).buffer.size == pytest.approx(plain.buffer.size, rel=0.02)
+def test_an_open_gate_is_exactly_one_in_float32(registered):
+    for name, gate in (("no output gate", "output"), ("no input gate", "input"), ("no forget gate", "forget")):
+        cfg = replace(CFG, memory=name)
+        params = init_params(cfg, 0)
+        params.matrices[...] *= 3                        # as far as training moves them, and farther
+        seen = trace(params, ids=np.arange(10).reshape(1, 10) % CFG.V, cfg=cfg)
+        assert (getattr(seen.places[0][0], gate) == 1).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_contenders_have_as_many_parameters_within_2_percent(name):
-    module, cfg = contender(name, BIG)
-    assert size(module, cfg) == module.init_params(cfg, 0).buffer.size
-    assert size(module, cfg) == pytest.approx(size(model, BIG), rel=0.02)
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_the_model_and_nothing_of_lm2(name, registered):
+    before, others = dict(vars(lm2)), dict(vars(model))
+    params, _, constants = _story(name)
+    changed, _ = recurrence.story_forward(params, **constants)
+    assert (dict(vars(lm2)), dict(vars(model))) == (before, others)
+    plain = _params(CFG)                                 # the same numbers, but for biases that start elsewhere
+    logits, _ = recurrence.story_forward(plain, **constants | {"cfg": CFG})
+    assert not np.array_equal(logits, changed)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_can_be_traced(name, registered):
+    params, _, constants = _story(name)
+    place = trace(params, ids=constants["ids"], cfg=constants["cfg"]).places[0][0]
+    plain = trace(_params(CFG), ids=constants["ids"], cfg=CFG).places[0][0]
+    for key in ("read", "write", "output", "input", "forget"):
+        assert getattr(place, key).shape == getattr(plain, key).shape
+
+
+def test_ablations_are_memories_only_while_they_are_registered():
+    names = tuple(MEMORIES)
+    with ablations.registered():
+        assert tuple(MEMORIES) == (*names, *ABLATIONS)
+    assert tuple(MEMORIES) == names
+    with pytest.raises(ValueError, match="memory 'no output gate', expected one of lm2, "):
+        Config(V=7, memory="no output gate")
+
+
+def test_a_slots_query_is_rotated_to_the_end_of_the_segment_but_in_one_ablation(registered):
+    """Position 0 turns nothing, so there the write with and without rotation is the same."""
+    rng = np.random.default_rng(0)
+    k, v, Wqkv, Wo = rng.normal(size=(2, 5, 2, 2)), rng.normal(size=(2, 5, 2, 2)), rng.normal(size=(8, 16)), np.eye(8)
+    forward, bare = lm2.write_attention_forward, ABLATIONS["slot queries not rotated"].write_attention_forward
+    constants = {"heads": (4, 2), "slots": 3}
+    np.testing.assert_array_equal(forward(k, v, Wqkv, Wo, **constants)[0],
+                                  forward(k, v, Wqkv, Wo, **constants, start=5)[0])
+    assert not np.allclose(bare(k, v, Wqkv, Wo, **constants)[0], forward(k, v, Wqkv, Wo, **constants)[0])
+    np.testing.assert_array_equal(bare(k, v, Wqkv, Wo, **constants)[0],
+                                  forward(k, v, Wqkv, Wo, **constants, start=0)[0])
+
+
+@pytest.mark.parametrize("name", [*NAMES, *ABLATIONS])
+def test_all_memories_have_equal_numbers_of_parameters_within_2_percent(name, registered):
+    cfg = baseline(name, BIG)
+    assert count_params(cfg) == init_params(cfg, 0).buffer.size == pytest.approx(count_params(BIG), rel=0.02)
+
+
+def test_variants_name_what_there_is(registered):
+    for variant in (*parts.VARIANTS.values(), *horizon.VARIANTS.values()):
+        assert variant.get("memory", "lm2") in MEMORIES
+        assert set(variant) <= {"plan", "memory", "N", "lr", "lm"}
 
 
 @pytest.mark.parametrize("name", ["parts", "horizon", "blocks", "general", "rates", "table", "joint", "alone"])
 def test_an_experiment_runs_end_to_end(name, tmp_path):
     command = importlib.import_module(f"experiments.{name}").main
     assert command(["--quick", "--out", str(tmp_path)]) == 0
-    cells = json.loads((tmp_path / f"{name}.json").read_text())["cells"]
+    trials = json.loads((tmp_path / f"{name}.json").read_text())["trials"]
     report = (tmp_path / f"{name}.md").read_text()
-    assert all(cell["variant"] in report and cell["wall_s"] >= 0 for cell in cells.values())
+    assert all(trial["variant"] in report and trial["wall_s"] >= 0 for trial in trials.values())
     assert f"python -m experiments.{name} --budget quick" in report
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(runner.FOLDER.glob("*.json"))])
+def test_every_kept_trial_has_a_variant_of_today_and_a_budget_of_today(name):
+    """A renamed variant or budget key would make hours of trials disappear from the reports."""
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    trials = json.loads((runner.FOLDER / f"{name}.json").read_text(encoding="utf-8"))["trials"]
+    for key, trial in trials.items():
+        given = {option: trial["budget"][option] for option in experiment.options}
+        budget = json.loads(json.dumps(experiment.budgets[key.partition(" / ")[0]] | given))
+        assert trial["budget"] == budget
+        assert trial["variant"] in experiment.variants(budget)
+        assert key == f"{key.partition(' / ')[0]} / {trial['variant']} / seed {trial['seed']}"
 
 
 def test_the_tables_of_the_results_page_are_those_that_the_commands_wrote():
@@ -112,33 +191,58 @@ def test_the_tables_of_the_results_page_are_those_that_the_commands_wrote():
         assert all(table in written for table in found), f"RESULTS.md, {name}: not the table in results/{name}.md"
 
 
-def test_tasks_are_told_by_the_weights_of_a_budget(monkeypatch):
-    told = []
-    monkeypatch.setattr(runner, "Run", lambda params, *, stories, **_: told.append(stories) or SimpleNamespace(
-        steps=list, progress=SimpleNamespace(step=0)))
+class _Trainer:
+    """Stands in for the library's: remembers what it was made of, and fails after two steps where it should."""
+
+    made, fails = [], False
+
+    def __init__(self, params, *, stories, **_):
+        self.made.append(stories)
+        self.stage, self.progress = SimpleNamespace(name="A"), SimpleNamespace(step=2)
+
+    def steps(self):
+        for step in range(2):
+            yield {"step": step, "stage": "A", "loss": 1.0, "accuracy": 0.5}
+        if self.fails:
+            raise NotLearned
+
+
+def test_tasks_are_drawn_by_the_weights_of_a_budget(monkeypatch):
+    monkeypatch.setattr(_Trainer, "made", [])
+    monkeypatch.setattr(runner, "Trainer", _Trainer)
     for weights in (None, {"qa6": 3}):
-        runner.learn(None, cfg=None, tasks=["qa1", "qa6"], stages=(), seed=0, show=print, weights=weights)
-    assert [stories.weights for stories in told] == [(1, 1), (1, 3)]
-    assert [task.name for task in told[0].tasks] == ["qa1", "qa6"]
+        runner.train(None, cfg=None, tasks=["qa1", "qa6"], stages=(), seed=0, show=lambda text: None, weights=weights)
+    assert [stories.weights for stories in _Trainer.made] == [(1, 1), (1, 3)]
+    assert [task.name for task in _Trainer.made[0].tasks] == ["qa1", "qa6"]
+
+
+def test_a_trial_whose_stage_fails_says_so_and_goes_on(monkeypatch):
+    monkeypatch.setattr(_Trainer, "fails", True)
+    monkeypatch.setattr(runner, "Trainer", _Trainer)
+    found = runner.train(None, cfg=None, tasks=["qa1"], stages=(), seed=0, show=lambda text: None)
+    assert found == {"steps": 2, "learned": "no: stage A failed", "losses": [1.0], "accuracies": [0.5]}
 
 
 def test_alone_trains_the_model_of_joint_on_the_one_task(monkeypatch):
-    asked = []
-    monkeypatch.setattr(joint, "measure", lambda *given: asked.append(given))
-    alone.measure("qa4", 3, {"tasks": ["qa1", "qa4"], "size": 32}, print)
-    assert asked == [("slots", 3, {"tasks": ["qa4"], "size": 32, "weights": {}}, print)]
-    for name in ("model", "rate", "size"):
+    measured = []
+    monkeypatch.setattr(joint, "measure", lambda *given: measured.append(given))
+    alone.measure("qa4", 3, {"tasks": ["qa1", "qa4"], "batch_size": 32}, print)
+    assert measured == [("lm2", 3, {"tasks": ["qa4"], "batch_size": 32, "weights": {}}, print)]
+    for name in ("model", "lr", "batch_size"):
         assert alone.EXPERIMENT.budgets["small"][name] == joint.EXPERIMENT.budgets["medium"][name]
 
 
-def test_a_finished_cell_is_kept_and_not_computed_again(tmp_path, monkeypatch):
+NUMBERS = {"accuracy": {"4": 0.5}, "steps": 1, "parameters": 1}
+
+
+def test_a_finished_trial_is_kept_and_not_computed_again(tmp_path, monkeypatch):
     measured = []
 
     def measure(variant, seed, budget, show):
         measured.append((variant, seed))
         if len(measured) == 3:
             raise RuntimeError("power cut")
-        return {"accuracy": {"4": 0.5}, "steps": 1, "parameters": 1}
+        return NUMBERS
 
     monkeypatch.setattr(runner, "pyplot", lambda: None)
     arguments = ["--quick", "--seeds", "0,1", "--out", str(tmp_path)]
@@ -149,13 +253,13 @@ def test_a_finished_cell_is_kept_and_not_computed_again(tmp_path, monkeypatch):
     assert measured == [("a", 0), ("b", 0), ("a", 1), ("a", 1), ("b", 1)]
 
 
-def test_another_budget_is_measured_anew(tmp_path, monkeypatch):
+def test_another_budget_is_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "pyplot", lambda: None)
     seen = []
 
     def measure(variant, seed, budget, show):
         seen.append(budget["steps"])
-        return {"accuracy": {"4": 0.5}, "steps": 1, "parameters": 1}
+        return NUMBERS
 
     for steps in (2, 2, 3):
         _experiment(measure, steps).main(["--quick", "--out", str(tmp_path)])
@@ -164,29 +268,50 @@ def test_another_budget_is_measured_anew(tmp_path, monkeypatch):
 
 def _experiment(measure, steps=2):
     budget = {"variants": ["a", "b"], "steps": steps, "segments": [4]}
-    return runner.Experiment(name="toy", asks="Why?", measure=measure, report=parts.report, draw=parts.draw,
-                             cells=lambda budget: budget["variants"], budgets={"small": budget, "quick": budget})
+    return runner.Experiment(name="toy", question="Why?", measure=measure, report=parts.report, draw=parts.draw,
+                             variants=lambda budget: budget["variants"], budgets={"small": budget, "quick": budget})
 
 
-def test_only_the_variants_asked_for_are_measured(tmp_path, monkeypatch):
+def test_only_the_chosen_variants_are_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "pyplot", lambda: None)
     measured = []
 
     def measure(variant, seed, budget, show):
         measured.append(variant)
-        return {"accuracy": {"4": 0.5}, "steps": 1, "parameters": 1}
+        return NUMBERS
 
     assert _experiment(measure).main(["--quick", "--only", "b", "--out", str(tmp_path)]) == 0
     assert measured == ["b"]
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (["--seeds", "a"], "expected whole numbers such as 0,1,2"),
+    (["--seeds", "a"], "--seeds: found 'a', expected whole numbers such as "),
+    (["--seeds=-1"], "--seeds: found '-1', expected whole numbers such as "),
     (["--only", "nothing"], "expected one of 'all parts', "),
     (["--budget", "huge"], "invalid choice: 'huge'"),
 ])
-def test_bad_arguments_are_refused_in_one_line(arguments, expected, tmp_path, capsys):
+def test_bad_arguments_end_in_one_line_and_status_2(arguments, expected, tmp_path, capsys):
     assert parts.main(["--quick", *arguments, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("", "toy.json:1: found an empty file"),
+    ('{"trials": {', "toy.json:1: found '{\"trials\": {', expected JSON"),
+    ("\xff", "expected JSON"),
+    ("[1]", "toy.json: found no trials in it"),
+    ('{"cells": {}}', "toy.json: found no trials in it"),
+    ('{"trials": [3]}', "toy.json: found no trials in it"),
+    ('{"trials": {"a": 3}}', "found no variant in the trial 'a', expected one (str)"),
+    ('{"trials": {"a": {"variant": "a", "seed": "0"}}}', "found no seed in the trial 'a', expected one (int)"),
+])
+def test_a_damaged_file_of_results_ends_in_one_line_and_status_2_and_stays(text, expected, tmp_path, capsys):
+    path = tmp_path / "toy.json"
+    path.write_text(text, encoding="utf-8")
+    assert _experiment(None).main(["--quick", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+    assert path.read_text(encoding="utf-8") == text

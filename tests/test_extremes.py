@@ -1,16 +1,23 @@
-"""Numbers at the edge stay numbers, and numbers that are none are found, named and never learned from."""
+"""Numbers at the edge stay finite; a number that is not finite is found, named and never learned from."""
 
 import re
 
 import numpy as np
 import pytest
 
-from tests import small
-from tests.leaves import leaves
-from tinylm2 import diagnose, layers, memory, ops, runs, train
-from tinylm2.model import first_banks, segment_backward, segment_forward, story_backward, story_forward
-from tinylm2.runs import Folder, Settings
-from tinylm2.train import NotFinite
+from tests.support import small
+from tests.support.leaves import leaves, map_arrays
+from tinylm2 import layers, ops
+from tinylm2.checking import diagnose
+from tinylm2.data import HaystackSampler
+from tinylm2.memories import MEMORIES, lm2, rmt, window
+from tinylm2.model import segment_backward, segment_forward
+from tinylm2.recurrence import story_backward, story_forward
+from tinylm2.training import loop, run_dir
+from tinylm2.training.curriculum import Stage
+from tinylm2.training.run_dir import RunDir
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import NotFinite
 
 FLOATS = ("float32", "float64")
 
@@ -84,8 +91,8 @@ def test_saturated_gates_are_shut_or_open_and_finite(dtype, size):
 def test_a_bank_behind_saturated_gates_is_kept_or_replaced(dtype, size):
     R, M = (random(2, 3, 4, dtype=dtype, seed=seed) for seed in range(2))
     W, b = np.zeros((4, 4), dtype), np.full(4, size, dtype)
-    M_next, cache = memory.gates_forward(R, M, W, b, W, -b)
-    assert_finite((M_next, memory.gates_backward(np.ones_like(M), cache)))
+    M_next, cache = lm2.memory_update_forward(R, M, W, b, W, -b)
+    assert_finite((M_next, lm2.memory_update_backward(np.ones_like(M), cache)))
     np.testing.assert_allclose(M_next, np.tanh(R) if size > 0 else M, rtol=1e-6)
 
 
@@ -119,49 +126,58 @@ def test_a_model_of_huge_parameters_stays_finite(cfg, dtype):
 
 @pytest.mark.core
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_a_segment_of_one_token_is_finite_even_behind_huge_banks(cfg, dtype):
+def test_a_segment_of_one_token_is_finite_even_behind_huge_states(cfg, dtype):
     params, ids = small.params(cfg, dtype), small.ids(cfg, 1)
-    banks = tuple(None if M is None else M * np.asarray(1e6, dtype) for M in first_banks(params, cfg, 3))
-    logits, next_banks, cache = segment_forward(params, banks, ids=ids, cfg=cfg)
-    dbanks = tuple(None if M is None else np.ones_like(M) for M in next_banks)
-    assert_finite((logits, [M for M in next_banks if M is not None]))
-    assert_finite(segment_backward(random(*logits.shape, dtype=dtype), dbanks, cache))
+    states = map_arrays(lambda x: x * np.asarray(1e6, dtype), small.states(cfg, dtype))
+    logits, next_states, cache = segment_forward(params, states, ids=ids, cfg=cfg)
+    dstates = map_arrays(np.ones_like, next_states)
+    assert_finite((logits, next_states))
+    assert_finite(segment_backward(random(*logits.shape, dtype=dtype), dstates, cache))
 
 
 # --------------------------------------------------------------------------------------------------- numbers gone wrong
 
 
+def a_run(memory="lm2"):
+    """(TrainedModel, Trainer) of a run of six steps."""
+    model = run_dir.new(Settings(hidden_size=8, ff=12, slots=4, segments="2", memory=memory))
+    trainer = model.trainer()
+    trainer.stages = (Stage("B", HaystackSampler(facts=(2,), segments=(2,)), 4, 6),)
+    return model, trainer
+
+
 @pytest.fixture
-def run(monkeypatch):
-    loaded = runs.new(Settings(width=8, ff=12, slots=4, segments="2"))
-    run = loaded.training()
-    shape = train.Shape(facts=(2,), segments=(2,))
-    run.stages = (train.Stage("B", shape, 4, 6),)
+def run():
     with np.errstate(all="ignore"):
-        yield loaded, run
+        yield a_run()
 
 
 @pytest.mark.parametrize(("module", "name", "where"), [
     (ops, "attend_forward", "story > segment 1 > block 1 > self_attention > attend, forward"),
     (ops, "cross_entropy_backward", "cross_entropy, backward"),
     (ops, "rmsnorm_backward", "story > segment 1 > rmsnorm, backward"),
-    (memory, "gates_forward", "story > segment 1 > block 1 > slots_write > gates, forward"),
-    (memory, "gates_backward", "story > segment 2 > block 1 > slots_write > gates, backward"),
+    (lm2, "memory_update_forward", "story > segment 1 > block 1 > write > memory_update, forward"),
+    (lm2, "memory_update_backward", "story > segment 2 > block 1 > write > memory_update, backward"),
     (layers, "feed_forward_backward", "story > segment 1 > block 1 > feed_forward, backward"),
+    (rmt, "enter_forward", "story > segment 1 > enter, forward"),
+    (rmt, "leave_backward", "story > segment 1 > leave, backward"),
+    (window, "write_backward", "story > segment 2 > block 1 > write, backward"),
 ])
-def test_the_first_operation_that_is_not_finite_is_named_and_nothing_is_learned(monkeypatch, run, module, name, where):
-    _, run = run
+def test_the_first_operation_that_is_not_finite_is_named_and_nothing_is_learned(monkeypatch, module, name, where):
+    _, run = a_run(next((name for name, memory in MEMORIES.items() if memory is module), "lm2"))
     run.step()
     function = getattr(module, name)
 
     def wrong(*args, **keywords):
         result = function(*args, **keywords)
-        result[0][...] = np.inf
+        _, x = next(leaves(result))
+        x[...] = np.inf
         return result
 
     monkeypatch.setattr(module, name, wrong)
     before = run.params.buffer.copy(), run.optimizer.m.copy(), run.optimizer.v.copy(), run.optimizer.t
-    with pytest.raises(NotFinite, match=rf"^step 1: the loss is .*; first not finite: {re.escape(where)}$"):
+    said = rf"^step 1: the loss is .*; first not finite: {re.escape(where)}$"
+    with np.errstate(all="ignore"), pytest.raises(NotFinite, match=said):
         run.step()
     assert getattr(module, name) is wrong                # what was watched is left as it was
     after = run.params.buffer, run.optimizer.m, run.optimizer.v, run.optimizer.t
@@ -197,7 +213,7 @@ def test_where_all_is_finite_nothing_is_found(run):
     (3, "step 4: head.W is not finite; the checkpoint before stays")])
 def test_the_last_good_checkpoint_is_untouched_and_the_metrics_end_before_the_step(tmp_path, run, broken_in, said):
     loaded, run = run
-    folder, saved = Folder(tmp_path), []
+    folder, saved = RunDir(tmp_path), []
 
     def show(metrics):
         if metrics["step"] == broken_in:
@@ -205,7 +221,7 @@ def test_the_last_good_checkpoint_is_untouched_and_the_metrics_end_before_the_st
             run.params["head.W"][0, 0] = np.nan
 
     with pytest.raises(NotFinite, match=said):
-        runs.train(folder, loaded, run, save_every=2, show=show)
+        loop.train(folder, loaded, run, save_every=2, show=show)
     assert (tmp_path / "model.npz").read_bytes() == saved[0]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == broken_in + 1
-    assert runs.load(tmp_path)[2]["step"] == (2 if broken_in == 3 else 4)
+    assert run_dir.load(tmp_path)[2]["step"] == (2 if broken_in == 3 else 4)

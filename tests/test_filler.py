@@ -1,15 +1,13 @@
 """Filler: many short sentences that answer no question."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from tinylm2.data import TASKS, BadInput, BookFiller, Dice, GrammarFiller, bpe_tokenizer, word_tokenizer
+from tests.support.official import FILES
+from tinylm2.data import TASKS, BadInput, BookFiller, GrammarFiller, Rng, bpe_tokenizer, word_tokenizer
 from tinylm2.data.filler import FILLER_WORDS, sentences
 from tinylm2.data.tokenizer import TASK_WORDS
-
-OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "babi"
 
 
 def words(text):
@@ -21,9 +19,9 @@ def told_words():
     told = set(TASK_WORDS.split())
     for task in TASKS.values():
         for i in range(50):
-            for line in task.story(Dice(5, task.number, i)):
+            for line in task.story(Rng(5, task.number, i)):
                 told |= words(line.text) | words(getattr(line, "answer", ""))
-    for path in OFFICIAL.glob("*.txt"):
+    for path in FILES.glob("*.txt"):
         told |= words(path.read_text())
     return told
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tests import small, standin
+from tests.support import fake_cupy, small
 from tinylm2.backend import to_host
 from tinylm2.flat import Flat
-from tinylm2.model import param_shapes, story_backward, story_forward
+from tinylm2.model import param_shapes
+from tinylm2.recurrence import story_backward, story_forward
 
 pytestmark = pytest.mark.core
 
@@ -99,7 +100,7 @@ def test_the_same_names_over_another_buffer():
 
 
 def test_views_share_memory_on_a_device_too():
-    f = Flat(SHAPES, standin.xp, "float32")
+    f = Flat(SHAPES, fake_cupy.xp, "float32")
     f.buffer[...] = 1.0
     f["U"] += 1
     assert to_host(f.buffer).sum() == f.buffer.size + 4

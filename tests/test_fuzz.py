@@ -11,8 +11,8 @@ pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip insta
 
 from hypothesis import given, settings  # noqa: E402
 
-from tests import fuzz  # noqa: E402
-from tests.crash import ARGUMENTS  # noqa: E402
+from tests.support import fuzz  # noqa: E402
+from tests.support.crash import ARGUMENTS  # noqa: E402
 
 CASES = 1000                                           # `python -m tests.full fuzz` runs ten thousand
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def test_bytes_that_are_no_text_are_one_line_wherever_they_stand(tmp_path):
 
 def test_a_terminal_that_knows_ascii_only_ends_no_run(tmp_path):
     argv = ['--out', str(tmp_path), *ARGUMENTS]
-    done = process("-c", f"from tests import crash; raise SystemExit(crash.child({argv})[0])",
+    done = process("-c", f"from tests.support import crash; raise SystemExit(crash.child({argv})[0])",
                    env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     assert b"\\u2581" in done.stdout                     # the curve's lowest bar, as ASCII can say it

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tests import standin
+from tests.support import fake_cupy
 from tinylm2 import gradcheck, ops
-from tinylm2.cases import CASES
+from tinylm2.checking.cases import CASES
 from tinylm2.gradcheck import Checker, Refused, check_grads
 
 pytestmark = pytest.mark.core
@@ -370,7 +370,7 @@ def test_gradients_of_another_structure_are_named(spoil, cause):
 
 
 def test_arrays_of_a_device_are_checked_on_it():
-    inputs = [standin.xp.asarray(x) for x in (normal(2, 3, 4), normal(4))]
+    inputs = [fake_cupy.xp.asarray(x) for x in (normal(2, 3, 4), normal(4))]
     here = check_grads(ops.rmsnorm_forward, ops.rmsnorm_backward, *inputs)
     assert here.passed, here
     assert here == check_grads(ops.rmsnorm_forward, ops.rmsnorm_backward, normal(2, 3, 4), normal(4))

@@ -4,10 +4,13 @@ import inspect
 
 import pytest
 
-from tinylm2 import layers, memory, model, ops
-from tinylm2.cases import CASES
+from tinylm2 import layers, model, ops, recurrence
+from tinylm2.checking.cases import CASES
+from tinylm2.memories import MEMORIES
 
 DIRECTIONS = 8                                           # of a model's tensors; the command checks every entry of them
+MODULES = {"ops": ops, "layers": layers, "model": model, "recurrence": recurrence,
+           **{name: memory for name, memory in MEMORIES.items() if memory is not None}}
 
 pytestmark = pytest.mark.core
 
@@ -18,8 +21,9 @@ def test_backward_is_the_derivative_of_forward(case):
     assert check.passed, check
 
 
-@pytest.mark.parametrize("module", [ops, layers, memory, model], ids=lambda module: module.__name__)
-def test_every_public_pair_has_a_case(module):
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_pair_has_a_case(name):
+    module = MODULES[name]
     named = {name for name, _ in inspect.getmembers(module, inspect.isfunction) if not name.startswith("_")}
     forwards = {name.removesuffix("_forward") for name in named if name.endswith("_forward")}
     backwards = {name.removesuffix("_backward") for name in named if name.endswith("_backward")}

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests import small, standin
-from tests.test_devices import a_batch, on_device
-from tinylm2 import backend
+from tests.support import fake_cupy, small
+from tests.test_devices import a_batch
+from tinylm2 import gpu
+from tinylm2.memories import MEMORIES
 from tinylm2.optim import AdamW
-from tinylm2.train import train_step
+from tinylm2.training.step import train_step
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,11 @@ def compiles(cupy):
 
 
 def chains_of_a_step(dtype):
-    """Every chain that a training step runs: name -> (chain, what it was called with)."""
-    params = on_device(small.params(small.CFG, dtype), standin.xp)
-    with standin.watch() as seen:
-        train_step(params, AdamW(params), a_batch(small.CFG), cfg=small.CFG, rate=1e-2)
+    """Every chain that a training step runs, whatever the memory: name -> (chain, what it was called with)."""
+    with fake_cupy.watch() as seen:
+        for cfg in map(small.VARIANTS.get, MEMORIES):
+            params = small.on_device(small.params(cfg, dtype), fake_cupy.xp)
+            train_step(params, AdamW(params), a_batch(cfg), cfg=cfg, lr=1e-2)
     return seen.chains
 
 
@@ -101,5 +103,5 @@ def test_a_chain_becomes_one_kernel_of_its_own_precision(cupy, compiles, name, d
 @pytest.mark.parametrize("ctype", ["float", "double"])
 def test_the_kernel_that_adds_runs_compiles(compiles, ctype):
     types = f"typedef {ctype} T; typedef long long S;"
-    compiles(f"{types}\n" + source("add_runs", [], [SimpleNamespace(ctype="T", name="y")], backend.RUNS)
+    compiles(f"{types}\n" + source("segment_sum", [], [SimpleNamespace(ctype="T", name="y")], gpu.KERNEL)
              .replace("(T* all_y,", "(const T* x, const S* starts, long long width, T* all_y,"))

@@ -90,6 +90,22 @@ def test_a_lesson_has_a_picture_an_exercise_with_its_answer_and_a_word_of_warnin
     assert "## What usually goes wrong" in text
 
 
+def prerequisites(path):
+    """The lessons that a lesson says it builds on; what only helps stands in brackets."""
+    line = re.search(r"^\*\*Time:\*\* \d\d minutes\. \*\*Before it:\*\* (.+)\.$", prose(path), flags=re.MULTILINE)
+    return {int(number) for number in re.findall(r"\d+", line[1].partition("(")[0])}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=NAMES)
+def test_a_lesson_says_what_it_needs_and_ends_in_three_questions(path):
+    number, before = int(path.stem[:2]), prerequisites(path)
+    assert all(0 < n < number for n in before)
+    assert before or number == 1
+    questions = prose(path).partition("## Three questions\n")[2]
+    folds = re.findall(r"<details><summary>(\d)\. .+?\?</summary>\n\n.+?\n\n</details>\n", questions, flags=re.DOTALL)
+    assert folds == ["1", "2", "3"]
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=NAMES)
 def test_a_link_leads_somewhere(path):
     text = re.sub(r"```.*?```", "", prose(path), flags=re.DOTALL)
@@ -121,6 +137,14 @@ def test_a_changed_script_makes_its_notebook_stale(tmp_path):
 def test_the_readme_names_every_lesson():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\((\d\d_\w+)\.ipynb\)", readme) == NAMES
+
+
+def test_the_short_path_of_the_readme_holds_all_that_its_lessons_need():
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    short = {int(n) for n in re.findall(r"\d+", re.search(r"little time, read lessons ([^:]+):", readme)[1])}
+    for path in LESSONS:
+        if int(path.stem[:2]) in short:
+            assert prerequisites(path) <= short, path.stem
 
 
 if __name__ == "__main__":                               # python -m tests.test_lessons tutorials/01_...py

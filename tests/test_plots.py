@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import watched
-from tinylm2 import plots, runs
+from tests.support import watched
 from tinylm2.__main__ import main
+from tinylm2.cli import plot
 from tinylm2.data import BadInput, Example
-from tinylm2.trace import Look, Trace
+from tinylm2.inspect import plots
+from tinylm2.inspect.trace import PlaceTrace, Trace
+from tinylm2.training import run_dir
 
 METRICS = [{"step": i, "stage": "A" if i < 60 else "A2" if i < 90 else "B", "loss": 6 * 0.97**i, "accuracy": i / 200}
            for i in range(200)]
@@ -35,7 +37,7 @@ def pictures(seen):
         "accuracy": plots.accuracy_by_distance({"generated": SCORES, "stories": SCORES}),
         "read": plots.read_map(trace, row, words, block=1), "write": plots.write_map(trace, row, words, block=0),
         "before and after": plots.before_and_after(trace, frozen, row, words, block=0),
-        "gates": plots.gates(trace), "similarity": plots.bank_similarity(trace)}
+        "gates": plots.gates(trace), "similarity": plots.state_similarity(trace), "change": plots.state_change(trace)}
 
 
 def maps(figure):
@@ -75,7 +77,7 @@ def test_pictures_are_written_as_png_and_svg_the_same_every_time(seen, tmp_path)
 
 
 def test_a_read_map_draws_the_trace_where_the_fact_is_told_and_where_it_is_asked(seen):
-    looks, row = seen.live.trace.looks, seen.row
+    places, row = seen.live.trace.places, seen.row
     told, asked = (row.support[0][1] - 1) // 16, row.segments - 1
     assert told < asked
     figure = plots.read_map(seen.live.trace, row, seen.words, block=1)
@@ -83,7 +85,7 @@ def test_a_read_map_draws_the_trace_where_the_fact_is_told_and_where_it_is_asked
     for s in (told, asked):
         for h in (0, 1):
             drawn = maps(figure)[f"segment {s + 1}, head {h + 1}"]
-            assert np.array_equal(drawn, looks[s][1].read[0, h])
+            assert np.array_equal(drawn, places[s][1].read[0, h])
     start, end = row.support[0]
     words = seen.words[told * 16:(told + 1) * 16]
     marked = [f"▸ {w}" if start <= told * 16 + t < end else w for t, w in enumerate(words)]
@@ -101,7 +103,7 @@ def test_a_write_map_draws_slots_over_tokens_of_a_segment_that_wrote(seen):
     told = (row.support[0][1] - 1) // 16
     drawn = maps(plots.write_map(seen.live.trace, row, seen.words, block=0))
     assert list(drawn) == [f"segment {told + 1}, head {h}" for h in (1, 2)]
-    assert np.array_equal(drawn[f"segment {told + 1}, head 2"], seen.live.trace.looks[told][0].write[0, 1].T)
+    assert np.array_equal(drawn[f"segment {told + 1}, head 2"], seen.live.trace.places[told][0].write[0, 1].T)
     late = replace(row, support=((row.asked - 5, row.asked),))           # told in the last one, which writes nothing
     drawn = maps(plots.write_map(seen.live.trace, late, seen.words, block=0))
     assert list(drawn)[0] == f"segment {row.segments - 1}, head 1"
@@ -110,24 +112,24 @@ def test_a_write_map_draws_slots_over_tokens_of_a_segment_that_wrote(seen):
 def test_before_and_after_are_the_frozen_story_and_the_living_one(seen):
     drawn = maps(plots.before_and_after(seen.live.trace, seen.frozen.trace, seen.row, seen.words, block=0))
     for h in (0, 1):
-        assert np.array_equal(drawn[f"head {h + 1}, before"], seen.frozen.trace.looks[-1][0].read[0, h])
-        assert np.array_equal(drawn[f"head {h + 1}, after"], seen.live.trace.looks[-1][0].read[0, h])
+        assert np.array_equal(drawn[f"head {h + 1}, before"], seen.frozen.trace.places[-1][0].read[0, h])
+        assert np.array_equal(drawn[f"head {h + 1}, after"], seen.live.trace.places[-1][0].read[0, h])
     assert not np.array_equal(drawn["head 1, before"], drawn["head 1, after"])
 
 
 def test_gates_are_drawn_as_means_over_segments_where_they_exist(seen):
     ax = plots.gates(seen.live.trace).axes[1]
     lines = {line.get_label(): line.get_data() for line in ax.lines}
-    looks = [looks[1] for looks in seen.live.trace.looks]
-    assert np.array_equal(lines["output gate"], [range(1, 5), [look.output.mean() for look in looks]])
-    assert np.array_equal(lines["forget gate"], [range(1, 4), [look.forget.mean() for look in looks[:-1]]])
+    block = [places[1] for places in seen.live.trace.places]
+    assert np.array_equal(lines["output gate"], [range(1, 5), [place.output.mean() for place in block]])
+    assert np.array_equal(lines["forget gate"], [range(1, 4), [place.forget.mean() for place in block[:-1]]])
 
 
 def test_similarity_is_the_mean_cosine_of_each_slot_with_itself():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
     then, later = [[1.0, 0.0], [0.0, 2.0]], [[0.0, 3.0], [0.0, 1.0]]     # one slot turned, the other only shrank
-    trace = Trace(None, [[Look(read=np.ones(1), before=np.array([M]))] for M in (then, later)])
-    (drawn,) = maps(plots.bank_similarity(trace)).values()
+    trace = Trace(None, [[PlaceTrace({"M": np.array([M])}, {}), PlaceTrace()] for M in (then, later)])
+    (drawn,) = maps(plots.state_similarity(trace)).values()
     np.testing.assert_allclose(drawn, [[1, 0.5], [0.5, 1]])
 
 
@@ -167,11 +169,11 @@ def test_any_text_is_a_label_and_no_formula(seen, tmp_path):
 
 def test_plot_writes_every_picture_of_a_run(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
-    watched.save(tmp_path, runs.new(replace(watched.SETTINGS, width=8, segment=16, heads=1, kv_heads=1, blocks=1)))
+    watched.save(tmp_path, run_dir.new(replace(watched.SETTINGS, hidden_size=8, heads=1, kv_heads=1, blocks=1)))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in METRICS))
     (tmp_path / "evaluation.json").write_text(json.dumps({"generated": SCORES}))
     assert main(["plot", str(tmp_path), "--length", "48"]) == 0
-    names = ["accuracy-by-distance", "bank-similarity", "curves", "gates",
+    names = ["accuracy-by-distance", "curves", "gates", "state-change", "state-similarity",
              *(f"{name}-block-1" for name in ("before-after", "read", "write"))]
     found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert found == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
@@ -181,17 +183,41 @@ def test_plot_writes_every_picture_of_a_run(tmp_path, capsys):
     assert "metrics.jsonl:2: found" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("memory", ["printed", "none"])
-def test_what_a_model_does_not_have_is_not_drawn(memory, seen):
-    found = watched.loaded(memory=memory, memory_blocks=(1,))
+PARTS = ("read", "output", "write", "input", "forget")
+
+
+@pytest.mark.parametrize(("memory", "places", "parts", "alike"), [
+    ("pooled", [1], PARTS, ["block 2, M"]), ("none", [], (), []), ("window", [1], (), []), ("full", [1], (), []),
+    ("rmt", [2], (), ["the segment's memory, M"])])
+def test_what_a_model_does_not_have_is_not_drawn(memory, places, parts, alike, seen):
+    found = watched.loaded(memory=memory, memory_blocks=None if memory == "rmt" else (1,))
     other = watched.seen(found, watched.row_of(found))
-    blocks = plots.blocks_with_memory(other.live.trace)
-    assert blocks == ([1] if memory == "printed" else [])
-    for i in blocks:
-        plots.read_map(other.live.trace, other.row, other.words, block=i)
-        assert len(maps(plots.write_map(other.live.trace, other.row, other.words, block=i))) == 2
-        assert list(maps(plots.bank_similarity(other.live.trace))) == ["block 2"]
-        assert [ax.get_title() for ax in plots.gates(other.live.trace).axes] == ["block 2"]
+    trace, row, words = other.live.trace, other.row, other.words
+    assert plots.places_with_memory(trace) == places
+    for part in PARTS:
+        assert plots.places_with(trace, part) == (places if part in parts else [])
+    similarity = plots.state_similarity(trace)
+    assert (list(maps(similarity)) if similarity else []) == alike
+    names = [name for name, _ in plot.of_story(found, row)]
+    expected = ["gates"] * bool(parts) + ["state-similarity"] * bool(alike)
+    expected += ["state-change"] * (memory not in ("full", "none"))
+    if parts:
+        plots.read_map(trace, row, words, block=1)
+        assert len(maps(plots.write_map(trace, row, words, block=1))) == 2
+        assert [ax.get_title() for ax in plots.gates(trace).axes] == ["block 2"]
+        expected += ["read-block-2", "before-after-block-2", "write-block-2"]
+    assert names == expected
+
+
+def test_the_state_s_change_is_its_relative_size_where_before_and_after_have_one_shape():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (pip install '.[plots]')")
+    states = [np.array([[[3.0, 4.0]]]), np.array([[[3.0, 14.0]]]), np.array([[[3.0, 14.0]]])]
+    places = [PlaceTrace({"M": before}, {"M": after}) for before, after in zip(states, states[1:], strict=False)]
+    growing = PlaceTrace({"k": np.ones((1, 2, 1))}, {"k": np.ones((1, 4, 1))})
+    trace = Trace(None, [[place, growing, PlaceTrace()] for place in (*places, PlaceTrace({"M": states[2]}, {}))])
+    (line,) = plots.state_change(trace).axes[0].lines
+    assert line.get_label() == "block 1, M"
+    np.testing.assert_allclose(line.get_data(), [[1, 2], [2.0, 0.0]])
 
 
 def test_one_segment_writes_nothing_and_its_padding_is_not_drawn(seen):
@@ -200,7 +226,7 @@ def test_one_segment_writes_nothing_and_its_padding_is_not_drawn(seen):
     figure = plots.read_map(short.live.trace, short.row, short.words, block=0)
     assert short.row.pad
     assert " ".join(tokens(figure.axes[0])) == "▸ mary ▸ moved ▸ to ▸ the ▸ garden where is mary"
-    assert np.array_equal(maps(figure)["segment 1, head 2"], short.live.trace.looks[0][0].read[0, 1, short.row.pad:])
+    assert np.array_equal(maps(figure)["segment 1, head 2"], short.live.trace.places[0][0].read[0, 1, short.row.pad:])
     with pytest.raises(ValueError, match="one segment"):
         plots.write_map(short.live.trace, short.row, short.words, block=0)
 

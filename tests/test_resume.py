@@ -4,38 +4,40 @@ import json
 import os
 import signal
 from argparse import Namespace
+from dataclasses import asdict
 
 import pytest
 
-from tests import crash
-from tests.small import FewSentences
-from tinylm2 import runs
-from tinylm2.commands import learn
-from tinylm2.runs import Folder, Settings, Stopped
+from tests.support import crash
+from tests.support.small import FewSentences
+from tinylm2.cli import train
+from tinylm2.memories import MEMORIES
+from tinylm2.training import loop, material, run_dir, trained_model
+from tinylm2.training.settings import Settings
 
-SMALL = {"width": 8, "ff": 12, "slots": 4, "segments": "2"}
+SMALL = {"hidden_size": 8, "ff": 12, "slots": 4, "segments": "2"}
 VARIANTS = {
-    "slots": {},
-    "printed": {"memory": "printed"},
-    "no memory": {"memory": "none"},
+    **{name: {"memory": name} for name in MEMORIES},
     "language model": {"lm": 0.5},
-    "truncate, replay": {"truncate": 1, "replay": True},
+    "two shards": {"shards": 2},
+    "truncate, recompute": {"truncate": 1, "recompute": True},
     "several tasks": {"task": "qa1:2,qa6"},
+    "a book as filler": {"filler": "book.txt"},
 }
 
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
-    monkeypatch.setattr(runs, "curriculum", crash.curriculum)
-    monkeypatch.setattr(runs, "GrammarFiller", FewSentences)
-    monkeypatch.setattr(learn, "QUESTIONS", 10)
+    monkeypatch.setattr(trained_model, "curriculum", crash.curriculum)
+    monkeypatch.setattr(material, "GrammarFiller", FewSentences)
+    monkeypatch.setattr(train, "QUESTIONS", 10)
 
 
 def begin(path, settings):
-    folder, loaded = Folder(path), runs.new(settings)
+    folder, model = run_dir.RunDir(path), run_dir.new(settings)
     folder.claim()
-    folder.describe(loaded)
-    return folder, loaded, loaded.training()
+    folder.describe(model)
+    return folder, model, model.trainer()
 
 
 def stop_behind(step):
@@ -46,8 +48,8 @@ def stop_behind(step):
     return show
 
 
-def evaluate(folder, loaded):
-    learn.evaluate(folder, loaded, Namespace(eval_segments="2", stories=None))
+def evaluate(folder, model, trainer):
+    train.evaluate(folder, model, trainer.stories.tasks, Namespace(eval_segments="2", stories=None))
 
 
 def results(folder):
@@ -55,24 +57,27 @@ def results(folder):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_stopped_behind_every_step_and_evaluated_in_between_a_run_ends_as_the_undisturbed_one(tmp_path, variant):
+def test_stopped_behind_every_step_and_evaluated_in_between_a_run_ends_as_the_undisturbed_one(
+        tmp_path, monkeypatch, variant):
     """Twelve steps in three stages, so a stop falls behind the last step of each, too."""
+    (tmp_path / "book.txt").write_text("The pirate sings of rum. Waves roll by. " * 3 + "Nobody sleeps.")
+    monkeypatch.chdir(tmp_path)
     settings = Settings(**SMALL, **VARIANTS[variant])
-    straight, loaded, run = begin(tmp_path / "straight", settings)
-    runs.train(straight, loaded, run, save_every=0)
-    evaluate(straight, loaded)
+    straight, model, trainer = begin(tmp_path / "straight", settings)
+    loop.train(straight, model, trainer, save_every=0)
+    evaluate(straight, model, trainer)
 
-    folder, loaded, run = begin(tmp_path / "stopped", settings)
+    folder, model, trainer = begin(tmp_path / "stopped", settings)
     for step in range(crash.STEPS):
-        with pytest.raises(Stopped) as stopped:
-            runs.train(folder, loaded, run, save_every=0, show=stop_behind(step))
+        with pytest.raises(loop.Stopped) as stopped:
+            loop.train(folder, model, trainer, save_every=0, show=stop_behind(step))
         assert stopped.value.status == 130
         if step % 4 == 3:                                # where a stage ends
-            evaluate(folder, loaded)
-        loaded, run = runs.resume(folder)
-        assert run.progress.step == step + 1
-    runs.train(folder, loaded, run, save_every=0)
-    evaluate(folder, loaded)
+            evaluate(folder, model, trainer)
+        model, trainer = run_dir.resume(folder, asdict(settings))
+        assert trainer.progress.step == step + 1
+    loop.train(folder, model, trainer, save_every=0)
+    evaluate(folder, model, trainer)
 
     assert results(folder) == results(straight)
     lines = [json.loads(line) for line in results(folder)["metrics.jsonl"].splitlines()]
@@ -80,27 +85,27 @@ def test_stopped_behind_every_step_and_evaluated_in_between_a_run_ends_as_the_un
     assert [line["stage"] for line in lines] == ["A"] * 4 + ["A2"] * 4 + ["B"] * 4
 
 
-def test_lines_that_no_checkpoint_remembers_are_told_anew_and_a_torn_one_is_cut(tmp_path):
-    folder, loaded, run = begin(tmp_path, Settings(**SMALL))
-    with pytest.raises(Stopped):
-        runs.train(folder, loaded, run, show=stop_behind(5))
+def test_lines_behind_the_checkpoint_are_written_anew_and_a_torn_one_is_cut(tmp_path):
+    folder, model, trainer = begin(tmp_path, Settings(**SMALL))
+    with pytest.raises(loop.Stopped):
+        loop.train(folder, model, trainer, show=stop_behind(5))
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(whole + b'{"step": 6}\n{"step": 7}\n{"st')
-    loaded, run = runs.resume(folder)
-    with pytest.raises(Stopped):
-        runs.train(folder, loaded, run, show=stop_behind(6))
+    model, trainer = run_dir.resume(folder, SMALL)
+    with pytest.raises(loop.Stopped):
+        loop.train(folder, model, trainer, show=stop_behind(6))
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     assert b"".join(lines[:6]) == whole
     assert [json.loads(line)["step"] for line in lines] == list(range(7))
 
 
 def test_a_run_that_is_over_is_resumed_to_the_same_end(tmp_path):
-    folder, loaded, run = begin(tmp_path, Settings(**SMALL))
-    runs.train(folder, loaded, run)
-    evaluate(folder, loaded)
+    folder, model, trainer = begin(tmp_path, Settings(**SMALL))
+    loop.train(folder, model, trainer)
+    evaluate(folder, model, trainer)
     before = results(folder)
-    loaded, run = runs.resume(folder)
-    assert run.done
-    runs.train(folder, loaded, run)
-    evaluate(folder, loaded)
+    model, trainer = run_dir.resume(folder, SMALL)
+    assert trainer.done
+    loop.train(folder, model, trainer)
+    evaluate(folder, model, trainer)
     assert results(folder) == before

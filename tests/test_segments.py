@@ -1,12 +1,15 @@
-"""What a story is made of: segments joined by banks and by nothing else, forward and backward."""
+"""What a story is made of: segments joined by states and by nothing else, forward and backward."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests import small
-from tinylm2.model import Config, first_banks, segment_backward, segment_forward, story_backward, story_forward
+from tests.support import small
+from tests.support.leaves import leaves
+from tinylm2.memories import MEMORIES
+from tinylm2.model import Config, first_states, first_states_back, segment_backward, segment_forward
+from tinylm2.recurrence import story_backward, story_forward
 
 pytestmark = pytest.mark.core
 
@@ -18,11 +21,19 @@ def upstream(logits, seed=1):
 
 
 def gradients(params, cfg, ids, dlogits, **options):
-    """The gradients of sum(dlogits * logits); dlogits weighs the last rows where it has fewer."""
+    """The gradients of sum(dlogits * logits); where dlogits has fewer rows, they are the last."""
     logits, cache = story_forward(params, ids=ids, cfg=cfg, **options)
     full = np.zeros(logits.shape)
     full[:, logits.shape[1] - dlogits.shape[1]:] = dlogits
     return story_backward(full, cache)
+
+
+def assert_same(states, others):
+    """The same bits in every array of every state."""
+    found, expected = dict(leaves(states)), dict(leaves(others))
+    assert found.keys() == expected.keys()
+    for path, x in expected.items():
+        assert np.array_equal(found[path], x), path
 
 
 # --------------------------------------------------------------------------------------------------- segment by segment
@@ -30,32 +41,33 @@ def gradients(params, cfg, ids, dlogits, **options):
 
 @pytest.mark.parametrize("short", [0, 1, 2])
 def test_segment_by_segment_gives_the_bits_of_the_whole_story(cfg, short):
-    """Logits, banks and gradients; the last segment ends `short` tokens early, at one token at least."""
+    """Logits, states and gradients; the last segment ends `short` tokens early, but has one token at least."""
     params, ids = small.params(cfg), small.ids(cfg, 3 * cfg.T - min(short, cfg.T - 1))
     pad = np.minimum(PAD, cfg.T - 1)
     logits, cache = story_forward(params, ids=ids, cfg=cfg, pad=pad)
-    banks, parts, caches = first_banks(params, cfg, 3), [], []
+    (states, first), parts, caches = first_states(params, cfg, 3), [], []
     for start in range(0, ids.shape[1], cfg.T):
-        for M, entered in zip(banks, cache["banks"][start // cfg.T], strict=True):
-            assert M is entered is None or np.array_equal(M, entered)
-        part, banks, segment = segment_forward(params, banks, ids=ids[:, start:start + cfg.T], cfg=cfg,
-                                               pad=pad if start == 0 and pad.any() else None,
-                                               write=start + cfg.T < ids.shape[1])
+        assert_same(states, cache["states"][start // cfg.T])
+        part, states, segment = segment_forward(params, states, ids=ids[:, start:start + cfg.T], cfg=cfg,
+                                                pad=pad if start == 0 and pad.any() else None,
+                                                write=start + cfg.T < ids.shape[1])
         parts.append(part)
         caches.append(segment)
     assert np.array_equal(np.concatenate(parts, 1), logits)
 
     dlogits = upstream(logits)
-    grads, dbanks = {name: np.zeros(W.shape) for name, W in params.items()}, None
+    grads, dstates = {name: np.zeros(W.shape) for name, W in params.items()}, None
     for start, segment in reversed(list(zip(range(0, ids.shape[1], cfg.T), caches, strict=True))):
-        shares, dbanks = segment_backward(dlogits[:, start:start + cfg.T], dbanks, segment)
+        shares, dstates = segment_backward(dlogits[:, start:start + cfg.T], dstates, segment)
         for name, share in shares.items():
             grads[name] += share
+    for name, share in first_states_back(dstates, first, cfg).items():
+        grads[name] += share
     found = story_backward(dlogits, cache)
     assert all(np.array_equal(found[name], grads[name]) for name in params)
 
 
-def test_a_short_last_segment_says_what_the_full_one_says_there(cfg):
+def test_a_short_last_segment_has_the_logits_of_the_full_one(cfg):
     params, ids = small.params(cfg), small.ids(cfg, 3 * cfg.T)
     logits, _ = story_forward(params, ids=ids, cfg=cfg)
     for length in range(2 * cfg.T + 1, 3 * cfg.T):
@@ -71,47 +83,55 @@ def test_a_first_segment_may_be_short_too(cfg):
         np.testing.assert_allclose(short, logits[:, :length], rtol=1e-11, atol=1e-12)
 
 
-# ----------------------------------------------------------------------------------------------------------------- tail
+# ----------------------------------------------------------------------------------------------------------------- last
 
 
-def test_tail_gives_the_last_rows(cfg):
-    """To rounding, as the last block multiplies fewer rows. The banks are the same bits: all tokens write them."""
+def test_last_gives_the_last_rows(cfg):
+    """To rounding, as the last block multiplies fewer rows. The states of blocks are the same bits: all tokens write
+    them. A segment's own memory comes out of the last block, so it is the same to rounding."""
     params, ids = small.params(cfg), small.ids(cfg, 3 * cfg.T)
     logits, whole = story_forward(params, ids=ids, cfg=cfg, pad=np.minimum(PAD, cfg.T - 1))
-    for tail in range(cfg.T + 1):
-        last, cache = story_forward(params, ids=ids, cfg=cfg, pad=np.minimum(PAD, cfg.T - 1), tail=tail)
-        assert last.shape == (3, tail, cfg.V)
-        np.testing.assert_allclose(last, logits[:, 3 * cfg.T - tail:], rtol=1e-11, atol=1e-12)
-        for ones, others in zip(cache["banks"], whole["banks"], strict=True):
-            assert all(M is other is None or np.array_equal(M, other) for M, other in zip(ones, others, strict=True))
+    for last in range(cfg.T + 1):
+        rows, cache = story_forward(params, ids=ids, cfg=cfg, pad=np.minimum(PAD, cfg.T - 1), last=last)
+        assert rows.shape == (3, last, cfg.V)
+        np.testing.assert_allclose(rows, logits[:, 3 * cfg.T - last:], rtol=1e-11, atol=1e-12)
+        for (*blocks, segment), (*all_blocks, all_segment) in zip(cache["states"], whole["states"], strict=True):
+            assert_same(blocks, all_blocks)
+            for x, y in zip(segment or (), all_segment or (), strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-11, atol=1e-12)
 
 
-def test_tail_gives_the_gradients_of_a_loss_on_the_last_rows(cfg):
-    params, ids, tail = small.params(cfg), small.ids(cfg, 3 * cfg.T), min(2, cfg.T)
-    dlogits = np.random.default_rng(1).standard_normal((3, tail, cfg.V))
+def test_last_gives_the_gradients_of_a_loss_on_the_last_rows(cfg):
+    params, ids, last = small.params(cfg), small.ids(cfg, 3 * cfg.T), min(2, cfg.T)
+    dlogits = np.random.default_rng(1).standard_normal((3, last, cfg.V))
     whole = gradients(params, cfg, ids, dlogits)
-    last = gradients(params, cfg, ids, dlogits, tail=tail)
+    rows = gradients(params, cfg, ids, dlogits, last=last)
     for name in params:
-        np.testing.assert_allclose(last[name], whole[name], rtol=1e-9, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(rows[name], whole[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-# ----------------------------------------------------------------------------------------------------- truncate, replay
+# -------------------------------------------------------------------------------------------------- truncate, recompute
 
-EARLY = 7                                                # a token that stands in the first segment only
+EARLY = 7                                                # a token that stands at one position of a story only
 
 
-def with_early(cfg, segments):
+def with_early(cfg, segments, at=0):
     ids = small.ids(cfg, segments * cfg.T)
     ids[ids == EARLY] = EARLY + 1
-    ids[:, 0] = EARLY
+    ids[:, at] = EARLY
     return ids
 
 
 @pytest.mark.parametrize(("segments", "cut"), [(2, 1), (3, 1), (3, 2), (4, 3)])
-def test_the_cut_stops_the_gradient_of_what_was_told_before_it_and_of_nothing_else(remembering, segments, cut):
-    """The loss stands in the last segment, behind the cut; a tied head would reach every token from there."""
+def test_the_cut_stops_the_gradient_of_what_was_read_before_it_and_of_nothing_else(remembering, segments, cut):
+    """The loss stands in the last segment, behind the cut; a tied head would reach every token from there.
+
+    The early token is the first that the memory still carries there: that of the story, or where a window begins.
+    """
     cfg = replace(remembering, tied=False)
-    params, ids = small.params(cfg), with_early(cfg, segments)
+    at = small.earliest(cfg, segments * cfg.T - 1)
+    assert at < (segments - 1) // cut * cut * cfg.T
+    params, ids = small.params(cfg), with_early(cfg, segments, at)
     dlogits = np.random.default_rng(1).standard_normal((3, 1, cfg.V))
     whole = gradients(params, cfg, ids, dlogits)
     truncated = gradients(params, cfg, ids, dlogits, truncate=cut)
@@ -148,18 +168,18 @@ def test_without_memory_no_earlier_segment_learns_from_the_last():
     assert not grads["embed.W"][EARLY].any()
 
 
-@pytest.mark.parametrize("options", [{}, {"pad": True}, {"tail": 1}, {"truncate": 2}, {"pad": True, "tail": 1}],
+@pytest.mark.parametrize("options", [{}, {"pad": True}, {"last": 1}, {"truncate": 2}, {"pad": True, "last": 1}],
                          ids=lambda options: ", ".join(options) or "plain")
-def test_replay_gives_the_same_bits_and_keeps_no_segment(cfg, options):
+def test_recompute_gives_the_same_bits_and_keeps_no_segment(cfg, options):
     options = {**options, "pad": np.minimum(PAD, cfg.T - 1)} if "pad" in options else options
     params, ids = small.params(cfg), small.ids(cfg, 3 * cfg.T)
     logits, cache = story_forward(params, ids=ids, cfg=cfg, **options)
-    again, replayed = story_forward(params, ids=ids, cfg=cfg, replay=True, **options)
+    again, recomputed = story_forward(params, ids=ids, cfg=cfg, recompute=True, **options)
     assert np.array_equal(again, logits)
-    assert replayed["segments"] == [None] * 3
-    assert None not in cache["segments"]                 # asked for by name only: it costs a forward
+    assert recomputed["segments"] == [None] * 3
+    assert None not in cache["segments"]                 # only on request: it costs a forward pass
     dlogits = upstream(logits)
-    assert np.array_equal(story_backward(dlogits, replayed).buffer, story_backward(dlogits, cache).buffer)
+    assert np.array_equal(story_backward(dlogits, recomputed).buffer, story_backward(dlogits, cache).buffer)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
@@ -170,10 +190,10 @@ def test_replay_gives_the_same_bits_and_keeps_no_segment(cfg, options):
     ({"pad": [0, -1, 0]}, "pad has shape (3,) and values -1..0, expected (3,) and 0..5"),
     ({"pad": [0, 0]}, "pad has shape (2,) and values 0..0, expected (3,) and 0..5"),
     ({"pad": [[0], [0], [0]]}, "pad has shape (3, 1) and values 0..0, expected (3,) and 0..5"),
-    ({"tail": 4}, "tail is 4, expected 0 to 3"),
-    ({"tail": -1}, "tail is -1, expected 0 to 3"),
+    ({"last": 4}, "last is 4, expected 0 to 3"),
+    ({"last": -1}, "last is -1, expected 0 to 3"),
 ], ids=str)
-def test_pad_and_tail_that_do_not_fit_are_refused_in_one_line(options, said):
+def test_pad_and_last_that_do_not_fit_are_refused_in_one_line(options, said):
     cfg = small.CFG                                      # two segments of 6 tokens and one of 3
     with pytest.raises(ValueError, match="^story_forward: ") as error:
         story_forward(small.params(cfg), ids=small.ids(cfg, 15), cfg=cfg, **options)
@@ -184,25 +204,31 @@ def test_pad_and_tail_that_do_not_fit_are_refused_in_one_line(options, said):
 def test_a_segment_has_no_more_rows_to_give_than_tokens():
     cfg = small.CFG
     params = small.params(cfg)
-    with pytest.raises(ValueError, match="^segment_forward: tail is 6, expected 0 to 5, the tokens of the segment$"):
-        segment_forward(params, first_banks(params, cfg, 3), ids=small.ids(cfg, 5), cfg=cfg, tail=6)
+    with pytest.raises(ValueError, match="^segment_forward: last is 6, expected 0 to 5, the tokens of the segment$"):
+        segment_forward(params, first_states(params, cfg, 3)[0], ids=small.ids(cfg, 5), cfg=cfg, last=6)
 
 
-def test_a_segment_that_does_not_write_hands_on_the_banks_that_it_read(remembering):
+def test_a_segment_that_does_not_write_hands_on_the_states_that_it_read(remembering):
     params = small.params(remembering)
-    banks = first_banks(params, remembering, 3)
-    _, found, _ = segment_forward(params, banks, ids=small.ids(remembering, 5), cfg=remembering, write=False)
-    assert all(after is before for before, after in zip(banks, found, strict=True))
+    for states in (first_states(params, remembering, 3)[0], small.states(remembering)):
+        _, found, _ = segment_forward(params, states, ids=small.ids(remembering, 5), cfg=remembering, write=False)
+        assert all(after is before for before, after in zip(states, found, strict=True))
+        _, written, _ = segment_forward(params, states, ids=small.ids(remembering, 5), cfg=remembering)
+        assert not small.same_states(remembering, states, written)
 
 
-def test_a_segment_behind_a_past_says_what_it_says_in_one_piece(cfg):
+@pytest.mark.parametrize("pad", [None, PAD], ids=["plain", "padded"])
+def test_a_segment_behind_a_past_has_the_logits_of_one_piece(cfg, pad):
+    """The first tokens are read, then the others behind their keys and values, with and without padding."""
     params, ids = small.params(cfg), small.ids(cfg, 5)
-    banks = first_banks(params, cfg, 3)
-    whole, _, _ = segment_forward(params, banks, ids=ids, cfg=cfg, write=False)
-    _, _, cache = segment_forward(params, banks, ids=ids[:, :2], cfg=cfg, write=False)
-    rest, _, _ = segment_forward(params, banks, ids=ids[:, 2:], cfg=cfg, write=False,
-                                 past=[block["kv"] for block in cache["blocks"]])
-    np.testing.assert_allclose(rest, whole[:, 2:], rtol=1e-9, atol=1e-11)
+    for states in (first_states(params, cfg, 3)[0], small.states(cfg)):
+        options = {"cfg": cfg, "write": False, "pad": pad}
+        whole, _, _ = segment_forward(params, states, ids=ids, **options)
+        _, _, cache = segment_forward(params, states, ids=ids[:, :3], **options)
+        for rows in (None, 1):
+            rest, _, _ = segment_forward(params, states, ids=ids[:, 3:], last=rows, **options,
+                                         past=[block["kv"] for block in cache["blocks"]])
+            np.testing.assert_allclose(rest, whole[:, 5 - rest.shape[1]:], rtol=1e-9, atol=1e-11)
 
 
 def test_padding_must_end_within_a_short_first_segment():
@@ -220,9 +246,11 @@ def test_a_story_without_tokens_is_refused():
     ({"D": 9}, "D=9 is not divisible by H=4 heads"),
     ({"D": 12}, "heads are 3 wide (D=12, H=4), expected an even width"),
     ({"G": 3}, "G=3 key/value heads do not divide H=4 heads"),
-    ({"memory": "slot"}, "memory 'slot', expected one of slots, printed, none"),
+    ({"memory": "slot"}, "memory 'slot', expected one of " + ", ".join(MEMORIES)),
     ({"memory_blocks": (0, 2)}, "memory_blocks (0, 2), expected numbers in 0..1"),
     ({"memory_blocks": (-1,)}, "memory_blocks (-1,), expected numbers in 0..1"),
+    *(({"memory": name, "memory_blocks": (0,)}, f"memory_blocks (0,), expected none: {name} is no block's")
+      for name, memory in MEMORIES.items() if hasattr(memory, "enter_forward")),
     *(({letter: 0}, f"{letter} is 0, expected at least 1") for letter in "VDLHGFNT"),
 ], ids=str)
 def test_a_config_that_does_not_fit_is_refused_in_one_line(wrong, said):

@@ -5,9 +5,9 @@ from functools import lru_cache
 
 import pytest
 
-from tests import official
-from tests.solver import Refused, read, solve
-from tinylm2.data.dice import DATA, Dice
+from tests.support import official
+from tests.support.solver import Refused, read, solve
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Fact, examples
 from tinylm2.data.tasks import TASKS
 
@@ -19,7 +19,7 @@ every_task = pytest.mark.parametrize("task", TASKS)
 
 @lru_cache(None)
 def story(task, number, **knobs):
-    return TASKS[task].story(Dice(7, DATA, TASKS[task].number, 0, number), **knobs)
+    return TASKS[task].story(Rng(7, DATA, TASKS[task].number, 0, number), **knobs)
 
 
 @lru_cache(None)

@@ -15,8 +15,8 @@ the apple (line 217), then the football (line 220), and "What did Bill give to J
 
 import pytest
 
-from tests.official import TASKS, asked, needs_files, official
-from tests.solver import Refused, solve
+from tests.support.official import TASKS, asked, needs_files, official
+from tests.support.solver import Refused, solve
 
 # Task -> line of the file -> what the words say.
 CONTRADICTED = {"qa5": {221: "football", 224: "football"}}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinylm2.data import DATA, TASKS, Dice, Fact, Question, Task, story_text
+from tinylm2.data import DATA, TASKS, Fact, Question, Rng, Task, story_text
 
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -30,7 +30,7 @@ PINNED = {
 
 
 def stories(task, count, seed=0, **knobs):
-    return [task.story(Dice(seed, DATA, task.number, i), **knobs) for i in range(count)]
+    return [task.story(Rng(seed, DATA, task.number, i), **knobs) for i in range(count)]
 
 
 def fingerprint(task):
@@ -63,12 +63,12 @@ def test_the_same_seed_tells_the_same_stories_for_ever(task):
 
 @every_task
 def test_a_change_in_one_task_moves_no_other(task):
-    """A task that throws its dice once more tells other stories; what is told before and after it stays."""
+    """A task that throws its rng once more tells other stories; what is told before and after it stays."""
 
     class Changed(task.world):
-        def __init__(self, dice):
-            dice.below(2)
-            super().__init__(dice)
+        def __init__(self, rng):
+            rng.integers(2)
+            super().__init__(rng)
 
     other = TASKS["qa1" if task.name != "qa1" else "qa2"]
     before = fingerprint(other)
@@ -147,7 +147,7 @@ def test_names_places_and_things_are_exchangeable(task):
 @pytest.mark.parametrize("knob", ["questions", "facts"])
 def test_no_questions_and_no_facts_are_refused(knob):
     with pytest.raises(ValueError, match=f"qa3: found {knob}=0, expected at least 1"):
-        TASKS["qa3"].story(Dice(0), **{knob: 0})
+        TASKS["qa3"].story(Rng(0), **{knob: 0})
 
 
 def test_the_guide_adds_a_task_in_thirty_lines(capsys):

@@ -1,15 +1,13 @@
 """Tokenizers: closed words and byte-level pairs, the same through tokenizer.json."""
 
 import re
-from pathlib import Path
 
 import pytest
 import tokenizers
 
-from tinylm2.data import TASKS, BadInput, Dice, GrammarFiller, Question, Tokenizer, bpe_tokenizer, word_tokenizer
+from tests.support.official import FILES, needs_files
+from tinylm2.data import TASKS, BadInput, GrammarFiller, Question, Rng, Tokenizer, bpe_tokenizer, word_tokenizer
 from tinylm2.data.tokenizer import END, PAD, TASK_WORDS
-
-OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "babi"
 
 WORDS, PAIRS = word_tokenizer(), bpe_tokenizer(400)
 both = pytest.mark.parametrize("tokenizer", [WORDS, PAIRS], ids=["words", "pairs"])
@@ -18,7 +16,7 @@ both = pytest.mark.parametrize("tokenizer", [WORDS, PAIRS], ids=["words", "pairs
 @both
 def test_every_text_of_every_task_comes_back(tokenizer):
     for task in TASKS.values():
-        for line in task.story(Dice(7, task.number)):
+        for line in task.story(Rng(7, task.number)):
             texts = [line.text] + ([line.answer] if isinstance(line, Question) else [])
             for text in texts:
                 plain = " ".join(re.findall("[a-z]+", text.lower())) if tokenizer is WORDS else text
@@ -76,9 +74,9 @@ def test_the_vocabulary_of_words_is_fixed():
     assert (WORDS.size, WORDS.encode("mary"), WORDS.encode("you")) == (204, [108], [203])
 
 
-@pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"no official bAbI files in {OFFICIAL}")
+@needs_files
 def test_the_words_of_the_tasks_are_those_of_the_official_files():
-    text = " ".join(re.sub(r"(?m)^\d+ |\t[\d ]*$", " ", path.read_text()) for path in OFFICIAL.glob("qa*.txt"))
+    text = " ".join(re.sub(r"(?m)^\d+ |\t[\d ]*$", " ", path.read_text()) for path in FILES.glob("qa*.txt"))
     assert set(re.findall("[a-z]+", text.lower())) == set(TASK_WORDS.split())
 
 

@@ -7,35 +7,40 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from tinylm2 import checkpoint, runs, train
-from tinylm2.data import BadInput, Shape
-from tinylm2.model import init_params, story_forward
-from tinylm2.optim import AdamW, clip, learning_rate
-from tinylm2.runs import Folder, Settings
-from tinylm2.train import NotFinite, NotLearned
+from tinylm2.data import BadInput, BucketSampler
+from tinylm2.memories import MEMORIES
+from tinylm2.model import count_params, init_params
+from tinylm2.optim import AdamW, clip
+from tinylm2.recurrence import story_forward
+from tinylm2.training import checkpoint, loop, run_dir
+from tinylm2.training.curriculum import WINDOW, Stage, curriculum, growing, learning_rate
+from tinylm2.training.run_dir import RunDir
+from tinylm2.training.settings import Settings, given_settings
+from tinylm2.training.step import NotFinite, loss_and_gradients
+from tinylm2.training.trainer import NotLearned
 
-SMALL = Settings(width=8, ff=12, slots=4, segments="2", steps="5")
+SMALL = Settings(hidden_size=8, ff=12, slots=4, segments="2", steps="5")
 
 
 def small_run(settings=SMALL, stages=None):
-    loaded = runs.new(settings)
-    run = loaded.training()
-    run.stages = stages or tuple(
-        train.Stage(s.name, s.shape, 4, count) for s, count in zip(run.stages, (6, 5, 9), strict=True))
-    return loaded, run
+    model = run_dir.new(settings)
+    trainer = model.trainer()
+    trainer.stages = stages or tuple(
+        Stage(s.name, s.sampler, 4, count) for s, count in zip(trainer.stages, (6, 5, 9), strict=True))
+    return model, trainer
 
 
 def test_steps_saved_and_more_steps_equal_one_undisturbed_run_bit_for_bit_across_changes_of_stage(tmp_path):
-    loaded, whole = small_run()
+    model, whole = small_run()
     straight = list(whole.steps())
     assert [m["stage"] for m in straight] == ["A"] * 6 + ["A2"] * 5 + ["B"] * 9
 
-    folder = Folder(tmp_path)
-    loaded, first = small_run()
+    folder = RunDir(tmp_path)
+    model, first = small_run()
     before = list(islice(first.steps(), 11))             # 11: a checkpoint at the very end of stage A2
-    folder.save(loaded, first)
-    again, moments, progress = runs.load(tmp_path)
-    second = again.training()
+    folder.save(model, first)
+    again, moments, progress = run_dir.load(tmp_path)
+    second = again.trainer()
     second.stages = first.stages
     second.restore(moments, progress)
     after = list(second.steps())
@@ -44,127 +49,129 @@ def test_steps_saved_and_more_steps_equal_one_undisturbed_run_bit_for_bit_across
     assert all(np.array_equal(second.moments[k], whole.moments[k]) for k in ("m", "v"))
 
 
-def test_a_mix_grows_from_its_first_task_told_short_to_all_of_them_told_in_full():
-    plan = train.curriculum(width=32, segments=(4,), steps=(7,), mixed=20)
-    assert [stage.shape.tasks for stage in plan] == [1, 1, 6, 6, 12, 12, 20, 20, None]
+def test_a_mix_grows_from_short_stories_of_its_first_task_to_full_stories_of_all():
+    plan = curriculum(segment_len=32, segments=(4,), steps=(7,), mixed=20)
+    assert [stage.sampler.tasks for stage in plan] == [1, 1, 6, 6, 12, 12, 20, 20, None]
     for brief, full in zip(plan[:-1:2], plan[1:-1:2], strict=True):
-        assert max(n or 0 for n in brief.shape.facts) < max(n or 0 for n in full.shape.facts)
-        assert not brief.shape.filler
-    assert [stage.bar is None for stage in plan] == [False] * 7 + [True] * 2             # the mix goes on to its end
-    assert (plan[-1].steps, plan[-1].shape.filler) == (7, True)
+        assert max(n or 0 for n in brief.sampler.facts) < max(n or 0 for n in full.sampler.facts)
+        assert isinstance(brief.sampler, BucketSampler)  # it knows no filler between facts
+    assert [stage.loss_threshold is None for stage in plan] == [False] * 7 + [True] * 2  # the mix goes on to its end
+    assert (plan[-1].steps, plan[-1].sampler.filler) == (7, True)
 
 
-def test_the_stages_of_a_growing_mix_have_rows_as_they_are_told_and_the_first_twice_as_many():
-    stages = train.growing([[1, 10, 20], [3, 30, 40]], width=32, size=8)
-    assert [(stage.size, stage.steps) for stage in stages] == [(16, 10), (8, 20), (8, 30), (8, 40)]
+def test_the_stages_of_a_growing_mix_have_the_batch_size_given_and_the_first_twice_as_many():
+    stages = growing([[1, 10, 20], [3, 30, 40]], segment_len=32, batch_size=8)
+    assert [(stage.batch_size, stage.steps) for stage in stages] == [(16, 10), (8, 20), (8, 30), (8, 40)]
 
 
 @pytest.mark.parametrize(("task", "sizes"), [
     ("qa2", [1]), ("qa1,qa6", [1, 2]), ("qa1-qa6", [1, 6]), ("all", [1, 6, 12, 20])])
 def test_a_mix_grows_to_as_many_tasks_as_it_has(task, sizes):
-    run = runs.new(replace(SMALL, task=task, segments="0")).training()
-    assert [stage.shape.tasks for stage in run.stages[:-1]] == [size for size in sizes for _ in ("short", "in full")]
-    stage = run.stages[-2]
-    batch = run.stories.batch(stage.shape, 0, 4 * len(sizes) ** 3)
+    trainer = run_dir.new(replace(SMALL, task=task, segments="0")).trainer()
+    assert [stage.sampler.tasks for stage in trainer.stages[:-1]] == [size for size in sizes for _ in ("short", "full")]
+    stage = trainer.stages[-2]
+    batch = stage.sampler.batch(trainer.stories, 0, 4 * len(sizes) ** 3)
     assert len(set(batch.tasks)) > len(sizes) // 2
-    assert run.stages[-1].shape == replace(stage.shape, tasks=None)
+    assert trainer.stages[-1].sampler == replace(stage.sampler, tasks=None)
 
 
 @pytest.mark.parametrize(("settings", "line"), [
     ({"segment": 8}, "qa1: found no story among 1000 that fits 1 segments of 8 tokens"),                  # stage A2
     ({"segment": 8, "task": "qa1,qa19"}, "the question 'How do you go .*found 1. tokens, expected at most 8")])
 def test_what_no_segment_holds_is_said_before_the_first_step(settings, line):
-    loaded = runs.new(replace(SMALL, **settings))
+    model = run_dir.new(replace(SMALL, **settings))
     with pytest.raises(BadInput, match=line):
-        loaded.training()
+        model.trainer()
 
 
 def test_metrics_have_every_step_once_after_a_resume(tmp_path):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     for number in (10, 20):                              # the first time, stop behind the last checkpoint
-        loaded, run = small_run()
+        model, trainer = small_run()
         if number == 20:
-            again, moments, progress = runs.load(tmp_path)
-            run.restore(moments, progress)
+            again, moments, progress = run_dir.load(tmp_path)
+            trainer.restore(moments, progress)
 
         def show(metrics, stop=number):
             if metrics["step"] == 11 and stop == 10:
                 raise KeyboardInterrupt
 
         try:
-            runs.train(folder, loaded, run, save_every=5, show=show)
+            loop.train(folder, model, trainer, save_every=5, show=show)
         except KeyboardInterrupt:
             assert number == 10
     lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(20))
 
 
-def test_a_stage_that_must_reach_its_bar_ends_the_run():
-    _, run = small_run()
-    run.stages = (train.Stage("A", run.stages[0].shape, 4, 3, bar=0.15, must=True), *run.stages[1:])
+def test_a_required_stage_above_its_threshold_ends_the_run():
+    _, trainer = small_run()
+    first = Stage("A", trainer.stages[0].sampler, 4, 3, loss_threshold=0.15, required=True)
+    trainer.stages = (first, *trainer.stages[1:])
     with pytest.raises(NotLearned, match="binding was not learned: stage A stands at a loss of .* after 3 steps"):
-        list(run.steps())
+        list(trainer.steps())
 
 
-def test_a_stage_ends_when_the_mean_of_its_last_twenty_losses_is_below_its_bar():
-    _, run = small_run()
-    run.stages = (train.Stage("A", run.stages[0].shape, 4, 100, bar=1e9), train.Stage("B", run.stages[0].shape, 4, 2))
-    assert [m["stage"] for m in run.steps()] == ["A"] * train.WINDOW + ["B"] * 2
+def test_a_stage_ends_when_the_mean_of_its_last_twenty_losses_is_below_its_threshold():
+    _, trainer = small_run()
+    sampler = trainer.stages[0].sampler
+    trainer.stages = (Stage("A", sampler, 4, 100, loss_threshold=1e9), Stage("B", sampler, 4, 2))
+    assert [m["stage"] for m in trainer.steps()] == ["A"] * WINDOW + ["B"] * 2
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_the_step():
-    _, run = small_run()
-    run.step()
-    run.params["blocks.0.ff.Wdown"][0, 0] = np.nan
+    _, trainer = small_run()
+    trainer.step()
+    trainer.params["blocks.0.ff.Wdown"][0, 0] = np.nan
     with pytest.raises(NotFinite, match="step 1"):
-        run.step()
+        trainer.step()
 
 
 def test_learning_lowers_the_loss():
-    _, run = small_run(stages=(train.Stage("A", small_run()[1].stages[0].shape, 32, 60),))
-    losses = [m["loss"] for m in run.steps()]
+    _, trainer = small_run(stages=(Stage("A", small_run()[1].stages[0].sampler, 32, 60),))
+    losses = [m["loss"] for m in trainer.steps()]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:2])
 
 
 def test_the_language_model_loss_trains_the_rows_of_every_token():
-    loaded, run = small_run(Settings(width=8, ff=12, slots=4, segments="2", steps="5", lm=0.5))
-    before = run.params["head.W"].copy()
-    run.step()
-    moved = np.abs(run.optimizer.m).max() > 0 and not np.array_equal(before, run.params["head.W"])
-    filler = loaded.tokenizer.encode("moved")[0]         # a word that no answer ever is
-    grads = run.params.like(run.optimizer.m)
+    model, trainer = small_run(replace(SMALL, lm=0.5))
+    before = trainer.params["head.W"].copy()
+    trainer.step()
+    moved = np.abs(trainer.optimizer.m).max() > 0 and not np.array_equal(before, trainer.params["head.W"])
+    filler = model.tokenizer.encode("moved")[0]         # a word that no answer ever is
+    grads = trainer.params.like(trainer.optimizer.m)
     assert moved
     assert grads["head.W"][:, filler].any()
 
 
-@pytest.mark.parametrize("width", [128, 8])              # all questions in the last segment, or in earlier ones, too
-def test_every_question_of_a_row_counts_alike_wherever_it_is_asked(width):
-    loaded = runs.new(replace(SMALL, task="qa1,qa6"))
-    stories, cfg = loaded.training().stories, replace(loaded.cfg, T=width)
+@pytest.mark.parametrize("segment_len", [128, 8])        # all questions in the last segment, or in earlier ones, too
+def test_every_question_of_a_row_has_the_same_weight_wherever_it_is_asked(segment_len):
+    model = run_dir.new(replace(SMALL, task="qa1,qa6"))
+    stories, cfg = model.trainer().stories, replace(model.cfg, T=segment_len)
     params = init_params(cfg, 0, dtype="float64")
-    batch = stories.batch(Shape(facts=(None,), segments=(None,), width=width, filler=False, every=1.0), 0, 3)
-    assert (batch.tail is None) == (width == 8)
-    loss, _, grads = train.loss_and_gradients(params, batch, cfg=cfg)
+    batch = BucketSampler(facts=(None,), segment_len=segment_len, every=1.0).batch(stories, 0, 3)
+    assert (batch.last is None) == (segment_len == 8)
+    loss, _, grads = loss_and_gradients(params, batch, cfg=cfg)
     logits, _ = story_forward(params, ids=batch.ids, cfg=cfg, pad=batch.pad)
     said = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = -np.take_along_axis(said, batch.targets[..., None], -1)[..., 0][batch.weights > 0]
     assert len(each) == len(batch.ids) * 5 * 2           # five questions a row, an answer and an end each
     assert loss == pytest.approx(each.mean())
-    _, _, whole = train.loss_and_gradients(params, replace(batch, tail=None), cfg=cfg)
+    _, _, whole = loss_and_gradients(params, replace(batch, last=None), cfg=cfg)
     assert np.allclose(grads.buffer, whole.buffer, atol=1e-12)
     assert grads.buffer.any()
 
 
-def test_a_bar_asks_what_the_answer_costs_and_not_what_the_language_model_does():
-    """Next words stay uncertain: with their loss beside the answer's no stage would ever reach its bar."""
-    (_, plain), (_, beside) = small_run(), small_run(Settings(width=8, ff=12, slots=4, segments="2", steps="5", lm=0.5))
+def test_a_threshold_is_of_the_answer_s_loss_and_not_of_the_language_model_s():
+    """Next words stay uncertain: with their loss beside the answer's no stage would ever reach its threshold."""
+    (_, plain), (_, beside) = small_run(), small_run(replace(SMALL, lm=0.5))
     first, other = plain.step(), beside.step()
     assert other["loss"] == pytest.approx(first["loss"], rel=1e-6)
     assert other["norm"] != pytest.approx(first["norm"], rel=1e-3)
 
 
 def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
-    params = runs.new(SMALL).params
+    params = run_dir.new(SMALL).params
     grads = params.like(np.ones_like(params.buffer))
     norm = clip(grads, 1.0)
     assert norm == pytest.approx(np.sqrt(params.buffer.size))
@@ -199,17 +206,17 @@ def test_the_rate_climbs_levels_and_falls_to_its_floor():
 
 
 def test_variants_have_as_many_parameters_within_one_percent():
-    counts = [runs.count(Settings(memory=memory).config(204)) for memory in ("slots", "printed", "none")]
+    counts = [count_params(Settings(memory=memory).config(204)) for memory in MEMORIES]
     assert max(counts) < 1.01 * min(counts)
 
 
 def test_a_new_run_never_touches_another(tmp_path):
-    folder = Folder(tmp_path)
+    folder = RunDir(tmp_path)
     (tmp_path / "thesis.txt").write_text("mine")
     folder.claim()
-    loaded, run = small_run()
-    folder.describe(loaded)
-    folder.save(loaded, run)
+    model, trainer = small_run()
+    folder.describe(model)
+    folder.save(model, trainer)
     with pytest.raises(BadInput, match="found another run"):
         folder.claim()
     folder.claim(overwrite=True)
@@ -218,8 +225,8 @@ def test_a_new_run_never_touches_another(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "shape", "empty", "text"])
 def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
-    loaded, run = small_run()
-    Folder(tmp_path).save(loaded, run)
+    model, trainer = small_run()
+    RunDir(tmp_path).save(model, trainer)
     path = tmp_path / "model.npz"
     raw = bytearray(path.read_bytes())
     if damage == "cut":
@@ -232,16 +239,16 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
         raw = b"not a checkpoint"
     path.write_bytes(bytes(raw))
     if damage == "shape":
-        params = init_params(Settings(width=16).config(204), 0)
+        params = init_params(Settings(hidden_size=16).config(204), 0)
         checkpoint.save(path, params, {"m": params.buffer, "v": params.buffer}, {
-            "settings": {"width": 8}, "tokenizer": loaded.tokenizer.to_json(), "progress": {}})
+            "settings": {"hidden_size": 8}, "tokenizer": model.tokenizer.to_json(), "progress": {}})
     with pytest.raises(BadInput) as error:
-        runs.load(tmp_path)
+        run_dir.load(tmp_path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_options_that_contradict_the_stored_run_are_refused():
     with pytest.raises(BadInput, match="--seed: found 1, expected 0, with which the run was made"):
-        runs.given_settings({"seed": 1}, SMALL)
-    assert runs.given_settings({"seed": 0, "width": None}, SMALL) == SMALL
+        given_settings({"seed": 1}, SMALL)
+    assert given_settings({"seed": 0, "hidden_size": None}, SMALL) == SMALL

@@ -1,19 +1,19 @@
-"""The ground floor: which array module, which device, and the contract that checks shapes. Imports no other file."""
+"""The ground floor: which array module an array belongs to, and the check of shapes. Imports no other file."""
 
-import ctypes
-import sys
-from functools import cache, lru_cache, partial, wraps
+from collections.abc import Callable
+from functools import lru_cache, partial, wraps
+from typing import Any
 
 import numpy as np
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3                # numbers of mallopt's knobs, from malloc.h
+Array = Any                                              # an array of NumPy, or of CuPy where a GPU is used
 BLOCK = 2**15                                            # numbers of a flat array that the CPU's cache holds with ease
-_HOMES = {}                                              # array type -> its module, how it comes to the host, add_runs
+_HOMES = {}                                              # array type -> module, way to the host, segment_sum
 
 
-def register(array_type, module, to_host, add_runs):
+def register(array_type: Any, module: Any, to_host: Any, segment_sum: Any) -> None:
     """Make an array type known: NumPy's below, CuPy's when a GPU is found, the tests' stand-in for one."""
-    _HOMES[array_type] = (module, to_host, add_runs)
+    _HOMES[array_type] = (module, to_host, segment_sum)
 
 
 def _home(x):
@@ -24,7 +24,7 @@ def _home(x):
         raise TypeError(f"found a {type(x).__module__}.{type(x).__name__}, expected an array of {known}") from None
 
 
-def get_xp(*arrays):
+def get_xp(*arrays: Any) -> Any:
     """The module (numpy or cupy) whose arrays these are.  TypeError when they live on different devices."""
     xp = _home(arrays[0])[0]
     for x in arrays[1:]:
@@ -33,68 +33,20 @@ def get_xp(*arrays):
     return xp
 
 
-def to_device(x, xp):
+def to_device(x: Array, xp: Any) -> Any:
     """A host array as an array of `xp`; with numpy the array itself."""
     return xp.asarray(x)
 
 
-def to_host(x):
+def to_host(x: Array) -> Any:
     """An array as a NumPy array: the one door back from a device, so that copies can be counted."""
     return _home(x)[1](x)
-
-
-@cache
-def gpu():
-    """(usable, why): asked once a process, and only when somebody wants to know.
-
-    Three things can be missing, in this order: the package, a device with its driver, and the CUDA libraries that
-    compile and run a kernel (the plain wheel has none). Only a kernel that ran proves the last.
-    """
-    try:
-        import cupy
-    except Exception as error:                           # a broken CUDA install raises more than ImportError
-        return False, f"cupy cannot be imported ({_first_line(error)})"
-    try:
-        if not cupy.cuda.is_available():
-            return False, "cupy finds no CUDA device"
-        x = cupy.arange(4, dtype=cupy.float32)
-        if float((x @ x).get()) != 14.0:
-            return False, "a smoke kernel gave a wrong number"
-    except Exception as error:
-        return False, f"a smoke kernel failed ({_first_line(error)})"
-    register(cupy.ndarray, cupy, cupy.asnumpy, _add_runs_on_gpu)
-    return True, cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-
-
-def _first_line(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-class NoGPU(RuntimeError):
-    """A GPU was asked for by name and cannot be used; the message says why."""
-
-
-def array_module(device="auto"):
-    """numpy or cupy for `--device auto | cpu | gpu`: auto falls back with one line on stderr, gpu raises NoGPU."""
-    if device not in ("auto", "cpu", "gpu"):
-        raise ValueError(f"device: found {device!r}, expected auto, cpu or gpu")
-    if device == "cpu":
-        return np
-    usable, why = gpu()
-    if usable:
-        import cupy
-
-        return cupy
-    if device == "gpu":
-        raise NoGPU(f"no GPU can be used: {why}")
-    print(f"running on the CPU: {why}", file=sys.stderr)
-    return np
 
 
 # ------------------------------------------------------------------------------------- what the devices do differently
 
 
-def fused(chain):
+def fused(chain: Callable) -> Callable[..., Any]:
     """A chain of elementwise steps, `chain(xp, *arrays)`, as one kernel where the arrays' module can make one (CuPy).
 
     On a GPU each step would be a launch of its own, which costs more than the step; NumPy takes the steps one by one.
@@ -115,13 +67,13 @@ def fused(chain):
     return run
 
 
-def blocks(x):
+def chunks(x: Array) -> list:
     """Slices that cover a flat array: for NumPy as long as its cache can hold through a chain of steps, else one."""
     length = BLOCK if get_xp(x) is np else max(x.size, 1)
     return [slice(start, start + length) for start in range(0, x.size, length)]
 
 
-def add_runs(x, starts):
+def segment_sum(x: Array, starts: Array) -> Any:
     """Sums of runs of rows: y[v] = x[starts[v]:starts[v+1]].sum(0), each in order; zeros where a run is empty.
 
     x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). A door of its own, for CuPy's
@@ -130,53 +82,18 @@ def add_runs(x, starts):
     return _home(x)[2](x, starts)
 
 
-def _add_runs_on_cpu(x, starts):
+def _segment_sum(x, starts):
     y = np.zeros((starts.size - 1, x.shape[1]), x.dtype)
     told = starts[:-1] < starts[1:]
     y[told] = np.add.reduceat(x, starts[:-1][told])
     return y
 
 
-def _add_runs_on_gpu(x, starts):
-    y = get_xp(x, starts).empty((starts.size - 1, x.shape[1]), x.dtype)
-    return _runs_kernel()(x, starts, x.shape[1], y)
+register(np.ndarray, np, lambda x: x, _segment_sum)
 
 
-# One thread an entry of y: none shares its sum with another, so the same rows give the same bits.
-RUNS = """
-    const long long v = i / width, d = i % width;
-    T sum = 0;
-    for (long long r = starts[v]; r < starts[v + 1]; ++r) sum += x[r * width + d];
-    y = sum;
-"""
-
-
-@cache
-def _runs_kernel():
-    import cupy
-
-    return cupy.ElementwiseKernel("raw T x, raw S starts, int64 width", "T y", RUNS, "add_runs")
-
-
-register(np.ndarray, np, lambda x: x, _add_runs_on_cpu)
-
-
-def keep_memory():
-    """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
-
-    Without, glibc hands large arrays back to the system and gets them again page by page, each one zeroed: up to a
-    third of a step. Other C libraries have no such knob, and nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):         # macOS, musl, Windows
-        return
-    for knob in _MMAP_THRESHOLD, _TRIM_THRESHOLD:
-        mallopt(knob, 2**30)
-
-
-def expect(op, **named):
-    """Check shapes where they enter: `expect("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
+def check_shapes(op: str, **named: Any) -> None:
+    """Check shapes where they enter: `check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
     A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself; an
     array that is None is left out. Reads metadata only, so it never waits for a device.  ValueError names the
@@ -187,8 +104,7 @@ def expect(op, **named):
 
 @lru_cache(maxsize=2**12)
 def _check(op, arguments):
-    """`expect`, of (name, shape, spec) an array. A step asks the same again and again: what was found right is known,
-    what was not is not remembered."""
+    """`check_shapes` of (name, shape, spec) per array. Successful checks are cached."""
     bound = {}
     for name, shape, spec in arguments:
         axes = spec.removeprefix("...").split()

@@ -1,6 +1,7 @@
 """Named arrays that share one buffer: the optimizer, the norm and a checkpoint are then one array operation each."""
 
 from math import prod
+from typing import Any
 
 
 class Flat(dict):
@@ -11,7 +12,7 @@ class Flat(dict):
     refused: write `flat[key][...] = value`, or `flat[key] += value`.
     """
 
-    def __init__(self, shapes, xp, dtype, buffer=None):
+    def __init__(self, shapes: Any, xp: Any, dtype: Any, buffer: Any = None) -> None:
         self.shapes = dict(shapes)
         self.buffer = xp.zeros(sum(map(prod, shapes.values())), dtype) if buffer is None else buffer
         views, end = {}, 0
@@ -21,7 +22,7 @@ class Flat(dict):
         self.matrices = self.buffer[:sum(prod(shape) for shape in shapes.values() if len(shape) >= 2)]
         super().__init__((name, views[name]) for name in shapes)
 
-    def like(self, buffer):
+    def like(self, buffer: Any) -> "Flat":
         """The same names and shapes over another buffer, such as one of the optimizer's moments."""
         return Flat(self.shapes, None, None, buffer)
 
@@ -32,10 +33,10 @@ class Flat(dict):
     def _refuse(self, *_, **__):
         raise TypeError("the names of a Flat stand for parts of its buffer: none can be bound anew or taken away")
 
-    update = setdefault = pop = popitem = clear = __delitem__ = __ior__ = _refuse
+    update = setdefault = pop = popitem = clear = __delitem__ = __ior__ = _refuse    # type: ignore[assignment]
 
 
-def join(shapes, arrays, xp, dtype):
+def join(shapes: dict, arrays: dict, xp: Any, dtype: Any) -> Any:
     """The buffer for a `Flat` of these shapes: a dict's arrays side by side, in one operation; zeros if missing."""
     longest = max((prod(shape) for name, shape in shapes.items() if name not in arrays), default=0)
     zeros = xp.zeros(longest, dtype)

@@ -14,13 +14,15 @@ refused, unless `Checker` is told to expect it. float32 is refused too: the subt
 import inspect
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.backend import Array, get_xp, to_device, to_host
 
 # The checker's own random numbers. Where the caller drew x from default_rng(0), dy must not be the same numbers again:
 # x' dy would be symmetric, and a transposed gradient would pass.
@@ -46,7 +48,7 @@ class Finding:
     def __str__(self):
         if self.passed:
             return f"d{self.name} passed, error {self.error:.1e}"
-        where = self.index is not None and (
+        where = "" if self.index is None else (
             f"worst at {list(self.index)}, where backward says {self.analytic:.9g} and the central difference "
             f"{self.numeric:.9g} (error {self.error:.1e})")
         return "; ".join(filter(None, (f"d{self.name} is wrong", where, self.cause)))
@@ -60,15 +62,15 @@ class GradCheck:
     findings: tuple[Finding, ...]
 
     @property
-    def passed(self):
+    def passed(self) -> Any:
         return all(f.passed for f in self.findings)
 
     @property
-    def failures(self):
+    def failures(self) -> tuple:
         return tuple(f for f in self.findings if not f.passed)
 
     @property
-    def error(self):
+    def error(self) -> Any:
         """The worst relative error of all arguments."""
         return max(f.error for f in self.findings)
 
@@ -78,7 +80,7 @@ class GradCheck:
         return "\n".join(f"{self.op}: {f}" for f in self.failures)
 
 
-def check_grads(forward, backward, /, *inputs, **constants):
+def check_grads(forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> Any:
     """Compare `backward` with central differences of `forward` at every entry of every positional argument.
 
     forward(*inputs, **constants) -> (outputs..., cache),   backward(*upstreams, cache) -> one gradient an input
@@ -108,7 +110,7 @@ class Checker:
     single: tuple[str, ...] = ()
     op: str = ""
 
-    def check(self, forward, backward, /, *inputs, **constants):
+    def check(self, forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> Any:
         """As `check_grads`."""
         point = _Point(self.op or forward.__name__.removesuffix("_forward"), forward, inputs, constants)
         self._refuse_blind(point)
@@ -174,7 +176,7 @@ class Checker:
         if name in self.zero:
             if scale > noise:
                 return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
-            scale = noise / self.tolerance               # a zero passes when it is as small as the noise
+            scale = noise / self.tolerance or 1.0        # a zero passes when it is as small as the noise
             cause = f"it must be zero, for {name} moves no output"
         elif scale <= noise:
             raise Refused(f"{point.op}: {name} moves no output, its slopes are zero within rounding, and there is "
@@ -185,7 +187,7 @@ class Checker:
                        "" if passed else cause)
 
 
-def central_differences(f, x, moves, *, eps=1e-5):
+def central_differences(f: Any, x: Array, moves: Any, *, eps: float = 1e-5) -> Any:
     """How fast the sum of f() rises with x along each move.  -> one slope a move
 
     slope = sum(f at x + eps move  -  f at x - eps move) / (2 eps)
@@ -204,7 +206,7 @@ def central_differences(f, x, moves, *, eps=1e-5):
     return np.array(slopes)
 
 
-def worst_entry(analytic, slopes, scale=None):
+def worst_entry(analytic: Any, slopes: Any, scale: Any = None) -> tuple:
     """How far the two are apart where they are farthest, relative to a scale, and where.  -> error, index
 
     error = max |analytic - slopes| / scale             scale: the largest |slope|, unless another one is given
@@ -236,7 +238,7 @@ def _directions(n, shape, rng):
 class Misfit(Exception):
     """What came back cannot be compared at all."""
 
-    def __init__(self, name, cause):
+    def __init__(self, name: str, cause: Any) -> None:
         super().__init__(name, cause)
         self.name, self.cause = name, cause
 
@@ -319,7 +321,7 @@ def _argument_names(forward, n):
     return names + [f"argument {i}" for i in range(len(names), n)]       # where it takes *args
 
 
-def leaves(tree, name=""):
+def leaves(tree: Any, name: str = "") -> Iterator:
     """(name, array) for every array in nested dicts and tuples; None holds none."""
     if isinstance(tree, dict):
         for key, part in tree.items():
@@ -331,7 +333,7 @@ def leaves(tree, name=""):
         yield name, tree
 
 
-def _rebuild(tree, arrays):
+def _rebuild(tree, arrays) -> Any:
     """The same dicts and tuples around the next arrays."""
     if isinstance(tree, dict):
         return {key: _rebuild(part, arrays) for key, part in tree.items()}
@@ -340,7 +342,7 @@ def _rebuild(tree, arrays):
     return None if tree is None else next(arrays)
 
 
-def matched(name, tree, gradient):
+def matched(name: str, tree: Any, gradient: Any) -> Iterator:
     """The gradient of each array of the tree in order, None where it is left out."""
     if isinstance(tree, dict):
         given = {} if gradient is None else gradient
@@ -385,7 +387,7 @@ def _misshapen(gradient, x):
 # --------------------------------------------------------------------------------------------- what may have gone wrong
 
 
-def guess_shape(a, n, tolerance):
+def guess_shape(a: Array, n: Array, tolerance: Any) -> Any:
     """The usual slip that would make a gradient of another shape right, or ""."""
     def right(x):
         return x.shape == n.shape and abs(x - n).max() <= tolerance * abs(n).max()
@@ -401,7 +403,7 @@ def guess_shape(a, n, tolerance):
     return ""
 
 
-def guess(a, n, tolerance, lengths, others):
+def guess(a: Array, n: Array, tolerance: Any, lengths: Any, others: Any) -> Any:
     """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words.
 
     lengths are those of the axes at hand, others the slopes of arguments that have n's shape, by name.
@@ -469,7 +471,7 @@ def _slice_of(wrong):
 # --------------------------------------------------------------------------------------------------------------- report
 
 
-def report(cases, *, directions=None, seed=0):
+def report(cases: Any, *, directions: Any = None, seed: int = 0) -> Any:
     """Check every case, print a line each and what is wrong below it. -> 0 when all passed, else 1: the exit status.
 
     A case has a `part` and a `name`, and `check(directions, seed)` -> GradCheck; what it raises is a failure.

@@ -1,27 +1,30 @@
-"""LM2 from tokens to logits: the configuration, its parameters, and three pairs: a block, a segment, a story.
+"""LM2 from tokens to logits: the configuration, its parameters, and two pairs: a block and a segment.
 
-A story is cut into S segments of T tokens. Self-attention stays inside a segment; the banks, one a block, are the only
+A story is cut into S segments of T tokens. Self-attention stays inside a segment; the memories' states are the only
 path from one segment to the next, so causality between segments holds by construction.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
 
 import numpy as np
 
-from tinylm2 import layers, memory, ops
-from tinylm2.backend import get_xp, to_device
-from tinylm2.flat import Flat, join
+from tinylm2 import layers, ops
+from tinylm2.backend import Array, get_xp, to_device
+from tinylm2.flat import Flat
+from tinylm2.memories import MEMORIES
 
-_INIT = 0                                                # the stream of random numbers; the data's are in data/dice.py
-MEMORIES = ("slots", "printed", "none")
+_INIT = 0                                                # random stream of parameters; data/rng.py has the others
 
 
 @dataclass(frozen=True)
 class Config:
     """What a model is made of, in the letters of `tinylm2/__init__.py`. ValueError names what does not fit.
 
-    memory_blocks: which blocks carry a bank; None means all. tied: the head is the embedding, transposed.
+    memory: a name of `memories.MEMORIES`. memory_blocks: which blocks carry one; None means all. tied: the head is the
+    embedding, transposed.
     """
 
     V: int
@@ -32,7 +35,7 @@ class Config:
     F: int = 78
     N: int = 16
     T: int = 32
-    memory: str = "slots"
+    memory: str = "lm2"
     memory_blocks: tuple[int, ...] | None = None
     tied: bool = False
 
@@ -48,53 +51,79 @@ class Config:
             raise ValueError(f"config: heads are {self.K} wide (D={self.D}, H={self.H}), expected an even width")
         if self.H % self.G:
             raise ValueError(f"config: G={self.G} key/value heads do not divide H={self.H} heads")
-        if self.N > self.D:
-            raise ValueError(f"config: N={self.N} slots, expected at most D={self.D}")
         if self.memory not in MEMORIES:
             raise ValueError(f"config: memory {self.memory!r}, expected one of {', '.join(MEMORIES)}")
         if any(not 0 <= i < self.L for i in self.memory_blocks or ()):
             raise ValueError(f"config: memory_blocks {self.memory_blocks}, expected numbers in 0..{self.L - 1}")
+        memory = MEMORIES[self.memory]
+        if self.memory_blocks is not None and hasattr(memory, "enter_forward"):
+            raise ValueError(f"config: memory_blocks {self.memory_blocks}, expected none: {self.memory} is no block's")
+        if hasattr(memory, "check"):
+            memory.check(self)
 
     @property
-    def K(self):
+    def K(self) -> int:
         return self.D // self.H
 
-    def memory_of(self, i):
-        """The memory that block i carries: "slots", "printed" or "none"."""
-        return self.memory if self.memory_blocks is None or i in self.memory_blocks else "none"
+    @property
+    def memories(self) -> tuple:
+        """The memory of each place, None where there is none: one place per block, and the last one for the segment."""
+        memory = MEMORIES[self.memory]
+        if hasattr(memory, "enter_forward"):
+            return (None,) * self.L + (memory,)
+        carries = range(self.L) if self.memory_blocks is None else self.memory_blocks
+        return (*(memory if i in carries else None for i in range(self.L)), None)
 
 
-def param_shapes(cfg):
-    """Name -> shape of every parameter that this variant uses, and of no other."""
+def param_shapes(cfg: Config) -> dict:
+    """Name -> shape of every parameter that this model uses, and of no other."""
     D, F, K = cfg.D, cfg.F, cfg.K
-    shapes = {"embed.W": (cfg.V, D)}
-    for i in range(cfg.L):
-        b = f"blocks.{i}."
-        shapes |= {b + "attn.g": (D,), b + "attn.Wqkv": (D, (cfg.H + 2 * cfg.G) * K), b + "attn.Wo": (cfg.H * K, D)}
-        if cfg.memory_of(i) != "none":
-            shapes |= {b + "mem.g": (D,), b + "mem.Wq": (D, D), b + "mem.Wk": (D, D), b + "mem.Wv": (D, D),
-                       b + "mem.Wout": (D, D), b + "mem.bout": (D,), b + "mem.Win": (D, D), b + "mem.Wforget": (D, D)}
-        if cfg.memory_of(i) == "slots":
-            shapes |= {b + "mem.bin": (D,), b + "mem.bforget": (D,)}
-        shapes |= {b + "ff.g": (D,), b + "ff.Wgu": (D, 2 * F), b + "ff.Wdown": (F, D)}
+    shapes: dict[str, tuple] = {"embed.W": (cfg.V, D)}
+    *memories, whole = [{} if memory is None else memory.param_shapes(cfg) for memory in cfg.memories]
+    for i, memory in enumerate(memories):
+        block = {"attn.g": (D,), "attn.Wqkv": (D, (cfg.H + 2 * cfg.G) * K), "attn.Wo": (cfg.H * K, D), **memory,
+                 "ff.g": (D,), "ff.Wgu": (D, 2 * F), "ff.Wdown": (F, D)}
+        shapes |= {_prefix(cfg, i) + name: shape for name, shape in block.items()}
     shapes["norm.g"] = (D,)
     if not cfg.tied:
         shapes["head.W"] = (D, cfg.V)
-    return shapes
+    return shapes | {_prefix(cfg, cfg.L) + name: shape for name, shape in whole.items()}
 
 
-def init_params(cfg, seed, *, xp=np, dtype="float32"):
+def count_params(cfg: Config) -> int:
+    """How many numbers the parameters are."""
+    return sum(prod(shape) for shape in param_shapes(cfg).values())
+
+
+def with_params_of(like: Config, cfg: Config) -> Config:
+    """`cfg` with a feed-forward as wide as gives it the parameters that `like` has, as nearly as a width can."""
+    return replace(cfg, F=cfg.F + round((count_params(like) - count_params(cfg)) / (3 * cfg.D * cfg.L)))
+
+
+def _prefix(cfg, place):
+    return f"blocks.{place}." if place < cfg.L else "memory."
+
+
+def params_of(params: dict, cfg: Config, place: int) -> dict:
+    """A place's parameters by their short names: a block's, or those of the segment's memory (place L)."""
+    prefix = _prefix(cfg, place)
+    return {name[len(prefix):]: W for name, W in params.items() if name.startswith(prefix)}
+
+
+def init_params(cfg: Config, seed: int, *, xp: Any = np, dtype: str = "float32") -> Flat:
     """Fresh parameters, a `Flat` dict.
 
     Matrices are normal with std 1/sqrt(rows), attn.Wo and ff.Wdown further divided by sqrt(2 L), embedding and head
-    1/sqrt(D); gains 1, bin 0, bout -1, bforget +3: a new bank is read cautiously and forgets slowly. Every tensor has
-    random numbers of its own, named by its name, so variants start equal in what they share.
+    1/sqrt(D); gains are 1, and the vectors of a memory start from what it declares (VECTORS). Every tensor has a random
+    stream of its own, named by its name, so models start equal in what they share.
     """
     params = Flat(param_shapes(cfg), xp, dtype)
+    starts = {_prefix(cfg, i) + name: start for i, memory in enumerate(cfg.memories) if memory is not None
+              for name, start in memory.VECTORS.items()}
     for name, shape in params.shapes.items():
         part = name.rpartition(".")[2]
         if len(shape) == 1:
-            params[name][...] = {"g": 1.0, "bin": 0.0, "bout": -1.0, "bforget": 3.0}[part]
+            params[name][...] = starts.get(name, 1.0)
             continue
         rows = cfg.D if part == "W" else shape[0]
         std = rows**-0.5 / ((2 * cfg.L) ** 0.5 if part in ("Wo", "Wdown") else 1)
@@ -103,78 +132,86 @@ def init_params(cfg, seed, *, xp=np, dtype="float32"):
     return params
 
 
-def first_banks(params, cfg, B):
-    """The banks before the first segment: the first N rows of the identity, a constant; None where there is none."""
-    W = params["embed.W"]
-    xp = get_xp(W)
-    M = xp.broadcast_to(xp.eye(cfg.N, cfg.D, dtype=W.dtype), (B, cfg.N, cfg.D))
-    return tuple(M if cfg.memory_of(i) != "none" else None for i in range(cfg.L))
+def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any = None, pad: Any = None,
+                  last: Any = None, write: bool = True, past: Any = None) -> tuple:
+    """One block: attend, read the memory, write it, feed forward.
 
+    n = rmsnorm(x),   a = self-attention(n),   x1 = x + a + gout * read(n, state),   y = x1 + ff(rmsnorm(x1))
+    state' = write(n, what was read, keys and values, state)
 
-# ---------------------------------------------------------------------------------------------------------------- block
-
-
-def block_forward(x, M, p, *, cfg, pad=None, rows=None, write=True, past=None):
-    """One decoder block: self-attention beside a read of the bank, then the feed-forward; the write makes a new bank.
-
-    n = rmsnorm(x),   x' = x + attention(n) + gout * read(n, rmsnorm(M)),   y = x' + feed_forward(rmsnorm(x'))
-
-    x (B, T, D), M (B, N, D) or None, p this block's parameters by their short names ("attn.g") -> y (B, rows, D) for
-    the last `rows` tokens (None: all), M' (B, N, D): M itself where there is no write. The gradient of p is a dict too.
+    x (B, T, D), state: what `memory` keeps, None without one; p holds the block's parameters under their short names
+    -> y (B, last, D) and state', the old one without `write`. last: only the last so many rows are wanted. past: the
+    keys and values of this segment's tokens before x, constants.
     """
     T = x.shape[1]
-    rows = T if rows is None else rows
-    cache = {"rows": rows}
+    last = T if last is None else last
+    cache, before, hidden = {"memory": memory}, past, pad
     n, cache["norm"] = ops.rmsnorm_forward(x, p["attn.g"])
+    if hasattr(memory, "keys_forward"):
+        before, hidden, cache["keys"] = _keys_before(memory, past, state, p, cfg, pad)
     a, k, v, cache["attention"] = layers.self_attention_forward(
-        n, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G), pad=pad, rows=rows, past=past)
-    cache["kv"] = k, v
-    x = x[:, T - rows:]
-    if M is None:
-        x, M_next = x + a, None
+        n, before, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G), start=0 if past is None else past[0].shape[1],
+        last=last, pad=hidden)
+    cache["kv"] = (k, v) if past is None else _joined(past, (k, v))
+    x, Emem = x[:, T - last:], None
+    if hasattr(memory, "read_forward"):
+        asking: int = T if write and memory.WRITE_USES_READ else last
+        Emem, cache["read"] = memory.read_forward(n[:, T - asking:], state, p, cfg=cfg)
+        x, cache["gate"] = layers.output_gate_forward(x, a, Emem[:, asking - last:], p["mem.Wout"], p["mem.bout"])
+        cache["asking"] = asking
     else:
-        Mn, cache["mem.norm"] = ops.rmsnorm_forward(M, p["mem.g"])
-        asking = T if write and cfg.memory == "printed" else rows        # the printed write pools what all tokens read
-        Emem, cache["read"] = memory.read_forward(
-            n[:, T - asking:], Mn, p["mem.Wq"], p["mem.Wk"], p["mem.Wv"], heads=cfg.H)
-        x, cache["merge"] = memory.merge_forward(x, a, Emem[:, asking - rows:], p["mem.Wout"], p["mem.bout"])
-        M_next, cache["asking"] = M, asking
-        if write:
-            forward = memory.slots_write_forward if cfg.memory == "slots" else memory.printed_write_forward
-            M_next, cache["write"] = forward(n, Emem, k, v, M, p, heads=(cfg.H, cfg.G), pad=pad)
-            cache["memory"] = cfg.memory
+        x = x + a
+    if write and memory is not None:
+        state, cache["write"] = memory.write_forward((n, Emem, k, v), state, p, cfg=cfg, pad=pad)
     h, cache["ff.norm"] = ops.rmsnorm_forward(x, p["ff.g"])
     y, cache["ff"] = layers.feed_forward_forward(h, p["ff.Wgu"], p["ff.Wdown"])
     y += x
-    return y, M_next, cache
+    return y, state, cache
 
 
-def block_backward(dy, dM_next, cache):
-    """Gradients at x, M and p.  dM_next None: nobody reads the new bank, so its gradient is zero.
+def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple:
+    """Gradients at x, the past, the state and p.  dstate_next None: nobody reads the new state, its gradient is zero.
 
-    Walks the forward from its end. n feeds attention, the read and the printed write; k, v, Wqkv and Wo serve tokens
-    and slots; M is reached through what was read of it and through what the forget gate kept. Each is the sum of its
-    shares.
+    Walks the forward from its end. n feeds attention, the read and perhaps the write; k and v serve tokens and the
+    write; the state is reached through the read and through what the write kept of it. Each is the sum of its shares.
     """
-    dp, dn_write, dE_write, dk, dv, dM, dp_write = {}, None, None, None, None, dM_next, {}
+    memory, dp, dstate = cache["memory"], {}, dstate_next
+    dn_write = dE_write = dk = dv = dn_read = None
     dh, dp["ff.Wgu"], dp["ff.Wdown"] = layers.feed_forward_backward(dy, cache["ff"])
     dx, dp["ff.g"] = ops.rmsnorm_backward(dh, cache["ff.norm"])
     dx += dy
-    da, dn_read = dx, None
+    da = dx
+    if dstate_next is not None and "write" in cache:
+        (dn_write, dE_write, dk, dv), dstate, share = memory.write_backward(dstate_next, cache["write"])
+        dp |= share
     if "read" in cache:
-        if dM_next is not None and "write" in cache:
-            backward = memory.slots_write_backward if cache["memory"] == "slots" else memory.printed_write_backward
-            dn_write, dE_write, dk, dv, dM, dp_write = backward(dM_next, cache["write"])
-        dx, da, dEmem, dp["mem.Wout"], dp["mem.bout"] = memory.merge_backward(dx, cache["merge"])
+        dx, da, dEmem, dp["mem.Wout"], dp["mem.bout"] = layers.output_gate_backward(dx, cache["gate"])
         dEmem = _sum(_at_end(dEmem, cache["asking"]), dE_write)
-        dn_read, dMn, dp["mem.Wq"], dp["mem.Wk"], dp["mem.Wv"] = memory.read_backward(dEmem, cache["read"])
-        dM_norm, dp["mem.g"] = ops.rmsnorm_backward(dMn, cache["mem.norm"])
-        dM = _sum(dM_norm, dM)
-    dn, dp["attn.Wqkv"], dp["attn.Wo"] = layers.self_attention_backward(da, dk, dv, cache["attention"])
-    for name, share in dp_write.items():
-        dp[name] = _sum(share, dp.get(name))
+        dn_read, dstate_read, share = memory.read_backward(dEmem, cache["read"])
+        dstate = sum_states(dstate_read, dstate)
+        dp = sum_dicts(dp, share)
+    dn, dbefore, dWqkv, dWo = layers.self_attention_backward(da, dk, dv, cache["attention"])
+    dp = sum_dicts(dp, {"attn.Wqkv": dWqkv, "attn.Wo": dWo})
+    if "keys" in cache and dbefore is not None:
+        inner, U = cache["keys"]
+        dstate_keys, share = memory.keys_backward(*(d[:, :U] for d in dbefore), inner)
+        dstate = sum_states(dstate_keys, dstate)
+        dp = sum_dicts(dp, share)
     dx_norm, dp["attn.g"] = ops.rmsnorm_backward(_sum(dn, dn_read, dn_write), cache["norm"])
-    return _sum(dx_norm, dx), dM, dp
+    return _sum(dx_norm, dx), dstate, dp
+
+
+def _keys_before(memory, past, state, p, cfg, pad):
+    """Keys and values before x: the memory's, then the segment's own past; and the positions among them to hide."""
+    k, v, cache = memory.keys_forward(state, p, cfg=cfg)
+    hidden = memory.hidden(state)
+    keys = (k, v) if past is None else _joined((k, v), past)
+    return (keys if keys[0].shape[1] else None), pad if hidden is None else hidden, (cache, k.shape[1])
+
+
+def _joined(ones, others):
+    """Keys and values of two runs of positions, one after the other."""
+    return tuple(get_xp(a, b).concatenate((a, b), 1) for a, b in zip(ones, others, strict=True))
 
 
 def _sum(total, *shares):
@@ -189,133 +226,100 @@ def _sum(total, *shares):
     return total
 
 
+def sum_states(ones: Any, others: Any) -> tuple | None:
+    """Two gradients at one state, added array by array. None is zero."""
+    if ones is None or others is None:
+        return others if ones is None else ones
+    return tuple(b if a is None else _sum(a, b) for a, b in zip(ones, others, strict=True))
+
+
+def sum_dicts(total: dict, share: dict) -> dict:
+    """Two dicts of gradients added into the first, name by name."""
+    for name, g in share.items():
+        total[name] = _sum(g, total.get(name))
+    return total
+
+
 def _at_end(dx, T):
     """The gradient of T rows when only the last of them were used."""
     B, rows, D = dx.shape
     return dx if rows == T else _sum(get_xp(dx).zeros((B, T, D), dx.dtype), dx)
 
 
-# -------------------------------------------------------------------------------------------------------------- segment
+def first_states(params: dict, cfg: Config, B: int) -> tuple:
+    """The memories' states before the first segment: (states, caches), one per place, None where there is none."""
+    found = [(None, None) if memory is None else memory.first_forward(params_of(params, cfg, i), cfg=cfg, B=B)
+             for i, memory in enumerate(cfg.memories)]
+    return tuple(state for state, _ in found), [cache for _, cache in found]
 
 
-def segment_forward(params, banks, *, ids, cfg, pad=None, tail=None, write=True, past=None):
-    """One segment: tokens to logits, banks to banks.
+def first_states_back(dstates: tuple, caches: list, cfg: Config) -> dict:
+    """Gradients of the parameters that the first states are made of."""
+    grads = {}
+    for i, (memory, dstate, cache) in enumerate(zip(cfg.memories, dstates, caches, strict=True)):
+        if memory is not None and dstate is not None:
+            grads |= {_prefix(cfg, i) + name: g for name, g in memory.first_backward(dstate, cache).items()}
+    return grads
+
+
+def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad: Any = None, last: Any = None,
+                    write: bool = True, past: Any = None) -> tuple:
+    """One segment: tokens to logits, states to states.
 
     x = embed.W[ids] sqrt(D), the blocks in turn, logits = rmsnorm(x) head.W            (embed.W' when tied)
 
-    ids (B, T) with any T >= 1, banks a tuple with (B, N, D) or None a block, pad (B,) padding places on the left ->
-    logits (B, tail, V) of the last `tail` positions (None: all), and the banks that the next segment reads (the same
-    ones when write is False). past: one (k, v) a block, of tokens of this segment that were computed before.
+    ids (B, T) with any T >= 1, states as `first_states` gives them, pad (B,) padding positions on the left -> logits
+    (B, last, V) of the last so many positions (None: all), and the states that the next segment reads (the same ones
+    without `write`). past: one (k, v) per block, of tokens of this segment that were computed before.
     """
     T = ids.shape[1]
-    tail = T if tail is None else tail
-    if not 0 <= tail <= T:
-        raise ValueError(f"segment_forward: tail is {tail}, expected 0 to {T}, the tokens of the segment")
-    x, embed_cache = ops.embedding_forward(params["embed.W"], ids=ids)
+    last = T if last is None else last
+    if not 0 <= last <= T:
+        raise ValueError(f"segment_forward: last is {last}, expected 0 to {T}, the tokens of the segment")
+    *memories, whole = cfg.memories
+    cache, behind, next_states = {"cfg": cfg, "blocks": []}, 0, list(states)
+    x, cache["embed"] = ops.embedding_forward(params["embed.W"], ids=ids)
     x = x * cfg.D**0.5
-    cache = {"cfg": cfg, "embed": embed_cache, "blocks": []}
-    next_banks = []
-    for i, M in enumerate(banks):
-        rows = tail if i == cfg.L - 1 else T             # the last block computes only the rows that are asked for
-        x, M, block_cache = block_forward(x, M, block_params(params, i), cfg=cfg, pad=pad, rows=rows, write=write,
-                                          past=None if past is None else past[i])
-        next_banks.append(M)
+    if whole is not None and past is None:
+        x, cache["enter"] = whole.enter_forward(x, states[-1], cfg=cfg, pad=pad, write=write)
+        behind = x.shape[1] - T - cfg.N                  # rows behind the tokens
+    for i, memory in enumerate(memories):
+        wanted = last + behind if i == cfg.L - 1 else None               # the last block: only the rows that are used
+        x, next_states[i], block_cache = block_forward(
+            x, states[i], params_of(params, cfg, i), cfg=cfg, memory=memory, pad=pad, last=wanted, write=write,
+            past=None if past is None else past[i])
         cache["blocks"].append(block_cache)
     x, cache["norm"] = ops.rmsnorm_forward(x, params["norm.g"])
+    if whole is not None and "enter" in cache:
+        x, left, cache["leave"] = whole.leave_forward(x, last=last)
+        next_states[-1] = left if write else states[-1]
     logits, cache["head"] = ops.linear_forward(x, params["embed.W"].T if cfg.tied else params["head.W"])
-    return logits, tuple(next_banks), cache
+    return logits, tuple(next_states), cache
 
 
-def segment_backward(dlogits, dbanks, cache):
-    """Gradients of all parameters (a dict) and of the banks that came in (a tuple).
+def segment_backward(dlogits: Array, dstates: Any, cache: Any) -> tuple:
+    """Gradients of all parameters (a dict) and of the states that came in (a tuple).
 
-    dbanks: the gradients at the banks that went out, None for zero. A tied embedding is asked twice, at the bottom and
+    dstates: the gradients at the states that went out, None for zero. A tied embedding is used twice, at the bottom and
     at the top, and its gradient is the sum.
     """
     cfg, grads = cache["cfg"], {}
+    dstates = (None,) * (cfg.L + 1) if dstates is None else dstates
+    dstates_in = [None] * (cfg.L + 1)
+    whole = cfg.memories[-1]
     dx, dhead = ops.linear_backward(dlogits, cache["head"])
+    if "leave" in cache:
+        (dx,) = whole.leave_backward(dx, dstates[-1], cache["leave"])
     dx, grads["norm.g"] = ops.rmsnorm_backward(dx, cache["norm"])
-    dbanks_in = [None] * cfg.L
     for i in reversed(range(cfg.L)):
-        dM_next = None if dbanks is None else dbanks[i]
-        dx, dbanks_in[i], dp = block_backward(dx, dM_next, cache["blocks"][i])
-        grads |= {f"blocks.{i}.{name}": g for name, g in dp.items()}
-    dx *= cfg.D**0.5
+        dx, dstates_in[i], dp = block_backward(dx, dstates[i], cache["blocks"][i])
+        grads |= {_prefix(cfg, i) + name: g for name, g in dp.items()}
+    if "enter" in cache:
+        dx, dstates_in[-1] = whole.enter_backward(dx, cache["enter"])
+    dx = dx * cfg.D**0.5
     (grads["embed.W"],) = ops.embedding_backward(dx, cache["embed"])
     if cfg.tied:
         grads["embed.W"] += dhead.T
     else:
         grads["head.W"] = dhead
-    return grads, tuple(dbanks_in)
-
-
-def block_params(params, i):
-    """Block i's parameters by their short names."""
-    prefix = f"blocks.{i}."
-    return {name[len(prefix):]: W for name, W in params.items() if name.startswith(prefix)}
-
-
-# ---------------------------------------------------------------------------------------------------------------- story
-
-
-def story_forward(params, *, ids, cfg, pad=None, tail=None, truncate=None, replay=False):
-    """A whole story, segment after segment of cfg.T tokens; the last one may be shorter.
-
-    ids (B, any), pad (B,) on the host with 0 <= pad < the first segment's length -> logits (B, ids, V), or (B, tail, V)
-    of the last `tail` positions, which must lie in the last segment. truncate=k: the bank that enters segment s is a
-    constant when s is a multiple of k. replay: keep only the banks and compute each segment again in backward, bit for
-    bit the same gradients for the memory of one segment.
-    """
-    B, length = ids.shape
-    starts = range(0, length, cfg.T)
-    if length < 1:
-        raise ValueError("story_forward: ids has no tokens, expected at least one")
-    if tail is not None and not 0 <= tail <= length - starts[-1]:
-        raise ValueError(f"story_forward: tail is {tail}, expected 0 to {length - starts[-1]}, the last segment")
-    pad = _checked_pad(pad, B, min(cfg.T, length), get_xp(ids))
-    banks = first_banks(params, cfg, B)
-    cache = {"params": params, "cfg": cfg, "truncate": truncate, "banks": [], "calls": [], "segments": []}
-    logits = []
-    for start in starts:
-        last = start == starts[-1]
-        call = {"ids": ids[:, start:start + cfg.T], "pad": pad if start == 0 else None,
-                "tail": tail if last or tail is None else 0, "write": not last}
-        cache["banks"].append(banks)
-        cache["calls"].append(call)
-        part, banks, segment_cache = segment_forward(params, banks, cfg=cfg, **call)
-        logits.append(part)
-        cache["segments"].append(None if replay else segment_cache)
-    xp = get_xp(ids)
-    return logits[-1] if tail is not None or len(logits) == 1 else xp.concatenate(logits, 1), cache
-
-
-def story_backward(dlogits, cache):
-    """Gradients of all parameters, a `Flat` dict: back through the segments, from bank to bank.
-
-    The one place that adds: every segment's shares are laid into one buffer, and so they are summed at once.
-    """
-    params, cfg = cache["params"], cache["cfg"]
-    buffer, shapes, xp = None, param_shapes(cfg), get_xp(dlogits)
-    dbanks, end = None, dlogits.shape[1]
-    for s in reversed(range(len(cache["calls"]))):
-        call, segment_cache = cache["calls"][s], cache["segments"][s]
-        if segment_cache is None:
-            _, _, segment_cache = segment_forward(params, cache["banks"][s], cfg=cfg, **call)
-        rows = call["ids"].shape[1] if call["tail"] is None else call["tail"]
-        shares, dbanks = segment_backward(dlogits[:, end - rows:end], dbanks, segment_cache)
-        end -= rows
-        buffer = _sum(join(shapes, shares, xp, dlogits.dtype), buffer)
-        if cache["truncate"] and s % cache["truncate"] == 0:
-            dbanks = None
-    return Flat(shapes, xp, dlogits.dtype, buffer)
-
-
-def _checked_pad(pad, B, T, xp):
-    """pad on the device, None where nothing is padded.  ValueError outside 0 <= pad < T."""
-    if pad is None:
-        return None
-    pad = np.asarray(pad)
-    if pad.shape != (B,) or pad.min() < 0 or pad.max() >= T:
-        raise ValueError(f"story_forward: pad has shape {pad.shape} and values {pad.min()}..{pad.max()}, "
-                         f"expected ({B},) and 0..{T - 1}, less than the first segment")
-    return to_device(pad, xp) if pad.any() else None
+    return grads, tuple(dstates_in)

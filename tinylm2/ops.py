@@ -5,25 +5,24 @@ only into an array that the same function made.
 """
 
 from functools import lru_cache
+from typing import Any, NamedTuple
 
-from tinylm2.backend import add_runs, expect, fused, get_xp
-
-# --------------------------------------------------------------------------------------------------------------- linear
+from tinylm2.backend import Array, check_shapes, fused, get_xp, segment_sum
 
 
-def linear_forward(x, W):
+def linear_forward(x: Array, W: Array) -> tuple:
     """Multiply every row by a matrix.
 
     y = x W
 
     x (..., D), W (D, E) -> y (..., E).  Raises ValueError when W has not as many rows as x has columns.
     """
-    expect("linear", x=(x, "... D"), W=(W, "D E"))
+    check_shapes("linear", x=(x, "... D"), W=(W, "D E"))
     y = x.reshape(_rows(x), W.shape[0]) @ W              # one product over all rows, not one a story
     return y.reshape(*x.shape[:-1], W.shape[1]), (x, W)
 
 
-def linear_backward(dy, cache):
+def linear_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at x and at W.
 
     y_re = sum_d x_rd W_de: x_rd reaches row r of y through row d of W, so dx = dy W'. W_de met every row of x, so dW
@@ -40,10 +39,7 @@ def _rows(x):
     return x.size // x.shape[-1]                         # -1 in reshape would not do: a part may have zero rows
 
 
-# ------------------------------------------------------------------------------------------------------------ embedding
-
-
-def embedding_forward(W, *, ids):
+def embedding_forward(W: Array, *, ids: Array) -> tuple:
     """Look up one row a token.
 
     y = W[ids]
@@ -51,12 +47,12 @@ def embedding_forward(W, *, ids):
     W (V, D), ids (...) whole numbers in 0..V-1 -> y (..., D). The range is the caller's to keep: a GPU would wrap an
     index outside it without a word.
     """
-    expect("embedding", W=(W, "V D"))
+    check_shapes("embedding", W=(W, "V D"))
     get_xp(W, ids)
     return W[ids], (W, ids)
 
 
-def embedding_backward(dy, cache):
+def embedding_backward(dy: Array, cache: Any) -> tuple:
     """Gradient at W: row v of it sums dy over the places where token v stood.
 
     Sorted by token, those places lie side by side, and each run of them is added in order: no atomics, so the same
@@ -66,28 +62,25 @@ def embedding_backward(dy, cache):
     xp = get_xp(W, ids)
     order = xp.argsort(ids.reshape(-1), kind="stable")                   # (R,)
     starts = xp.searchsorted(ids.reshape(-1)[order], xp.arange(W.shape[0] + 1))   # (V+1,)
-    dW = add_runs(dy.reshape(ids.size, W.shape[1])[order], starts)       # (V, D)
+    dW = segment_sum(dy.reshape(ids.size, W.shape[1])[order], starts)       # (V, D)
     return (dW,)
 
 
-# -------------------------------------------------------------------------------------------------------------- rmsnorm
-
-
-def rmsnorm_forward(x, g, *, eps=1e-5):
+def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple:
     """Scale each row of x to root mean square one, then by the learned gain g (Zhang & Sennrich 2019, eq. 4).
 
     y = g * n,   n = x * r,   r = 1 / sqrt(mean(x^2) + eps)          means run over the last axis, D
 
     x (..., D), g (D,) -> y (..., D).  Raises ValueError when g is not as wide as x.
     """
-    expect("rmsnorm", x=(x, "... D"), g=(g, "D"))
+    check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))
     get_xp(x, g)
     r = _inverse_rms(_rowdot(x, x), g.size, eps)                         # (..., 1)
     n, y = _scale(x, r, g)                                               # (..., D)
     return y, (n, r, g)
 
 
-def rmsnorm_backward(dy, cache):
+def rmsnorm_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at x and at g.
 
     Through g:  dn = g * dy.   Through n:  x_j moves n_j by r, and every n_i of its row by -r n_i n_j / D, so
@@ -127,10 +120,7 @@ def _rowdot(a, b):
     return get_xp(a, b).einsum("...d,...d->...", a, b)[..., None]
 
 
-# ----------------------------------------------------------------------------------------------------------------- rope
-
-
-def rope_forward(x, *, start=0, step=1, base=10_000.0):
+def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0) -> tuple:
     """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
     y_2i + j y_2i+1 = (x_2i + j x_2i+1) e^(j p w_i),   w_i = base^(-2i/K),   p = start + step * t for row t
@@ -138,14 +128,14 @@ def rope_forward(x, *, start=0, step=1, base=10_000.0):
     x (B, T, H, K), K even -> y (B, T, H, K). With step=0 every row stands at `start`: so do the memory's slots.
     A pair is one complex number, and a turn is one complex product.
     """
-    expect("rope", x=(x, "B T H K"))
+    check_shapes("rope", x=(x, "B T H K"))
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has heads {x.shape[-1]} wide, expected an even width")
-    turn, back = _turns(get_xp(x), x.shape[1:], start, step, base, x.dtype)
+    turn, back = _rope_table(get_xp(x), x.shape[1:], start, step, base, x.dtype)
     return (_pairs(x) * turn).view(x.dtype), back
 
 
-def rope_backward(dy, cache):
+def rope_backward(dy: Array, cache: Any) -> tuple:
     """Gradient at x: a turn is orthogonal, so its transpose turns back by the same angle (the conjugate)."""
     back = cache
     return ((_pairs(dy) * back).view(dy.dtype),)
@@ -164,7 +154,7 @@ def _complex(xp, dtype):
 
 
 @lru_cache(maxsize=256)
-def _turns(xp, shape, start, step, base, dtype):
+def _rope_table(xp, shape, start, step, base, dtype):
     """e^(j p w_i) and its conjugate, (T, H, K/2): worked out in double precision, then cast, or float64 would spread
     from here. The same for every head, but written out: one long row is turned faster than H short ones."""
     T, H, K = shape
@@ -175,19 +165,26 @@ def _turns(xp, shape, start, step, base, dtype):
     return turn, turn.conj()
 
 
-# --------------------------------------------------------------------------------------------------------------- attend
+class Attended(NamedTuple):
+    """What `attend_forward` leaves for its backward: heads stacked by group, softmax weights a column per query."""
+
+    q: object                                            # (B, G, RT, K), divided by sqrt(K); R = H / G
+    k: object                                            # (B, G, U, K)
+    v: object                                            # (B, G, U, K)
+    P: object                                            # (B, G, U, RT)
+    y: object                                            # (B, T, H, K)
 
 
-def attend_forward(q, k, v, *, causal=False, pad=None):
+def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: Any = None) -> tuple:
     """Every query gathers the values of the keys it resembles (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023).
 
     y = P v,   P = softmax(q k' / sqrt(K))                              query head h uses key head h // (H/G)
 
     q (B, T, H, K), k and v (B, U, G, K), G divides H -> y (B, T, H, K). causal: the queries stand at the last T of the
-    U places, and see none after their own. pad (B,): story b's first pad[b] places are padding; nobody sees them but
-    a padded query, which (causal only) sees just itself.
+    U keys, and see none after their own. pad (B,): story b's first pad[b] keys are padding, which is masked; a padded
+    query (causal only) attends only to itself.
     """
-    expect("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"), pad=(pad, "B"))
+    check_shapes("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"), pad=(pad, "B"))
     xp = get_xp(q, k, v)
     B, T, H, K = q.shape
     U, G = k.shape[1:3]
@@ -196,7 +193,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     if causal and T > U:
         raise ValueError(f"attend: {T} causal queries, expected at most {U}, the places of k")
     qs, ks, vs = _stack(q / K**0.5, G), _stack(k, G), _stack(v, G)       # (B, G, RT or U, K), R = H/G
-    P = ks @ _columns(qs)                                # as yet the scores, (B, G, U, RT): a column a query
+    P = ks @ qs.swapaxes(2, 3)                           # as yet the scores, (B, G, U, RT): one column per query
     by_head = P.reshape(B, G, U, H // G, T)
     if pad is not None:
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
@@ -204,11 +201,11 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
         by_head[:, :, U - T:] += _future(xp, T, P.dtype)                 # what stands before the queries is all seen
     _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
     P /= xp.einsum("...ut->...t", P)[..., None, :]
-    y = _by_place(P.transpose(0, 1, 3, 2), vs, H)                        # (B, T, H, K)
-    return y, (qs, ks, vs, P, y)
+    y = _unstack(P.swapaxes(2, 3) @ vs, H)                               # (B, T, H, K)
+    return y, Attended(qs, ks, vs, P, y)
 
 
-def attend_backward(dy, cache):
+def attend_backward(dy: Array, cache: Any) -> tuple:
     """Gradients at q, k and v.
 
     y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
@@ -221,14 +218,20 @@ def attend_backward(dy, cache):
     B, T, H, K = y.shape
     G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
-    dv = _by_place(P, dys, G)                                            # (B, U, G, K)
-    dS = vs @ _columns(dys)                                              # dP, (B, G, U, RT)
+    dv = _unstack(P @ dys, G)                                            # (B, U, G, K)
+    dS = vs @ dys.swapaxes(2, 3)                                         # dP, (B, G, U, RT)
     mean = xp.einsum("bthk,bthk->bht", dy, y)                            # sum(dP * P)
     _softmax_back(dS, P, mean.reshape(B, G, 1, H // G * T))
-    dq = _by_place(dS.transpose(0, 1, 3, 2), ks, H)                      # (B, T, H, K)
+    dq = _unstack(dS.swapaxes(2, 3) @ ks, H)                             # (B, T, H, K)
     dq /= K**0.5
-    dk = _by_place(dS, qs, G)                                            # (B, U, G, K): qs carries the 1/sqrt(K)
+    dk = _unstack(dS @ qs, G)                                            # (B, U, G, K): qs carries the 1/sqrt(K)
     return dq, dk, dv
+
+
+def attention_weights(attended: Any) -> Any:
+    """The softmax weights in a cache of `attend_forward`: (B, H, T, U), how much each query takes of each key."""
+    B, T, H, _ = attended.y.shape
+    return attended.P.swapaxes(2, 3).reshape(B, H, T, -1)
 
 
 @fused
@@ -251,19 +254,11 @@ def _stack(x, G):
     return x.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
 
 
-def _by_place(a, b, H):
-    """The product of (B, G, RT, U) and (B, G, U, K), written straight to where it belongs: (B, T, H, K)."""
-    B, G, RT, U = a.shape
-    R, T, K = H // G, RT * G // H, b.shape[-1]
-    xp = get_xp(a, b)
-    y = xp.empty((B, T, G, R, K), a.dtype)
-    xp.matmul(a.reshape(B, G, R, T, U), b[:, :, None], out=y.transpose(0, 2, 3, 1, 4))
-    return y.reshape(B, T, H, K)
-
-
-def _columns(x):
-    """Rows as columns, laid out anew: a product by the mere view of a transpose would take twice as long."""
-    return get_xp(x).ascontiguousarray(x.transpose(0, 1, 3, 2))
+def _unstack(x, H):
+    """(B, G, RT, K) -> (B, T, H, K): back from `_stack`, a copy of its own."""
+    B, G, RT, K = x.shape
+    R = H // G
+    return x.reshape(B, G, R, RT // R, K).transpose(0, 3, 1, 2, 4).reshape(B, RT // R, H, K)
 
 
 def _hidden(xp, T, U, causal, pad, dtype):
@@ -281,16 +276,13 @@ def _future(xp, T, dtype):
     return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
-# ------------------------------------------------------------------------------------------------- one number at a time
-
-
-def sigmoid_forward(x):
+def sigmoid_forward(x: Array) -> tuple:
     """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
     y = _sigmoid(x)
     return y, y
 
 
-def sigmoid_backward(dy, cache):
+def sigmoid_backward(dy: Array, cache: Any) -> tuple:
     """dx = dy * y (1 - y): steepest at y = 1/2, dead where the gate is wide open or shut."""
     y = cache
     return (_sigmoid_back(dy, y),)
@@ -313,13 +305,13 @@ def _sigmoid_back(xp, dy, y):
     return dx
 
 
-def tanh_forward(x):
+def tanh_forward(x: Array) -> tuple:
     """y = tanh(x).   x (...) -> y (...)"""
     y = get_xp(x).tanh(x)
     return y, y
 
 
-def tanh_backward(dy, cache):
+def tanh_backward(dy: Array, cache: Any) -> tuple:
     """dx = dy * (1 - y^2)."""
     y = cache
     return (_tanh_back(dy, y),)
@@ -333,14 +325,14 @@ def _tanh_back(xp, dy, y):
     return dx
 
 
-def silu_forward(x):
+def silu_forward(x: Array) -> tuple:
     """y = x * s,   s = sigmoid(x)                                 (Elfwing et al. 2017, eq. 3)   x (...) -> y (...)"""
     s = _sigmoid(x)
     y = x * s
     return y, (s, y)
 
 
-def silu_backward(dy, cache):
+def silu_backward(dy: Array, cache: Any) -> tuple:
     """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * (s + y (1 - s))."""
     s, y = cache
     return (_silu_back(dy, s, y),)
@@ -355,24 +347,22 @@ def _silu_back(xp, dy, s, y):
     return dx
 
 
-# -------------------------------------------------------------------------------------------------------- cross-entropy
-
-
-def cross_entropy_forward(logits, *, targets, weights):
+def cross_entropy_forward(logits: Array, *, targets: Array, weights: Array, total: Array = None) -> tuple:
     """Weighted mean surprise at the targets.
 
-    loss = -sum_r w_r log p_r[target_r] / sum_r w_r,   p = softmax(logits) over the last axis, V
+    loss = -sum_r w_r log p_r[target_r] / total,   p = softmax(logits) over the last axis, V
 
-    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0, not all zero -> loss (), left on the
-    device: reading it waits for the device, and that is for the caller to decide.
+    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0 -> loss (), left on the device: reading
+    it waits for the device, and that is for the caller to decide. total: what the weights add up to, by default these;
+    for a part of a batch the whole batch's.
     """
-    expect("cross_entropy", logits=(logits, "... V"))
+    check_shapes("cross_entropy", logits=(logits, "... V"))
     if not logits.shape[:-1] == targets.shape == weights.shape:
         raise ValueError(f"cross_entropy: targets {targets.shape} and weights {weights.shape}, "
                          f"expected {logits.shape[:-1]} from logits")
     xp = get_xp(logits, targets, weights)
     V = logits.shape[-1]
-    w = (weights / weights.sum()).astype(logits.dtype).reshape(-1)       # (R,)
+    w = (weights / (weights.sum() if total is None else total)).astype(logits.dtype).reshape(-1)     # (R,)
     z = logits.reshape(_rows(logits), V)
     top = z.max(-1, keepdims=True)
     p = z - top                                          # below the largest, no exponential overflows; (R, V)
@@ -385,7 +375,7 @@ def cross_entropy_forward(logits, *, targets, weights):
     return loss, (p, w, place, logits.shape)
 
 
-def cross_entropy_backward(dloss, cache):
+def cross_entropy_backward(dloss: Array, cache: Any) -> tuple:
     """Gradient at the logits: what was predicted minus what came, dlogits_r = dloss * w_r (p_r - onehot_r)."""
     p, w, place, shape = cache
     w = dloss * w

@@ -1,8 +1,10 @@
-"""AdamW on one flat buffer, clipping by the global norm, and the learning rate's schedule."""
+"""AdamW on one flat buffer, and clipping by the global norm."""
 
 import math
+from typing import Any
 
-from tinylm2.backend import blocks, fused, get_xp
+from tinylm2.backend import chunks, fused, get_xp
+from tinylm2.flat import Flat
 
 
 class AdamW:
@@ -15,13 +17,13 @@ class AdamW:
     tensors. Decay acts on matrices only (`Flat.matrices`): gains and biases have no reason to be small.
     """
 
-    def __init__(self, params, *, betas=(0.9, 0.98), eps=1e-8, decay=0.01):
+    def __init__(self, params: Flat, *, betas: Any = (0.9, 0.98), eps: float = 1e-8, decay: float = 0.01) -> None:
         xp = get_xp(params.buffer)
         self.betas, self.eps, self.decay = betas, eps, decay
         self.m, self.v = xp.zeros_like(params.buffer), xp.zeros_like(params.buffer)
         self.t = 0
 
-    def step(self, params, grads, lr):
+    def step(self, params: Flat, grads: Flat, lr: float) -> None:
         """Move the parameters one step against the gradients, in place."""
         b1, b2 = self.betas
         self.t += 1
@@ -29,7 +31,7 @@ class AdamW:
         matrices = params.matrices.size
         for start, end, kept in ((0, matrices, 1 - lr * self.decay), (matrices, params.buffer.size, 1.0)):
             w, g, m, v = (x[start:end] for x in (params.buffer, grads.buffer, self.m, self.v))
-            for part in blocks(w):
+            for part in chunks(w):
                 _move(w[part], g[part], m[part], v[part], kept, *constants)
 
 
@@ -51,7 +53,7 @@ def _move(xp, w, g, m, v, kept, b1, b1_rest, b2, b2_rest, rate, root, eps):
     w -= s
 
 
-def clip(grads, limit):
+def clip(grads: Flat, limit: float) -> Any:
     """Scale all gradients so that their global norm is at most `limit`; the norm before, left on the device.
 
     norm = sqrt(sum g^2) over all tensors,   g *= min(1, limit / norm)                (Pascanu et al. 2013, algorithm 1)
@@ -66,13 +68,3 @@ def clip(grads, limit):
 def _shrink(xp, g, norm, limit):
     """No branch: asking the norm would wait for the device."""
     g *= xp.minimum(limit / (norm + 1e-12), 1.0)
-
-
-def learning_rate(peak, step, *, warmup, decay_from=None, decay_steps=1, floor=0.05):
-    """The rate of a step: up in a line over `warmup` steps, then level; from `decay_from` on down a half cosine to
-    `floor` of the peak over `decay_steps` steps."""
-    rate = peak * min(1.0, (step + 1) / warmup)
-    if decay_from is not None:
-        done = min(1.0, max(0.0, (step - decay_from) / decay_steps))
-        rate *= floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
-    return rate

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 1. A pair and its check
 #
+# **Time:** 20 minutes. **Before it:** nothing but Python and a little linear algebra.
+#
 # Everything in tinylm2 is built from pairs of functions:
 #
 #     y, cache = name_forward(x, W, ...)           computes, and keeps what the way back will need
@@ -35,7 +37,7 @@ assert abs(slope - 2 * x) < 1e-8
 #
 # Now a real operation: scale every column of `x` by a factor of its own.
 #
-#     y_td = x_td g_d              x (T, D): T rows      g (D,): one factor a column
+#     y_td = x_td g_d              x (T, D): T rows      g (D,): one factor per column
 #
 # `y` holds T·D numbers, and "how much does the result move" must say *which* result. In a network the answer is
 # always the same: the one number at the very end, the loss. Whoever used our `y` next tells us, for each of its
@@ -94,7 +96,7 @@ assert dx.tolist() == [[10, 0], [20, 500]]
 
 # %%
 def measured_slopes(f, x, eps=1e-5):
-    """How much f() moves with each entry of x: a central difference an entry. Nudges x in place, and puts it back."""
+    """How much f() moves with each entry of x: a central difference per entry. Nudges x in place, and puts it back."""
     slopes = np.zeros_like(x)
     for index in np.ndindex(x.shape):
         here = x[index]
@@ -185,12 +187,12 @@ assert min(central) < 1e-9 < min(one_sided)
 
 # %%
 if lesson.plt:
-    figure, axis = lesson.plt.subplots(figsize=(5.5, 3))
+    figure, axis = lesson.plt.subplots(figsize=(8, 3))
     axis.loglog(steps, one_sided, "o-", label="one-sided: f(x + eps) - f(x)")
     axis.loglog(steps, central, "o-", label="central: f(x + eps) - f(x - eps)")
     axis.axvline(1e-5, color="gray", linestyle=":", label="the checker's eps")
     axis.set(xlabel="eps", ylabel="relative error", title="Too far: the curve bends.  Too near: digits are lost.")
-    axis.legend(loc="lower left")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     lesson.show(figure, "01-how-small-is-a-small-nudge")
 
 # %% [markdown]
@@ -230,4 +232,27 @@ if lesson.plt:
 # `dg` runs happily, has the wrong shape, and broadcasts once more into whatever it is added to.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. <code>y</code> is (3, 4). How many numbers does <code>dy</code> hold, and what does one of them
+# say?</summary>
+#
+# Twelve: `dy` has the shape of `y`. Each says how much the loss, at the very end, moves when that entry of `y` is
+# nudged.
+#
+# </details>
+#
+# <details><summary>2. A bias b (D,) is added to each of T rows. What is db?</summary>
+#
+# `dy.sum(0)`. Forward repeated b for every row, so backward sums over the rows.
+#
+# </details>
+#
+# <details><summary>3. A check passes at eps = 1e-5 and fails at eps = 1e-12. Is the gradient wrong?</summary>
+#
+# No. At 1e-12 the two values differ in their last digits only, and the difference is mostly rounding. The picture
+# shows it: to the left of 1e-5 the error grows again.
+#
+# </details>
+#
 # Next: [2. One memory write, step by step](02_one_memory_write.py)

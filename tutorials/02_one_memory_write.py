@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 2. One memory write, step by step
 #
+# **Time:** 20 minutes. **Before it:** lesson 1.
+#
 # A story is read in segments. When a segment ends, its words are forgotten; what is kept is a small matrix, the
 # *memory bank* `M`. It has N rows, called *slots*, each D numbers wide. The next segment reads the bank (lesson 10)
 # and, at its own end, rewrites it.
@@ -16,8 +18,8 @@
 import lesson
 import numpy as np
 
-from tinylm2 import memory
 from tinylm2.gradcheck import check_grads
+from tinylm2.memories import lm2
 
 # %% [markdown]
 # ## The cast
@@ -110,11 +112,12 @@ if lesson.plt:
 
 # %% [markdown]
 # Slot 0 now holds something of `mary`, slot 1 something of `garden`, and both still hold most of what they were. The
-# library's function does the same in one call. It works on a whole batch of stories, so we give it a batch of one.
+# library's `memory_update` does the same in one call. It works on a whole batch of stories, so we give it a batch of
+# one.
 
 # %%
 arguments = R[None], M[None], Win, bin, Wforget, bforget
-found, cache = memory.gates_forward(*arguments)
+found, cache = lm2.memory_update_forward(*arguments)
 print("equal to the library's:", np.allclose(found[0], M_next, rtol=0, atol=1e-15))
 
 assert np.allclose(found[0], M_next, rtol=0, atol=1e-15)
@@ -132,7 +135,7 @@ assert np.allclose(found[0], M_next, rtol=0, atol=1e-15)
 
 # %%
 dM_next = np.ones((1, N, D))
-dM = memory.gates_backward(dM_next, cache)[1]
+dM = lm2.memory_update_backward(dM_next, cache)[1]
 print("dM =\n", dM[0])
 assert np.allclose(dM[0], g_forget, rtol=0, atol=1e-15)
 
@@ -142,7 +145,7 @@ assert np.allclose(dM[0], g_forget, rtol=0, atol=1e-15)
 
 # %%
 two_stories = [np.concatenate((x, x[:, ::-1])) if x.ndim == 3 else x for x in arguments]
-verdict = check_grads(memory.gates_forward, memory.gates_backward, *two_stories)
+verdict = check_grads(lm2.memory_update_forward, lm2.memory_update_backward, *two_stories)
 print(verdict)
 assert verdict.passed
 
@@ -199,4 +202,25 @@ if lesson.plt:
 # the bank is gone after every segment. The loss still falls, on questions about the last segment.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. A forget gate stands at 0. What is left of the slot, and of the gradient at it?</summary>
+#
+# Nothing of either: `M' = g_in * tanh(R)`, and `dM = 0 * dM'`. What is not kept is not answerable for anything.
+#
+# </details>
+#
+# <details><summary>2. Can a slot gather more than the tokens have to offer?</summary>
+#
+# No. Its row of P adds up to one, so R is a weighted mean of the values and never lies outside them.
+#
+# </details>
+#
+# <details><summary>3. tanh keeps each write between -1 and 1. Does the bank stay there, too?</summary>
+#
+# No. Each write adds to what was kept. With `g_forget = 0.95` and `g_in = 0.5` the same write, over and over, can come
+# near to `0.5 / (1 - 0.95) = 10`. It is one more reason to norm the bank before it is read (lesson 10).
+#
+# </details>
+#
 # Next: [3. Checking a gradient, and how checks lie](03_how_checks_lie.py)

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 3. Checking a gradient, and how checks lie
 #
+# **Time:** 25 minutes. **Before it:** lesson 1.
+#
 # Lesson 1 built a check that catches a wrong gradient. This lesson does the opposite: it builds checks that look just
 # as serious, and passes wrong gradients through them. None of them looks silly at first sight. Whoever knows them
 # trusts a green tick a little less, and writes better ones.
@@ -130,23 +132,23 @@ assert ones_check(a_little_too_large)
 # The same happens behind every RMSNorm (its output has a fixed length), every gate that splits something in two,
 # every operation with a conserved sum. Random upstream gradients conserve nothing.
 #
-# ## Lie 3: one place
+# ## Lie 3: one position
 #
-# "Keep the check small": a sequence of one token, a batch of one story. The softmax over a single place is 1 for
+# "Keep the check small": a sequence of one token, a batch of one story. The softmax over a single position is 1 for
 # every score. Once more nothing moves, and attention's gradient at its queries is zero, right or wrong.
 
 # %%
-def one_place_check(backward):
+def one_position_check(backward):
     return honest_looking_check(backward, S[:, :1], rng.standard_normal((3, 1)))
 
 
 for backward in WRONG:
-    print(f"{backward.__name__:<22}", "passes" if one_place_check(backward) else "is caught")
-assert one_place_check(all_zero)
-assert one_place_check(a_little_too_large)
+    print(f"{backward.__name__:<22}", "passes" if one_position_check(backward) else "is caught")
+assert one_position_check(all_zero)
+assert one_position_check(a_little_too_large)
 
 # %% [markdown]
-# A sum over one place is no sum either: a forgotten `.sum(0)` over a batch of one is invisible. That is why no axis
+# A sum over one position is no sum either: a forgotten `.sum(0)` over a batch of one is invisible. That is why no axis
 # in our checks has length one, and why no two axes have the same length where that can be had: in a square matrix, a
 # transposed gradient still fits.
 #
@@ -190,7 +192,7 @@ def the_real_one(backward):
     return check_grads(softmax_forward, backward, S).passed
 
 
-CHECKS = {"the shape": shape_check, "ones upstream": ones_check, "one place": one_place_check,
+CHECKS = {"the shape": shape_check, "ones upstream": ones_check, "one position": one_position_check,
           "float32": float32_check, "check_grads": the_real_one}
 caught = np.array([[not check(backward) for check in CHECKS.values()] for backward in WRONG])
 
@@ -208,8 +210,8 @@ if lesson.plt:
     for name, error in errors.items():
         left.loglog(nudges, error, "o-", label=name)
     left.axhline(1e-4, color="gray", linestyle=":", label="an error of 1.0001")
-    left.set(xlabel="eps", ylabel="error of a correct gradient", title="float32 cannot see it")
-    left.legend()
+    left.set(xlabel="eps", ylabel="error of a correct gradient", ylim=(1e-11, 1e6), title="float32 cannot see it")
+    left.legend(loc="upper right")
     lesson.heat(right, caught, "which check catches which error", signed=False, limit=1.6,
                 rows=[w.__name__.replace("_", " ") for w in WRONG], columns=list(CHECKS))
     for (i, j), found in np.ndenumerate(caught):
@@ -225,7 +227,7 @@ if lesson.plt:
 
 # %%
 refusals = 0
-for reason, x in (("one place", S[:, :1]), ("float32", S.astype("float32"))):
+for reason, x in (("one position", S[:, :1]), ("float32", S.astype("float32"))):
     try:
         check_grads(softmax_forward, softmax_backward, x)
     except Refused as refused:
@@ -304,4 +306,27 @@ assert [argument.name for argument in verdict.failures] == ["W"]
 # watch the check find it: only then do you know that it looks.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. Why do ones for the upstream gradient pass a softmax backward that returns zeros?</summary>
+#
+# They check the sum of the shares, and that is one whatever the scores are. Its true slopes are zero, so zeros are
+# right for it.
+#
+# </details>
+#
+# <details><summary>2. A check of attention should be small. Which axes may have length one?</summary>
+#
+# None. With one position the softmax is constant; with one story, one head or one row a forgotten sum is invisible. And
+# no two axes should be equally long, or a transposed gradient fits.
+#
+# </details>
+#
+# <details><summary>3. A check in float32 with a tolerance of 1e-2 passes. What do you know?</summary>
+#
+# That no error is larger than about a hundredth. A factor of 1.0001, or a small dropped term, would pass, too: check
+# in float64.
+#
+# </details>
+#
 # Next: [4. Linear and embedding](04_linear_and_embedding.py)

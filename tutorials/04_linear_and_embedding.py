@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 4. Linear and embedding
 #
+# **Time:** 15 minutes. **Before it:** lesson 1.
+#
 # Nearly all the work of a language model is one operation: rows times a matrix. If you can take a matrix product
 # backwards in your sleep, you have half of this library. The other operation of this lesson, looking up a row for a
 # token, turns out to be the same one in disguise.
@@ -98,7 +100,7 @@ assert check_grads(ops.linear_forward, ops.linear_backward, x, W).passed
 #     y = onehot W                     dW = onehot' dy
 #
 # Row v of `onehot'` has a one wherever token v stood. So row v of `dW` is the sum of the rows of `dy` at those
-# places.
+# positions.
 
 # %%
 vocabulary = ["the", "cat", "saw", "dog", "moon"]
@@ -116,18 +118,18 @@ print("dW['moon'], which did not occur:", dW[4])
 assert not dW[4].any()
 
 # %% [markdown]
-# Nobody multiplies by a matrix of zeros, of course: the library sorts the places by token and sums each run.
+# Nobody multiplies by a matrix of zeros, of course: the library sorts the positions by token and sums each run.
 #
 # ## The trap
 #
 # The obvious code is `dW[ids] += dy`. It runs, it has the right shape, and it is wrong. NumPy reads all the rows
-# `dW[ids]`, adds, and writes them back: of two places with the same token, only the last one is kept.
+# `dW[ids]`, adds, and writes them back: of two positions with the same token, only the last one is kept.
 
 # %%
 dW_wrong = np.zeros_like(W)
 dW_wrong[ids] += dy
 dW_slow = np.zeros_like(W)
-np.add.at(dW_slow, ids, dy)                              # adds place by place: right, and slow
+np.add.at(dW_slow, ids, dy)                              # adds position by position: right, and slow
 
 print("`dW[ids] += dy` is wrong at:", [vocabulary[v] for v in np.flatnonzero(abs(dW_wrong - dW).max(1) > 1e-12)])
 assert np.allclose(dW_slow, dW, atol=1e-15)
@@ -154,7 +156,7 @@ if lesson.plt:
     figure, axes = lesson.plt.subplots(1, 5, figsize=(10, 2.2), width_ratios=[5, 3, 0.8, 3, 3])
     words = [vocabulary[i] for i in ids]
     lesson.heat(axes[0], onehot.T, "onehot'", rows=vocabulary, columns=words, signed=False, limit=1.5)
-    lesson.heat(axes[1], dy, "dy, a row a place", rows=words, numbers=".1f", limit=3)
+    lesson.heat(axes[1], dy, "dy, a row per position", rows=words, numbers=".1f", limit=3)
     axes[2].text(0.5, 0.5, "=", fontsize=20, ha="center", va="center")
     axes[2].axis("off")
     lesson.heat(axes[3], dW, "dW = onehot' dy", rows=vocabulary, numbers=".1f", limit=3)
@@ -198,7 +200,28 @@ if lesson.plt:
 # ## What usually goes wrong
 #
 # `dW[ids] += dy`. It loses gradient only for words that occur more than once in a batch, which are the frequent ones:
-# "the" learns from its last place alone. The loss still falls.
+# "the" learns from its last position alone. The loss still falls.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. x is (6, 3) and dy is (6, 5). Which product is dW, and over what does it sum?</summary>
+#
+# `x' dy`, of the shape (3, 5). It sums over the six rows, each of which W met.
+#
+# </details>
+#
+# <details><summary>2. Which rows of an embedding's gradient are zero?</summary>
+#
+# Those of all tokens that do not occur in the batch. A token that occurs more than once gets the sum over its
+# positions.
+#
+# </details>
+#
+# <details><summary>3. Why does a training step cost about three forward passes?</summary>
+#
+# Forward has one product per matrix, backward has two of the same size: one for dx, one for dW.
+#
+# </details>
+#
 # Next: [5. Softmax and cross-entropy](05_softmax_and_cross_entropy.py)

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 5. Softmax and cross-entropy
 #
+# **Time:** 20 minutes. **Before it:** lesson 1.
+#
 # At the top of the model stands one score for every word of the vocabulary: the *logits*. Two questions: how do
 # scores become probabilities, and how do we tell the model, in one number, how wrong they are? The answer has the
 # most beautiful gradient in this course.
@@ -18,7 +20,7 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## From scores to probabilities
 #
-#     p_v = e^(z_v) / sum_w e^(z_w)                z (V,): one logit a word
+#     p_v = e^(z_v) / sum_w e^(z_w)                z (V,): one logit per word
 #
 # Only differences of logits matter: adding a constant c to all of them multiplies every term, above and below the
 # line, by `e^c`. We use that freedom at once. `e^1000` is too large for any floating-point number; so we subtract the
@@ -125,7 +127,7 @@ assert in_one == 800
 # %% [markdown]
 # ## A batch, with weights
 #
-# In tinylm2 most words of a story are not asked for: only the answer counts. So every place has a weight, 1 at the
+# In tinylm2 most words of a story are not asked for: only the answer counts. So every position has a weight, 1 at the
 # answer and 0 elsewhere, and the loss is the weighted mean:
 #
 #     loss = -sum_r w_r log p_r[target_r] / sum_r w_r
@@ -202,4 +204,26 @@ assert check_grads(cross_entropy_forward, cross_entropy_backward, logits, **cons
 # and a small gradient, and the learning rate that was tuned on one task is wrong for the next.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. The right word has p = 0.99. What is the gradient at its logit? And at p = 0.01?</summary>
+#
+# `p - 1`: -0.01 and -0.99. A model that is right is left alone, one that is wrong learns at full speed.
+#
+# </details>
+#
+# <details><summary>2. Why may the largest logit be subtracted from all of them?</summary>
+#
+# A constant added to all logits multiplies every term above and below the line by the same factor. The probabilities
+# stay as they are, and no exponential is larger than one.
+#
+# </details>
+#
+# <details><summary>3. A fresh model with 204 words has a loss of 9. Is something wrong?</summary>
+#
+# Yes. Knowing nothing costs log 204 = 5.3. A loss of 9 is worse than that: the logits start too large, and the model
+# is sure of the wrong words.
+#
+# </details>
+#
 # Next: [6. RMSNorm](06_rmsnorm.py)

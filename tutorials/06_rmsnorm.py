@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 6. RMSNorm
 #
+# **Time:** 15 minutes. **Before it:** lesson 1.
+#
 # A deep network adds and multiplies its rows over and over, and their size would drift off. So before each layer
 # every row is brought back to a standard length. RMSNorm is the simplest way to do it, and the first backward in this
 # course where every input moves every output.
@@ -20,7 +22,7 @@ rng = np.random.default_rng(0)
 # The root mean square of a row is the typical size of its entries. Divide by it, then let each column have a learned
 # gain:
 #
-#     r = 1 / sqrt(mean(x²) + eps)         one number a row      (eps = 1e-5: a row of zeros must not divide by 0)
+#     r = 1 / sqrt(mean(x²) + eps)         one number per row    (eps = 1e-5: a row of zeros must not divide by 0)
 #     n = x r                              the row, with root mean square one
 #     y = g n                              g (D,): the gain
 #
@@ -187,4 +189,25 @@ print(verdict)
 assert [argument.name for argument in verdict.failures] == ["x"]
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. x is multiplied by ten. What happens to y, and what to dx?</summary>
+#
+# y stays as it is (but for eps). dx becomes a tenth: a long row must move farther to turn by the same angle.
+#
+# </details>
+#
+# <details><summary>2. Upstream is parallel to the row: dn = c n. What is dx?</summary>
+#
+# Zero, but for eps: `dn - n mean(dn n) = c n - c n mean(n²)`, and `mean(n²)` is one. A gradient that asks only for
+# another length asks for nothing.
+#
+# </details>
+#
+# <details><summary>3. Which inputs move y_i?</summary>
+#
+# All of its row: x_i itself, and through r every x_j. No other row.
+#
+# </details>
+#
 # Next: [7. RoPE: position as rotation](07_rope.py)

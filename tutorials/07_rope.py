@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 7. RoPE: position as rotation
 #
+# **Time:** 15 minutes. **Before it:** lesson 4.
+#
 # Attention compares queries with keys and does not know where they stand: "mary saw john" and "john saw mary" would
 # be the same to it. RoPE tells it by turning every query and key by an angle that grows with its position. This
 # lesson is also a rest: its backward is the easiest of all.
@@ -184,4 +186,26 @@ assert ops.rope_forward(x32)[0].dtype == "float32"
 # away as it is, and one that was turned can no longer be understood by whoever receives it.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. A query stands at 7, a key at 4. Where else could the two stand, with the same
+# product?</summary>
+#
+# Anywhere with a difference of three: 10 and 7, or 103 and 100.
+#
+# </details>
+#
+# <details><summary>2. Why does the backward of RoPE return one gradient only?</summary>
+#
+# The angles depend on positions, which are constants. The rows are the only argument that is differentiated.
+#
+# </details>
+#
+# <details><summary>3. Why do all slots stand at the same position, T?</summary>
+#
+# Right behind the last token a late fact is nearer than an early one, for every slot alike. Were the slots at
+# different positions, what a slot gathers would depend on its number, too.
+#
+# </details>
+#
 # Next: [8. Attention, forward then backward, a line at a time](08_attention.py)

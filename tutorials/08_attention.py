@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 8. Attention, forward then backward, a line at a time
 #
+# **Time:** 20 minutes. **Before it:** lessons 3 and 4.
+#
 # Every token asks all tokens before it, and gathers what they have to say. It is the only place in a Llama block
 # where tokens meet. You have met all the parts: a product (lesson 4), a softmax (lesson 3), a product.
 #
@@ -30,8 +32,8 @@ q, k, v = rng.standard_normal((3, T, K))
 #     S_tu = sum_c q_tc k_uc / sqrt(K)             t asks, u is asked, c runs over the K columns
 #
 # Why divide? A product of two random rows of K entries, each of size one, has the size sqrt(K). Without the division
-# wide heads would have large scores, the softmax would put everything on one place, and its gradient would vanish. We
-# will measure that at the end.
+# wide heads would have large scores, the softmax would put everything on one position, and its gradient would vanish.
+# We will measure that at the end.
 
 # %%
 S = q @ k.T / K**0.5
@@ -87,16 +89,16 @@ print("dP =\n", dP)
 # %% [markdown]
 # ## Backward 3: through the softmax
 #
-# From lesson 3, row by row: `dS = P (dP - sum_u dP P)`. In words: the sum is what t hears on average; a place that is
-# worth more than that average is lifted, one that is worth less is pushed down, each in proportion to its share.
+# From lesson 3, row by row: `dS = P (dP - sum_u dP P)`. In words: the sum is what t hears on average; a position that
+# is worth more than that average is lifted, one that is worth less is pushed down, each in proportion to its share.
 # Where the share is 0 nothing moves: the future gets no gradient, and needs no mask of its own on the way back.
 
 # %%
 dS = P * (dP - (dP * P).sum(-1, keepdims=True))
 print(dS)
-assert abs(dS.sum(-1)).max() < 1e-15                     # what one place wins, the others lose
+assert abs(dS.sum(-1)).max() < 1e-15                     # what one position wins, the others lose
 assert not dS[future].any()
-assert not dS[0].any()                                   # with one place to listen to, there is nothing to choose
+assert not dS[0].any()                                   # with one position to listen to, there is nothing to choose
 
 # %% [markdown]
 # ## Backward 4 and 5: through the scores
@@ -114,8 +116,8 @@ print("dk =\n", dk)
 
 # %%
 if lesson.plt:
-    figure, axes = lesson.plt.subplots(1, 4, figsize=(10.5, 2.7))
-    steps = ((np.where(future, 0, S), "S: who resembles", 2.5), (P, "P: who is listened to", 1),
+    figure, axes = lesson.plt.subplots(1, 4, figsize=(11, 2.7))
+    steps = ((np.where(future, np.nan, S), "S: who resembles (grey: hidden)", 2.5), (P, "P: who is listened to", 1),
              (dP, "dP: would it have helped?", 4), (dS, "dS: more of this, less of that", 1))
     for axis, (matrix, title, limit) in zip(axes, steps, strict=True):
         lesson.heat(axis, matrix, title, rows=words, columns=words, numbers=".1f", limit=limit)
@@ -188,7 +190,7 @@ assert np.allclose(dk6.reshape(2, 5, 2, 3, 4).sum(3), dk2, atol=1e-13)
 # ## Why divide by sqrt(K)
 #
 # Random queries and keys of growing width, with and without the division: how much does a token listen to its
-# favourite place among 32, and how large is the gradient at the scores?
+# favourite position among 32, and how large is the gradient at the scores?
 
 # %%
 def listen(K, scale):
@@ -223,7 +225,7 @@ if lesson.plt:
 # %% [markdown]
 # ## Exercise
 #
-# Add the same vector c to *every* key. How does y change? What follows for the sum of `dk` over all places u?
+# Add the same vector c to *every* key. How does y change? What follows for the sum of `dk` over all positions u?
 #
 # <details><summary>Answer</summary>
 #
@@ -250,4 +252,26 @@ if lesson.plt:
 # something about what comes. Lesson 16 hunts for leaks of this kind.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. A token listens to one position with a share of 1. What gradient do its scores get?</summary>
+#
+# None: `dS = P (dP - sum P dP)` is zero at that position, because its dP is the average, and zero at all others,
+# because their share is. It cannot learn to look elsewhere. Dividing by sqrt(K) keeps a fresh model away from there.
+#
+# </details>
+#
+# <details><summary>2. Token u is hidden from token t. What do q_t, k_u and v_u learn from each other?</summary>
+#
+# Nothing: the share is exactly 0, so `dS_tu = 0` and u's part in `dv` is `0 * dy_t`. The mask acts backward without
+# being applied again.
+#
+# </details>
+#
+# <details><summary>3. Six query heads share two key heads. What does backward do with dk?</summary>
+#
+# It sums over the three query heads of each group: forward repeated the key head for them.
+#
+# </details>
+#
 # Next: [9. SwiGLU, the block, and the residual stream](09_the_block.py)

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 9. SwiGLU, the block, and the residual stream
 #
+# **Time:** 20 minutes. **Before it:** lessons 6, 7 and 8.
+#
 # All parts of a Llama block are on the table but one: the feed-forward, in which each token thinks for itself. Then
 # we put the block together, and take it apart backwards. The surprise is how little there is left to do.
 
@@ -126,7 +128,7 @@ print("equal to the library's")
 # %%
 def block_forward(x, p, *, heads):
     n, norm1 = ops.rmsnorm_forward(x, p["attn.g"])
-    a, _, _, attention = layers.self_attention_forward(n, p["attn.Wqkv"], p["attn.Wo"], heads=heads)
+    a, _, _, attention = layers.self_attention_forward(n, None, p["attn.Wqkv"], p["attn.Wo"], heads=heads)
     x = x + a
     h, norm2 = ops.rmsnorm_forward(x, p["ff.g"])
     f, ff = layers.feed_forward_forward(h, p["ff.Wgu"], p["ff.Wdown"])
@@ -139,13 +141,13 @@ def block_backward(dy, cache):
     dh, dp["ff.Wgu"], dp["ff.Wdown"] = layers.feed_forward_backward(dy, ff)
     dx, dp["ff.g"] = ops.rmsnorm_backward(dh, norm2)
     dx = dy + dx
-    dn, dp["attn.Wqkv"], dp["attn.Wo"] = layers.self_attention_backward(dx, None, None, attention)
+    dn, _, dp["attn.Wqkv"], dp["attn.Wo"] = layers.self_attention_backward(dx, None, None, attention)
     dx_attention, dp["attn.g"] = ops.rmsnorm_backward(dn, norm1)
     return dx + dx_attention, dp
 
 
 cfg = model.Config(V=7, D=8, L=1, H=4, G=2, F=6, T=5, N=3, memory="none")
-params = model.block_params(model.init_params(cfg, seed=0, dtype="float64"), 0)
+params = model.params_of(model.init_params(cfg, seed=0, dtype="float64"), cfg, 0)
 x, dy = rng.standard_normal((2, 2, cfg.T, cfg.D))
 
 ours, our_cache = block_forward(x, params, heads=(cfg.H, cfg.G))
@@ -160,7 +162,9 @@ print("our block equals the library's, forward and in all", len(dp), "gradients 
 
 # %% [markdown]
 # (`self_attention` is lessons 4, 7 and 8 in a row: products for queries, keys and values, a turn for two of them,
-# `attend`, one product more. Read it in `tinylm2/layers.py`; nothing in it is new to you now.)
+# `attend`, one product more. Read it in `tinylm2/layers.py`; nothing in it is new to you now. The three `None` are
+# keys and values that stood before this segment, which lesson 14 needs, and the share that a memory's write hands
+# back, which lesson 12 adds.)
 #
 # ## What the road is good for
 #
@@ -243,4 +247,24 @@ if lesson.plt:
 # holds another x. Forward still gives the right numbers; the gradients are those of a function that nobody computed.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. A layer's backward returns zeros. What arrives below y = x + layer(x)?</summary>
+#
+# dy itself: the other share, along the residual stream, is untouched.
+#
+# </details>
+#
+# <details><summary>2. Why does a gate that stands wide open hardly learn?</summary>
+#
+# Its slope is `y (1 - y)`. At y = 0.99 that is 0.0099, against 0.25 in the middle.
+#
+# </details>
+#
+# <details><summary>3. In silu(gate) * up one entry of up is 0. Which gradients at that entry vanish?</summary>
+#
+# That of gate: it is scaled by up. That of up is scaled by `silu(gate)` and stays.
+#
+# </details>
+#
 # Next: [10. Reading a memory: cross-attention and the output gate](10_reading_a_memory.py)

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 10. Reading a memory: cross-attention and the output gate
 #
+# **Time:** 20 minutes. **Before it:** lesson 8 (6 and 9 help).
+#
 # From here on it is LM2. A block's *memory bank* M has N slots of width D. The tokens of a segment read it; nothing
 # they do changes it (that is lesson 11). Equations 1 to 3 of the paper:
 #
@@ -8,15 +10,17 @@
 #     gout = sigmoid(Emem Wout + bout)                                              (2)
 #     y    = x + a + gout * Emem                                                    (3)
 #
-# n are the block's normed token rows, x the residual stream, a what self-attention found beside it. You know every
-# operation in these lines. What is new is who meets whom, and where gradients add up.
+# n are the block's normed token rows, x the rows as they run through the model (the residual stream, lesson 9), a
+# what self-attention found beside it. You know every operation in these lines. What is new is who meets whom, and
+# where gradients add up.
 
 # %%
 import lesson
 import numpy as np
 
-from tinylm2 import memory, ops
+from tinylm2 import layers, ops
 from tinylm2.gradcheck import check_grads
+from tinylm2.memories import lm2
 
 rng = np.random.default_rng(0)
 B, T, N, D, H = 2, 5, 3, 8, 2                            # stories, tokens, slots, width, heads
@@ -37,7 +41,7 @@ def heads_of(x):
     return x.reshape(*x.shape[:2], H, -1)
 
 
-def read_forward(n, M, Wq, Wk, Wv):
+def cross_attention_forward(n, M, Wq, Wk, Wv):
     q, asked = ops.linear_forward(n, Wq)
     k, found_by = ops.linear_forward(M, Wk)
     v, told = ops.linear_forward(M, Wv)
@@ -45,7 +49,7 @@ def read_forward(n, M, Wq, Wk, Wv):
     return y.reshape(n.shape), (asked, found_by, told, attended)
 
 
-def read_backward(dEmem, cache):
+def cross_attention_backward(dEmem, cache):
     asked, found_by, told, attended = cache
     dq, dk, dv = ops.attend_backward(heads_of(dEmem), attended)
     dn, dWq = ops.linear_backward(dq.reshape(dEmem.shape), asked)
@@ -58,13 +62,14 @@ n, M = rng.standard_normal((B, T, D)), rng.standard_normal((B, N, D))
 Wq, Wk, Wv = rng.standard_normal((3, D, D)) / D**0.5
 dEmem = rng.standard_normal((B, T, D))
 
-Emem, cache = read_forward(n, M, Wq, Wk, Wv)
-theirs, their_cache = memory.read_forward(n, M, Wq, Wk, Wv, heads=H)
+Emem, cache = cross_attention_forward(n, M, Wq, Wk, Wv)
+theirs, their_cache = lm2.cross_attention_forward(n, M, Wq, Wk, Wv, heads=H)
 assert np.allclose(Emem, theirs, atol=1e-13)
-for mine, library in zip(read_backward(dEmem, cache), memory.read_backward(dEmem, their_cache), strict=True):
+for mine, library in zip(cross_attention_backward(dEmem, cache), lm2.cross_attention_backward(dEmem, their_cache),
+                         strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(read_forward, read_backward, n, M, Wq, Wk, Wv)
+verdict = check_grads(cross_attention_forward, cross_attention_backward, n, M, Wq, Wk, Wv)
 print(verdict)
 assert verdict.passed
 
@@ -105,7 +110,7 @@ matrices = rng.standard_normal((3, D_model, D_model)) / D_model**0.5
 maps, sizes = {}, {}
 for name, M_read in (("as it is", bank), ("normed", normed)):
     maps[name] = shares(tokens, M_read, *matrices[:2], H=2)
-    heard, _ = memory.read_forward(tokens[None], M_read[None], *matrices, heads=2)
+    heard, _ = lm2.cross_attention_forward(tokens[None], M_read[None], *matrices, heads=2)
     sizes[name] = np.sqrt((heard**2).mean())
     print(f"bank {name:<8}: a token's favourite slot gets {maps[name].max(1).mean():.3f} "
           f"(all alike: {1 / N_model:.3f}), what is heard has the size {sizes[name]:.2f}")
@@ -114,13 +119,14 @@ assert maps["normed"].max(1).mean() > 0.13
 assert sizes["normed"] > 5 * sizes["as it is"]
 
 # %% [markdown]
-# So the library reads `Mn = rmsnorm(M, mem.g)`, with a gain of its own.
+# So the library reads `Mn = rmsnorm(M, mem.g)`, with a gain of its own: `read_forward` in `tinylm2/memories/lm2.py`
+# is this norm, then the cross-attention.
 #
-# ## Equation 2 and 3: a gate, and the road
+# ## Equations 2 and 3: the output gate
 #
-# What was read does not go straight into the residual stream. A gate looks at it and decides, column by column, how
-# much may pass. (In print, equation 3 multiplies the gate with M. That cannot be meant: the gate has T rows, M has
-# N.)
+# What was read does not go straight into the residual stream. The *output gate* looks at it and decides, column by
+# column, how much may pass. (In print, equation 3 multiplies the gate with M. That cannot be meant: the gate has T
+# rows, M has N.)
 
 # %%
 gate, bank_rows = np.full((T, D), 0.5), np.ones((N, D))
@@ -132,19 +138,19 @@ else:
     raise AssertionError("T rows times N rows should not fit")
 
 # %% [markdown]
-# Backward of `y = x + a + gout * Emem`: x and a are on the road, `dx = da = dy`. And Emem has two shares: it passes
-# through the gate, and it *opens* the gate.
+# Backward of `y = x + a + gout * Emem`: x and a go straight into the sum, `dx = da = dy`. And Emem has two shares: it
+# passes through the gate, and it *opens* the gate.
 #
 #     dEmem  = dy * gout                            as what passes
 #            + (dy * Emem * gout (1 - gout)) Wout'  as what decides
 
 # %%
-def merge_forward(x, a, Emem, Wout, bout):
+def output_gate_forward(x, a, Emem, Wout, bout):
     gout = 1 / (1 + np.exp(-(Emem @ Wout + bout)))
     return x + a + gout * Emem, (Emem, Wout, gout)
 
 
-def merge_backward(dy, cache):
+def output_gate_backward(dy, cache):
     Emem, Wout, gout = cache
     dz = dy * Emem * gout * (1 - gout)                   # at the sum inside the sigmoid
     dEmem = dy * gout + dz @ Wout.T
@@ -156,13 +162,13 @@ x, a = rng.standard_normal((2, B, T, D))
 Wout, bout = rng.standard_normal((D, D)) / D**0.5, np.full(D, -1.0)
 dy = rng.standard_normal((B, T, D))
 
-y, cache = merge_forward(x, a, Emem, Wout, bout)
-theirs, their_cache = memory.merge_forward(x, a, Emem, Wout, bout)
+y, cache = output_gate_forward(x, a, Emem, Wout, bout)
+theirs, their_cache = layers.output_gate_forward(x, a, Emem, Wout, bout)
 assert np.allclose(y, theirs, atol=1e-14)
-for mine, library in zip(merge_backward(dy, cache), memory.merge_backward(dy, their_cache), strict=True):
+for mine, library in zip(output_gate_backward(dy, cache), layers.output_gate_backward(dy, their_cache), strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(merge_forward, merge_backward, x, a, Emem, Wout, bout)
+verdict = check_grads(output_gate_forward, output_gate_backward, x, a, Emem, Wout, bout)
 print(verdict)
 assert verdict.passed
 
@@ -184,18 +190,18 @@ if lesson.plt:
 # %% [markdown]
 # ## Exercise
 #
-# Give the bank a single slot, N = 1. What are the gradients at Wq and Wk? What has the model lost, apart from room?
+# Give the bank a single slot, N = 1. What are the gradients at Wq and Wk? What has the model lost, apart from capacity?
 # And why would `check_grads` have told you to look again?
 #
 # <details><summary>Answer</summary>
 #
 # The softmax over one slot is 1, whatever the scores are: every token hears the whole slot. Nothing can be chosen, so
-# the matrices that choose have gradients of zero, but for rounding, and never learn. It is the "one place" of lesson
+# the matrices that choose have gradients of zero, but for rounding, and never learn. It is the "one position" of lesson
 # 3: a check at N = 1 would pass any `dWq` that happens to be zero, and the checker refuses an axis of one.
 #
 # ```python
-# _, one_slot = memory.read_forward(n, M[:, :1], Wq, Wk, Wv, heads=H)
-# dn, dM1, dWq, dWk, dWv = memory.read_backward(dEmem, one_slot)
+# _, one_slot = lm2.cross_attention_forward(n, M[:, :1], Wq, Wk, Wv, heads=H)
+# dn, dM1, dWq, dWk, dWv = lm2.cross_attention_backward(dEmem, one_slot)
 # print(f"dWq {abs(dWq).max():.0e}, dWk {abs(dWk).max():.0e}, dWv {abs(dWv).max():.2f}")
 # assert max(abs(dWq).max(), abs(dWk).max()) < 1e-13 < abs(dWv).max()
 # ```
@@ -209,13 +215,35 @@ if lesson.plt:
 
 # %%
 def drops_the_opening(dy, cache):
-    dx, da, dEmem, dWout, dbout = merge_backward(dy, cache)
+    dx, da, dEmem, dWout, dbout = output_gate_backward(dy, cache)
     return dx, da, dy * cache[2], dWout, dbout
 
 
-verdict = check_grads(merge_forward, drops_the_opening, x, a, Emem, Wout, bout)
+verdict = check_grads(output_gate_forward, drops_the_opening, x, a, Emem, Wout, bout)
 print(verdict)
 assert [argument.name for argument in verdict.failures] == ["Emem"]
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. In how many places does the bank stand in equation 1, and what follows for dM?</summary>
+#
+# Two: as keys and as values. So dM is the sum of two shares.
+#
+# </details>
+#
+# <details><summary>2. Why does the read need no causal mask?</summary>
+#
+# The bank was written before the segment began, and holds nothing of it. A token that reads all of the bank reads
+# nothing from its own future.
+#
+# </details>
+#
+# <details><summary>3. What happens to a memory whose bout starts at -20?</summary>
+#
+# The output gate is shut: `sigmoid(-20)` is 2e-9. What was read adds nothing, and the gate's slope is as small, so
+# neither the gate nor the bank behind it learns. -1 is cautious, -20 is the end.
+#
+# </details>
+#
 # Next: [11. Writing a memory: two gates, and a slot as one more token](11_writing_a_memory.py)

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 11. Writing a memory: two gates, and a slot as one more token
 #
+# **Time:** 25 minutes. **Before it:** lessons 7 and 10.
+#
 # The segment has been read; now its end. What should the bank keep? This lesson takes the paper's equations at their
 # word, sees why they cannot work as they stand, and builds what stands in this library instead. Then it derives the
 # backward: the one that the whole course has been leading up to.
@@ -11,8 +13,9 @@ from dataclasses import replace
 import lesson
 import numpy as np
 
-from tinylm2 import memory, model, ops
+from tinylm2 import model, ops
 from tinylm2.gradcheck import check_grads
+from tinylm2.memories import lm2, pooled
 
 rng = np.random.default_rng(0)
 B, T, N, D, H = 2, 5, 3, 8, 2
@@ -37,23 +40,35 @@ else:
     raise AssertionError("T rows and N rows should not fit")
 
 # %% [markdown]
-# The paper does not say how else. The gentlest mend is to average the tokens in N groups, one a slot;
-# `Config(memory="printed")` does that. Now it runs. Does it remember? Two things are lost, and both can be shown
+# The paper does not say how else. The gentlest mend is to average the tokens in N groups, one group per slot;
+# `Config(memory="pooled")` does that. Now it runs. Does it remember? Two things are lost, and both can be shown
 # without any training.
 #
-# **What came in is not in it.** Look at (6) again: the content is tanh(E_mem), and E_mem is a mixture of what the
-# *bank* says. The tokens only choose the mixture. In the extreme: let all slots say the same; then every mixture is
-# the same, and the content is deaf to the story.
+# **What the tokens say is not what is written.** Look at (6) again: the content is tanh(E_mem), and E_mem is a mixture
+# of what the *bank* says. The tokens choose the mixture, and through the input gate, which sees E, how much of it comes
+# in. They put in no word of their own. In the extreme: let all slots say the same. Then every mixture is the same, and
+# the content is deaf to the story. Only the input gate still hears it:
 
 # %%
 n_garden, n_office = rng.standard_normal((2, B, T, D))   # two stories, as different as you like
 same_slots = np.repeat(rng.standard_normal((B, 1, D)), N, axis=1)
 Wq, Wk, Wv = rng.standard_normal((3, D, D)) / D**0.5
-contents = [np.tanh(memory.read_forward(n, same_slots, Wq, Wk, Wv, heads=H)[0]) for n in (n_garden, n_office)]
-print("two stories, contents differ by", abs(contents[0] - contents[1]).max())
+gates = dict(zip(("mem.Win", "mem.Wforget"), rng.standard_normal((2, D, D)) / D**0.5, strict=True))
+contents, banks = [], []
+for n in (n_garden, n_office):
+    E_mem, _ = lm2.cross_attention_forward(n, same_slots, Wq, Wk, Wv, heads=H)
+    contents.append(np.tanh(E_mem))
+    (written,), _ = pooled.write_forward((n, E_mem, None, None), (same_slots,), gates, cfg=None)
+    banks.append(written)
+print(f"two stories: the contents differ by {abs(contents[0] - contents[1]).max():.0e}, "
+      f"the banks by {abs(banks[0] - banks[1]).max():.2f}")
 assert np.allclose(*contents, atol=1e-12)
+assert abs(banks[0] - banks[1]).max() > 0.1              # all of it through the input gate
 
 # %% [markdown]
+# So a story does leave a trace: more, or less, of what the bank said before. That is a narrow way in: each column of
+# a slot gets a factor between 0 and 1, and the factor is made from an average of tokens.
+#
 # **Who and where fall apart.** An average does not know who stood where. Let one group hold two short facts, and
 # exchange the places: the first block's bank is the same.
 
@@ -66,15 +81,16 @@ exchanged = np.array([[3, 8, 4, 7, 5, 9, 6, 2]])         # mary office, john gar
 def bank_after(ids, memory, block=0):
     variant = replace(cfg, memory=memory)
     params = model.init_params(variant, seed=0, dtype="float64")
-    _, banks, _ = model.segment_forward(params, model.first_banks(params, variant, 1), ids=ids, cfg=variant)
-    return banks[block]
+    states, _ = model.first_states(params, variant, 1)   # the state of each block: here a tuple with its bank alone
+    _, states, _ = model.segment_forward(params, states, ids=ids, cfg=variant)
+    return states[block][0]
 
 
-moves = {name: abs(bank_after(told, name) - bank_after(exchanged, name)).max() for name in ("printed", "slots")}
+moves = {name: abs(bank_after(told, name) - bank_after(exchanged, name)).max() for name in ("pooled", "lm2")}
 for name, moved in moves.items():
     print(f"{name}: exchanging the places moves the first block's bank by {moved:.1e}")
-assert moves["printed"] < 1e-14
-assert moves["slots"] > 1e-5
+assert moves["pooled"] < 1e-14
+assert moves["lm2"] > 1e-5
 
 # %% [markdown]
 # Every slot is tied to its own stretch of the segment, takes what stands there, and cannot go and look. What a memory
@@ -91,10 +107,11 @@ assert moves["slots"] > 1e-5
 #     R   = attend(q, k, v) Wo                           R (N, D) takes the place of E and E_mem in (4) to (6)
 #
 # Since the address is sqrt(D) times a unit row, `address_s Wq` is just sqrt(D) times row s of Wq. No new matrix is
-# needed, and no position can be confused. By hand, with ops only (Wq stands in the first H·K columns of Wqkv):
+# needed, and no position can be confused. The library calls this the *write attention*. By hand, with ops only (Wq
+# stands in the first H·K columns of Wqkv):
 
 # %%
-def gather_forward(k, v, Wqkv, Wo, *, slots):
+def write_attention_forward(k, v, Wqkv, Wo, *, slots):
     """k, v (B, T, H, K): the segment's rotated keys and its values -> R (B, N, D)."""
     B, T, H, K = k.shape
     asked = D**0.5 * Wqkv[:slots, :H * K].reshape(1, slots, H, K)                # one set for all stories
@@ -119,14 +136,14 @@ unturned = [ops.attend_forward(np.repeat(D**0.5 * Wqkv[:N, :H * K].reshape(1, N,
             for k, v_ in ((k_plain, v), (k_plain[:, order], v[:, order]))]
 k, _ = ops.rope_forward(k_plain)
 k_swapped, _ = ops.rope_forward(np.ascontiguousarray(k_plain[:, order]))
-R, cache = gather_forward(k, v, Wqkv, Wo, slots=N)
-R_swapped, _ = gather_forward(k_swapped, v[:, order], Wqkv, Wo, slots=N)
+R, cache = write_attention_forward(k, v, Wqkv, Wo, slots=N)
+R_swapped, _ = write_attention_forward(k_swapped, v[:, order], Wqkv, Wo, slots=N)
 print(f"without turns {abs(unturned[0] - unturned[1]).max():.1e}, with turns {abs(R - R_swapped).max():.1e}")
 assert abs(unturned[0] - unturned[1]).max() < 1e-14
 assert abs(R - R_swapped).max() > 1e-2
 
 # %% [markdown]
-# ### Backward of gather
+# ### Backward of the write attention
 #
 # From below, with the pairs you know. One line deserves a stop. The same queries asked all B stories: forward
 # repeats, **so backward sums over B**. And they are N rows of Wq, times sqrt(D); so that is where their gradient
@@ -134,7 +151,7 @@ assert abs(R - R_swapped).max() > 1e-2
 # k and v: their share travels as dk and dv to self-attention, where it meets that of the tokens.)
 
 # %%
-def gather_backward(dR, cache):
+def write_attention_backward(dR, cache):
     turned, attended, out, Wqkv, slots, (H, K) = cache
     dheard, dWo = ops.linear_backward(dR, out)
     dq, dk, dv = ops.attend_backward(dheard.reshape(len(dR), slots, H, K), attended)
@@ -145,17 +162,18 @@ def gather_backward(dR, cache):
 
 
 dR = rng.standard_normal((B, N, D))
-theirs, their_cache = memory.gather_forward(k, v, Wqkv, Wo, heads=(H, H), slots=N)
+theirs, their_cache = lm2.write_attention_forward(k, v, Wqkv, Wo, heads=(H, H), slots=N)
 assert np.allclose(R, theirs, atol=1e-13)
-for mine, library in zip(gather_backward(dR, cache), memory.gather_backward(dR, their_cache), strict=True):
+for mine, library in zip(write_attention_backward(dR, cache), lm2.write_attention_backward(dR, their_cache),
+                         strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(gather_forward, gather_backward, k, v, Wqkv, Wo, slots=N)
+verdict = check_grads(write_attention_forward, write_attention_backward, k, v, Wqkv, Wo, slots=N)
 print(verdict)
 assert verdict.passed
 
 # %% [markdown]
-# ## The gates
+# ## The memory update
 #
 # Now (4) to (6) fit, row for row, with R in the place of E and of E_mem. One thing is added: each gate has a bias, so
 # that it can start out open or shut.
@@ -179,14 +197,14 @@ assert verdict.passed
 # summed over all slots of all stories; each bias sums its dz over the same rows.
 
 # %%
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     gin = 1 / (1 + np.exp(-(R @ Win + bin)))
     gforget = 1 / (1 + np.exp(-(R @ Wforget + bforget)))
     content = np.tanh(R)
     return gin * content + gforget * M, (R, M, Win, Wforget, gin, gforget, content)
 
 
-def gates_backward(dM_next, cache):
+def memory_update_backward(dM_next, cache):
     R, M, Win, Wforget, gin, gforget, content = cache
     dzin = dM_next * content * gin * (1 - gin)
     dzforget = dM_next * M * gforget * (1 - gforget)
@@ -203,13 +221,14 @@ Win, Wforget = rng.standard_normal((2, D, D)) / D**0.5
 arguments = R, M, Win, np.zeros(D), Wforget, np.full(D, 3.0)
 dM_next = rng.standard_normal((B, N, D))
 
-M_next, cache = gates_forward(*arguments)
-theirs, their_cache = memory.gates_forward(*arguments)
+M_next, cache = memory_update_forward(*arguments)
+theirs, their_cache = lm2.memory_update_forward(*arguments)
 assert np.allclose(M_next, theirs, atol=1e-13)
-for mine, library in zip(gates_backward(dM_next, cache), memory.gates_backward(dM_next, their_cache), strict=True):
+for mine, library in zip(memory_update_backward(dM_next, cache), lm2.memory_update_backward(dM_next, their_cache),
+                         strict=True):
     assert np.allclose(mine, library, atol=1e-13)
 
-verdict = check_grads(gates_forward, gates_backward, *arguments)
+verdict = check_grads(memory_update_forward, memory_update_backward, *arguments)
 print(verdict)
 assert verdict.passed
 
@@ -227,8 +246,8 @@ if lesson.plt:
     S = q[0, :, 0] @ keys[0, :, 0].T / 4
     P = np.exp(S) / np.exp(S).sum(-1, keepdims=True)
     figure, axes = lesson.plt.subplots(1, 4, figsize=(10.5, 2.4), width_ratios=[1.4, 1.4, 1, 1])
-    lesson.heat(axes[0], pool, "printed: a slot hears its places", signed=False, limit=0.7)
-    lesson.heat(axes[1], P, "slots: a slot asks everybody", signed=False, limit=0.7)
+    lesson.heat(axes[0], pool, "pooled: a slot hears its positions", signed=False, limit=0.7)
+    lesson.heat(axes[1], P, "lm2: a slot asks everybody", signed=False, limit=0.7)
     for axis in axes[:2]:
         axis.set(xlabel="tokens", ylabel="slots")
     gin, gforget = cache[-3:-1]
@@ -249,7 +268,7 @@ if lesson.plt:
 #
 # ```python
 # def keeps_the_last_story(dR, cache):
-#     dk, dv, dWqkv, dWo = gather_backward(dR, cache)
+#     dk, dv, dWqkv, dWo = write_attention_backward(dR, cache)
 #     turned, attended, out, Wqkv, slots, (H, K) = cache
 #     dheard, _ = ops.linear_backward(dR, out)
 #     dq, _, _ = ops.attend_backward(dheard.reshape(len(dR), slots, H, K), attended)
@@ -258,12 +277,12 @@ if lesson.plt:
 #     return dk, dv, dWqkv, dWo
 #
 #
-# verdict = check_grads(gather_forward, keeps_the_last_story, k, v, Wqkv, Wo, slots=N)
+# verdict = check_grads(write_attention_forward, keeps_the_last_story, k, v, Wqkv, Wo, slots=N)
 # print(verdict)
 # assert [argument.name for argument in verdict.failures] == ["Wqkv"]
 #
-# _, one_story = gather_forward(k[:1], v[:1], Wqkv, Wo, slots=N)
-# right, wrong = gather_backward(dR[:1], one_story), keeps_the_last_story(dR[:1], one_story)
+# _, one_story = write_attention_forward(k[:1], v[:1], Wqkv, Wo, slots=N)
+# right, wrong = write_attention_backward(dR[:1], one_story), keeps_the_last_story(dR[:1], one_story)
 # assert all(np.array_equal(a, b) for a, b in zip(right, wrong, strict=True))
 # ```
 #
@@ -276,4 +295,28 @@ if lesson.plt:
 # in how many places it stands in the forward: that is the number of terms its gradient must have.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. With the write as printed and a bank of equal slots, by what way can a story reach the new
+# bank?</summary>
+#
+# Through the input gate alone, which sees the token rows. The content and the forget gate see what was read, and that
+# is the same mixture for every story.
+#
+# </details>
+#
+# <details><summary>2. Where do the slots' queries come from, and where does their gradient land?</summary>
+#
+# They are the first N rows of Wq, times sqrt(D), rotated to position T. The gradient is summed over the stories,
+# turned back, and lands in the same rows, times sqrt(D) once more.
+#
+# </details>
+#
+# <details><summary>3. How many shares do dR and dM have in a block?</summary>
+#
+# dR has three: as content, at the input gate and at the forget gate. dM has two: what the forget gate kept, and what
+# the tokens read (lesson 10).
+#
+# </details>
+#
 # Next: [12. Back through time](12_back_through_time.py)

@@ -1,26 +1,29 @@
 # %% [markdown]
 # # 13. Training: why it stalls, and what the curriculum does
 #
+# **Time:** 20 minutes. **Before it:** lessons 5 and 12.
+#
 # You have every gradient. Now the model must learn to answer, and it turns out that correct gradients are not enough.
 # Trained on the real thing from the first step on, it gets stuck. This lesson looks at what it has learned when it is
 # stuck, and at the way around.
 #
-# It trains one stage live, and loads three small finished runs. `python -m tutorials.data.make slots straight none`
+# It trains one stage live, and loads three small finished runs. `python -m tutorials.data.make lm2 straight none`
 # made them, in about a minute each; everything said about them is computed here, from their parameters.
 
 # %%
 import lesson
 import numpy as np
 
-from tinylm2.data import EVALUATION, TASKS, Dice, GrammarFiller, Stories, evaluation_rows, examples, fresh_examples
-from tinylm2.evaluate import ask_rows, evaluate
+from tinylm2.data import EVALUATION, TASKS, GrammarFiller, Rng, Stories, encode_examples, examples, generated_examples
+from tinylm2.inspect.evaluate import ask, evaluate
 from tinylm2.model import init_params
-from tinylm2.runs import Settings
-from tinylm2.train import Run, curriculum
+from tinylm2.training.curriculum import curriculum
+from tinylm2.training.settings import Settings
+from tinylm2.training.trainer import Trainer
 
 filler, qa1 = GrammarFiller(), TASKS["qa1"]
-slots, straight, none = (lesson.trained(name) for name in ("slots", "straight", "none"))
-tokenizer, cfg = slots.tokenizer, slots.cfg
+lm2, straight, none = (lesson.trained(name) for name in ("lm2", "straight", "none"))
+tokenizer, cfg = lm2.tokenizer, lm2.cfg
 
 # %% [markdown]
 # ## The task
@@ -30,20 +33,20 @@ tokenizer, cfg = slots.tokenizer, slots.cfg
 # token count in the loss.
 
 # %%
-plan = curriculum(width=cfg.T, segments=(4,), steps=(1000,))
+plan = curriculum(segment_len=cfg.T, segments=(4,), steps=(1000,))
 stories = Stories([qa1], tokenizer=tokenizer, filler=filler, seed=0)
-batch = stories.batch(plan[-1].shape, step=0, size=4)
+batch = plan[-1].sampler.batch(stories, step=0, batch_size=4)
 words = [tokenizer.decode([token]) for token in batch.ids[0]]
 for start in range(0, len(words), cfg.T):
     print("|", " ".join(words[start:start + cfg.T]))
-asked = [tokenizer.decode([token]) or "[end]" for token in batch.targets[0, -batch.tail:]]
+asked = [tokenizer.decode([token]) or "[end]" for token in batch.targets[0, -batch.last:]]
 print("to be answered:", asked, " weights that are not zero:", int(batch.weights[0].sum()))
 assert batch.weights[0].sum() == 2
 
 # %% [markdown]
 # ## Straight ahead
 #
-# The obvious way: stories of two to four segments from the first step on, `straight`. Beside it `slots`, which went
+# The obvious way: stories of two to four segments from the first step on, `straight`. Beside it `lm2`, which went
 # through the curriculum below. Both are the same model with the same number of steps in all, give or take a few.
 
 # %%
@@ -51,10 +54,10 @@ def smooth(course, window=4):
     return np.convolve(course.loss, np.ones(window) / window, "valid")
 
 
-for name, run in (("straight", straight), ("slots", slots)):
+for name, run in (("straight", straight), ("lm2", lm2)):
     print(f"{name:<9} about {run.course.step[-1] + 10} steps, last hundred: loss {run.course.loss[-10:].mean():.3f}")
 assert straight.course.loss[-10:].mean() > 0.4
-assert slots.course.loss[-10:].mean() < 0.05
+assert lm2.course.loss[-10:].mean() < 0.05
 
 # %% [markdown]
 # `straight` is not broken: its loss fell from 5 to about a half, and then hardly moves. What does it know? We ask
@@ -64,13 +67,13 @@ assert slots.course.loss[-10:].mean() < 0.05
 def told(facts, count=300):
     """Questions after exactly so many facts."""
     return [example for i in range(count)
-            for example in examples(qa1.story(Dice(1, EVALUATION, 1, i), questions=1, facts=facts), "qa1")]
+            for example in examples(qa1.story(Rng(1, EVALUATION, 1, i), questions=1, facts=facts), "qa1")]
 
 
 def asked_over(run, questions, segments):
-    """What a run answers, and which of it is right."""
-    rows, _ = evaluation_rows(questions, segments, tokenizer=tokenizer, filler=filler, width=cfg.T, seed=1)
-    said = ask_rows(run.params, rows, cfg=run.cfg, tokenizer=tokenizer, places=1, answer=run.model.answer)
+    """What a run answers, and which of it is correct."""
+    rows, _ = encode_examples(questions, segments, tokenizer=tokenizer, filler=filler, segment_len=cfg.T, seed=1)
+    said = ask(run.params, rows, cfg=run.cfg, tokenizer=tokenizer, answer_len=1)
     return said, np.array([answer == row.example.answer for answer, row in zip(said, rows, strict=True)])
 
 
@@ -79,7 +82,7 @@ def place_told_last(question):
 
 
 right, last = {}, {}
-for name, run in (("straight", straight), ("slots", slots)):
+for name, run in (("straight", straight), ("lm2", lm2)):
     for facts in (2, 6):
         questions = told(facts)
         said, hits = asked_over(run, questions, 3)
@@ -94,8 +97,8 @@ for facts in (2, 6):
 
 assert last["straight", 2] > 0.85
 assert right["straight", 2] < 0.8
-assert right["slots", 2] > 0.95
-assert right["slots", 6] > 0.95
+assert right["lm2", 2] > 0.95
+assert right["lm2", 6] > 0.95
 
 # %% [markdown]
 # There it is. The stuck model answers with **the place that was told last**, whoever is asked for. It has learned to
@@ -110,7 +113,7 @@ assert right["slots", 6] > 0.95
 # ## Make the way short
 #
 # So take everything away that makes it narrow. **Stage A**: two facts, sixteen words, no filler. We train it here and
-# now, until the mean loss of 20 steps is below 0.15. Saying the last place is still to be had, so we work out
+# now, until the mean loss of 20 steps is below 0.02. Saying the last place is still to be had, so we work out
 # beforehand what it would give: the share p of stories in which it is right, and a loss of `-p log p - (1 - p) log(1
 # - p)` for the answer, next to nothing for the end token, half of it on average.
 
@@ -121,12 +124,12 @@ plain = -(p * np.log(p) + (1 - p) * np.log(1 - p)) / 2
 print(f"saying the last place: right in {p:.2f}, a loss of {plain:.2f}")
 
 stories = Stories([qa1], tokenizer=tokenizer, filler=filler, seed=3)
-run = Run(init_params(cfg, seed=3), cfg=cfg, stories=stories, stages=[A], peak=Settings().rate)
+run = Trainer(init_params(cfg, seed=3), cfg=cfg, stories=stories, stages=[A], max_lr=Settings().lr)
 live = [(metrics["loss"], metrics["accuracy"]) for metrics in run.steps()]
 loss, accuracy = np.array(live).T
-print(f"stage A took {len(live)} steps of {A.size} stories; steps 90 to 130: loss {loss[90:130].mean():.2f}, "
+print(f"stage A took {len(live)} steps of {A.batch_size} stories; steps 90 to 130: loss {loss[90:130].mean():.2f}, "
       f"accuracy {accuracy[90:130].mean():.2f}; the last 20: {loss[-20:].mean():.2f}, {accuracy[-20:].mean():.2f}")
-assert loss[-20:].mean() < 0.15
+assert loss[-20:].mean() < A.loss_threshold == 0.02
 assert len(live) < 700
 assert abs(loss[90:130].mean() - plain) < 0.1            # the plain, where this seed rests before it drops
 
@@ -139,13 +142,13 @@ if lesson.plt:
     left.axhline(p, color="tab:green", linestyle=":", label="saying the last place")
     left.set(ylim=(0, 1.2), xlabel="step", title="stage A, live: a plain, then a drop")
     left.legend(fontsize=8)
-    for name, trained in (("straight", straight), ("slots", slots)):
+    for name, trained in (("straight", straight), ("lm2", lm2)):
         right_axis.plot(trained.course.step[3:], smooth(trained.course), label=name)
     for stage in ("A2", "B"):
-        first = slots.course.step[np.argmax(slots.course.stage == stage)]
+        first = lm2.course.step[np.argmax(lm2.course.stage == stage)]
         right_axis.axvline(first, color="gray", linestyle=":")
         right_axis.text(first + 10, 1.1, stage, fontsize=8)
-    right_axis.set(ylim=(0, 1.2), xlabel="step", ylabel="loss", title="two whole runs; slots: stages A, A2, B")
+    right_axis.set(ylim=(0, 1.2), xlabel="step", ylabel="loss", title="two whole runs; lm2: stages A, A2, B")
     right_axis.legend()
     lesson.show(figure, "13-stalling-and-the-curriculum")
 
@@ -164,9 +167,9 @@ if lesson.plt:
 # borders lie between the fact and the question. `none` had the same training, and no memory.
 
 # %%
-questions = fresh_examples(qa1, 200, seed=1)
+questions = generated_examples(qa1, 200, seed=1)
 results = {name: evaluate(run.params, questions, [0, 4, 8], cfg=run.cfg, tokenizer=tokenizer, filler=filler, seed=1)
-           for name, run in (("slots", slots), ("none", none), ("straight", straight))}
+           for name, run in (("lm2", lm2), ("none", none), ("straight", straight))}
 for name, scores in results.items():
     print(f"{name:<9}", "   ".join(f"{length} segments {score['accuracy']:.2f}" for length, score in scores.items()))
 
@@ -177,8 +180,8 @@ def by_distance(name, length="4"):
 
 near, far = by_distance("none")["0"], np.mean([by_distance("none")[d] for d in "123"])
 print(f"none: fact in the question's own segment {near:.2f}, farther back {far:.2f} (one place in six: {1 / 6:.2f})")
-assert results["slots"]["4"]["accuracy"] > 0.95
-assert results["slots"]["8"]["accuracy"] > 0.9
+assert results["lm2"]["4"]["accuracy"] > 0.95
+assert results["lm2"]["8"]["accuracy"] > 0.9
 assert near > 0.9 > 0.35 > far
 
 # %%
@@ -195,12 +198,12 @@ if lesson.plt:
 
 # %% [markdown]
 # Without a memory the model is nearly perfect inside its own segment and guesses beyond it: the binding is there, the
-# carrying is not. The stuck model is good where the fact is near, for then it is often the last one told. `slots` was
+# carrying is not. The stuck model is good where the fact is near, for then it is often the last one told. `lm2` was
 # never trained on more than four segments, and answers over eight.
 #
 # ## Exercise
 #
-# Does `slots` really use its bank, or has it found some other way? `evaluate` takes `frozen=True`: nothing is
+# Does `lm2` really use its bank, or has it found some other way? `evaluate` takes `frozen=True`: nothing is
 # written, every segment reads the bank as it was at the start. What do you expect by distance, at 4 segments? Try it.
 #
 # <details><summary>Answer</summary>
@@ -209,7 +212,7 @@ if lesson.plt:
 # without memory. All of the difference between the two lines is the bank's.
 #
 # ```python
-# frozen = evaluate(slots.params, questions, [4], cfg=cfg, tokenizer=tokenizer, filler=filler, seed=1, frozen=True)["4"]
+# frozen = evaluate(lm2.params, questions, [4], cfg=cfg, tokenizer=tokenizer, filler=filler, seed=1, frozen=True)["4"]
 # print({d: round(a, 2) for d, a in frozen["by_distance"].items()})
 # assert frozen["by_distance"]["0"] > 0.8
 # assert np.mean([frozen["by_distance"][d] for d in "123"]) < 0.4
@@ -224,4 +227,27 @@ if lesson.plt:
 # at all.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. A run answers .6 of the questions whose fact is in the last segment. What does that say about
+# its memory?</summary>
+#
+# Nothing. The model has not learned to bind a name to a place, so what the memory carries cannot show.
+#
+# </details>
+#
+# <details><summary>2. Why does the curriculum begin with two facts and no filler?</summary>
+#
+# Binding takes several parts that pay only together. In a short story the gradient at each of them is large enough to
+# be told from noise.
+#
+# </details>
+#
+# <details><summary>3. What does it show when a model is asked with frozen=True?</summary>
+#
+# What it can do without its memory: nothing is written, so all that the last segment has is itself. The difference
+# between the two accuracies is what the bank carried.
+#
+# </details>
+#
 # Next: [14. Long contexts: four ways to remember, side by side](14_long_contexts.py)

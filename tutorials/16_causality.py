@@ -1,6 +1,8 @@
 # %% [markdown]
 # # 16. Causality: an audit
 #
+# **Time:** 25 minutes. **Before it:** lessons 5 and 11.
+#
 # A language model predicts what comes from what came. If anything of what comes can reach the prediction by another
 # way, the model will find that way: training does nothing but look for ways. Its loss will then be wonderful, its
 # evaluation too, and it will fail the first time somebody asks it a real question, because then there is no future to
@@ -17,9 +19,10 @@ from dataclasses import replace
 import lesson
 import numpy as np
 
-from tinylm2 import model, ops
+from tinylm2 import model, ops, recurrence
 from tinylm2.flat import Flat
 from tinylm2.gradcheck import check_grads
+from tinylm2.memories import MEMORIES, lm2
 from tinylm2.optim import AdamW
 
 rng = np.random.default_rng(0)
@@ -28,13 +31,13 @@ rng = np.random.default_rng(0)
 # ## A gate that averages
 #
 #     e     = W[ids]                               (B, T, D)
-#     g     = sigmoid(mean_t(e) Wgate)             (B, 1, D)        one gate for all places: here is the trouble
+#     g     = sigmoid(mean_t(e) Wgate)             (B, 1, D)        one gate for all positions: here is the trouble
 #     y     = (g * e) Whead                        (B, T, V)
 #
-# Each place's output depends on its own token, and on the mean. The mend is one that you would find, too: at place t,
-# average only what came up to t. Both averages as a pair. The mean hands each of its T places the same share of the
-# gradient; in the running mean place u is part of the averages at u, u + 1, ..., T - 1, so its gradient sums over
-# these: a running sum from the right.
+# Each position's output depends on its own token, and on the mean. The mend is one that you would find, too: at
+# position t, average only what came up to t. Both averages as a pair. The mean hands each of its T positions the same
+# share of the gradient; in the running mean position u is part of the averages at u, u + 1, ..., T - 1, so its
+# gradient sums over these: a running sum from the right.
 
 # %%
 def mean_forward(e):
@@ -47,17 +50,17 @@ def mean_backward(dmean, cache):
 
 
 def running_mean_forward(e):
-    places = np.arange(1, e.shape[1] + 1)[:, None]
-    return e.cumsum(1) / places, places
+    positions = np.arange(1, e.shape[1] + 1)[:, None]
+    return e.cumsum(1) / positions, positions
 
 
 def running_mean_backward(dmean, cache):
-    places = cache
-    return ((dmean / places)[:, ::-1].cumsum(1)[:, ::-1],)
+    positions = cache
+    return ((dmean / positions)[:, ::-1].cumsum(1)[:, ::-1],)
 
 
 AVERAGES = {"over the whole sequence": (mean_forward, mean_backward),
-            "up to each place": (running_mean_forward, running_mean_backward)}
+            "up to each position": (running_mean_forward, running_mean_backward)}
 for name, pair in AVERAGES.items():
     verdict = check_grads(*pair, rng.standard_normal((2, 5, 3)))
     print(f"{name}: {verdict}")
@@ -106,16 +109,16 @@ for average in AVERAGES:
 # %% [markdown]
 # ## Two leak detectors
 #
-# **Change and compare.** Change the token at place u, run again, and look where the output moved. Row t, column u of
+# **Change and compare.** Change the token at position u, run again, and look where the output moved. Row t, column u of
 # the picture: how much does what is said at t depend on what stands at u? Everything above the diagonal must be zero:
 # not small, *zero*, bit for bit. Where no path exists, no rounding exists either.
 #
-# **Ask backward.** Put an upstream gradient at place t alone, and look at the gradient at the embeddings of the
-# places after t. Also exactly zero, or there is a path.
+# **Ask backward.** Put an upstream gradient at position t alone, and look at the gradient at the embeddings of the
+# positions after t. Also exactly zero, or there is a path.
 
 # %%
 def influence(say, ids, V):
-    """(T, T): how much say(ids) at place t moves when the token at place u is another one."""
+    """(T, T): how much say(ids) at position t moves when the token at position u is another one."""
     here = say(ids)
     moved = np.zeros((ids.shape[1],) * 2)
     for u in range(ids.shape[1]):
@@ -126,7 +129,7 @@ def influence(say, ids, V):
 
 
 def leak(moved):
-    """The largest influence of a later place on an earlier one."""
+    """The largest influence of a later position on an earlier one."""
     return moved[np.triu_indices(len(moved), k=1)].max()
 
 
@@ -135,45 +138,45 @@ params = fresh_params()
 maps = {}
 for average in AVERAGES:
     maps[average] = influence(lambda ids, average=average: gated_forward(params, ids=ids, average=average)[0], ids, V)
-    print(f"average {average}: later places move earlier ones by up to {leak(maps[average]):.1e}")
+    print(f"average {average}: later positions move earlier ones by up to {leak(maps[average]):.1e}")
 assert leak(maps["over the whole sequence"]) > 1e-3
-assert leak(maps["up to each place"]) == 0
+assert leak(maps["up to each position"]) == 0
 
 # %% [markdown]
-# And by backward, at place 0:
+# And by backward, at position 0:
 
 # %%
 for average in AVERAGES:
-    distinct = np.arange(V)[None]                        # every token once, so its gradient is its place's
+    distinct = np.arange(V)[None]                        # every token once, so its gradient is its position's
     logits, cache = gated_forward(params, ids=distinct, average=average)
     dlogits = np.zeros_like(logits)
     dlogits[:, 0] = rng.standard_normal(V)
     dW = gated_backward(dlogits, cache)["W"]
-    print(f"average {average}: gradient from place 0 at later places: {abs(dW[1:]).max():.1e}")
+    print(f"average {average}: gradient from position 0 at later positions: {abs(dW[1:]).max():.1e}")
     assert dW[1:].any() == (average == "over the whole sequence")
 
 # %% [markdown]
 # ## Is a small leak a harmless leak?
 #
 # Each later token has but a sixteenth of the mean. Let us see what training makes of it. The task is impossible for
-# an honest model: the text is random words, its *last* word is `yes` or `no`, and the *first* place must say which.
-# Nothing at place 0 knows it. An honest model can do no better than toss a coin: a loss of log 2 = 0.693 (lesson 5).
+# an honest model: the text is random words, its *last* word is `yes` or `no`, and the *first* position must say which.
+# Nothing at position 0 knows it. An honest model can do no better than toss a coin: a loss of log 2 = 0.693 (lesson 5).
 
 # %%
 YES, NO = V - 2, V - 1
 
 
 def secrets(step, B=64):
-    """Random words, the secret at the end; place 0 has the same word in every text."""
-    dice = np.random.default_rng([7, step])
-    ids = dice.integers(1, V - 2, (B, T))
+    """Random words, the secret at the end; position 0 has the same word in every text."""
+    rng = np.random.default_rng([7, step])
+    ids = rng.integers(1, V - 2, (B, T))
     ids[:, 0] = 0
-    ids[:, -1] = dice.integers(YES, NO + 1, B)
+    ids[:, -1] = rng.integers(YES, NO + 1, B)
     return ids
 
 
 def train(average, steps=400):
-    """The loss at place 0, step by step."""
+    """The loss at position 0, step by step."""
     params = fresh_params("float32")
     optimizer, losses = AdamW(params), []
     for step in range(steps):
@@ -195,12 +198,12 @@ curves = {average: train(average) for average in AVERAGES}
 for average, losses in curves.items():
     print(f"average {average}: loss at the end {np.mean(losses[-50:]):.4f}   (a coin: {np.log(2):.4f})")
 assert np.mean(curves["over the whole sequence"][-50:]) < 0.02
-assert 0.68 < np.mean(curves["up to each place"][-50:]) < 0.72
+assert 0.68 < np.mean(curves["up to each position"][-50:]) < 0.72
 
 # %% [markdown]
-# The first place reports a word that is spoken fifteen places later, without error. A sixteenth of a mean was plenty:
-# the model only had to turn it up. And note that *fresh* texts gave this loss: a validation set sees nothing, for it
-# leaks there just the same.
+# The first position reports a word that is spoken fifteen positions later, without error. A sixteenth of a mean was
+# plenty: the model only had to turn it up. And note that *fresh* texts gave this loss: a validation set sees nothing,
+# for it leaks there just the same.
 #
 # ## A second leak: handing the bank on
 #
@@ -216,15 +219,15 @@ params2 = model.init_params(cfg, seed=0, dtype="float64")
 def handed_on(ids):
     """One segment in which block 1 reads the bank that block 0 wrote a moment ago."""
     x = params2["embed.W"][ids] * cfg.D**0.5
-    (M, _) = model.first_banks(params2, cfg, len(ids))
+    bank = model.first_states(params2, cfg, len(ids))[0][0]
     for i in range(cfg.L):
-        x, M, _ = model.block_forward(x, M, model.block_params(params2, i), cfg=cfg)
+        x, bank, _ = model.block_forward(x, bank, model.params_of(params2, cfg, i), cfg=cfg, memory=lm2)
     return x @ params2["head.W"]
 
 
 ids8 = rng.integers(0, V, (1, cfg.T))
 maps["bank handed on"] = influence(handed_on, ids8, V)
-print(f"bank handed from block to block: later places move earlier ones by up to {leak(maps['bank handed on']):.1e}")
+print(f"bank handed from block to block: later positions move earlier ones by up to {leak(maps['bank handed on']):.1e}")
 assert leak(maps["bank handed on"]) > 1e-3
 
 # %% [markdown]
@@ -232,24 +235,24 @@ assert leak(maps["bank handed on"]) > 1e-3
 #
 # Here every block owns its bank; all tokens of a segment read it as it stood when the segment *began*, and the write
 # makes the bank of the next one. So there is no path, by construction. But constructions have bugs; so we look. Three
-# segments, every variant, every pair of places:
+# segments, every memory of the library, some odd shapes, every pair of positions:
 
 # %%
-VARIANTS = {"slots": cfg, "printed": replace(cfg, memory="printed"), "none": replace(cfg, memory="none"),
-            "grouped heads, tied": replace(cfg, G=1, tied=True), "T < N": replace(cfg, T=3, N=7)}
+VARIANTS = {name: replace(cfg, memory=name) for name in MEMORIES}
+VARIANTS |= {"grouped heads, tied": replace(cfg, G=1, tied=True), "T < N": replace(cfg, T=3, N=7)}
 for name, variant in VARIANTS.items():
     weights = model.init_params(variant, seed=0, dtype="float64")
     story = rng.integers(0, V, (1, 3 * variant.T))
 
     def say(ids, weights=weights, variant=variant):
-        return model.story_forward(weights, ids=ids, cfg=variant)[0]
+        return recurrence.story_forward(weights, ids=ids, cfg=variant)[0]
 
     moved = influence(say, story, V)
     across = moved[-variant.T:, :variant.T].max()        # from the first segment to the last
     print(f"{name:<20} leak {leak(moved)}   first segment moves the last by {across:.1e}")
     assert leak(moved) == 0
     assert (across > 0) == (name != "none")
-    if name == "slots":
+    if name == "lm2":
         maps["tinylm2, three segments"] = moved
 
 # %%
@@ -258,9 +261,9 @@ if lesson.plt:
     for axis, (name, moved) in zip(axes, maps.items(), strict=False):
         shown = np.log10(np.where(moved > 0, moved, np.nan))
         axis.imshow(shown, cmap="viridis", vmin=-4, vmax=0)
-        axis.set(title=name, xlabel="changed place u", xticks=[], yticks=[])
+        axis.set(title=name, xlabel="changed position u", xticks=[], yticks=[])
         axis.axline((-0.5, -0.5), slope=1, color="tab:red", linewidth=1)
-    axes[0].set_ylabel("place t that answers")
+    axes[0].set_ylabel("position t that answers")
     for average, losses in curves.items():
         axes[4].plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=average)
     axes[4].axhline(np.log(2), color="gray", linestyle=":", label="a coin")
@@ -279,8 +282,8 @@ if lesson.plt:
 #
 # <details><summary>Answer</summary>
 #
-# It is the same average in other clothes: what is subtracted at place 0 holds a T-th of every later token. Subtract
-# the running mean instead; its place t knows nothing after t.
+# It is the same average in other clothes: what is subtracted at position 0 holds a T-th of every later token. Subtract
+# the running mean instead; its position t knows nothing after t.
 #
 # ```python
 # def centred(ids, average):
@@ -302,4 +305,26 @@ if lesson.plt:
 # than it can be, do not celebrate: change the last token, and see whether the first output moves.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. All gradient checks of a model pass. Can it leak the future?</summary>
+#
+# Yes. A check says that the derivative fits the function. A leak is in the function.
+#
+# </details>
+#
+# <details><summary>2. The loss on fresh stories is wonderful. Does that rule out a leak?</summary>
+#
+# No. Fresh stories leak in the same way. Only answering where the future does not exist yet, or changing a later
+# token and comparing, tells.
+#
+# </details>
+#
+# <details><summary>3. Why must the influence of a later position be exactly zero, and not just small?</summary>
+#
+# Where no path exists, no number is computed differently, not even in its last bit. And a small leak is enough:
+# training turns it up.
+#
+# </details>
+#
 # Next: [17. The same code on a GPU](17_on_a_gpu.py)

@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 17. The same code on a GPU
 #
+# **Time:** 20 minutes. **Before it:** lesson 6 (12 and 13 help).
+#
 # The library's formulas exist once. They run on NumPy arrays on the CPU and on CuPy arrays on a GPU, and nowhere in
 # `ops.py` does it say which. This lesson shows how little is needed for that, and what one has to get used to.
 #
-# Where there is no GPU, the lesson takes the *stand-in* from `tests/standin.py`: an array type that wraps NumPy,
-# gives the same bits, and is as strict as a device: it refuses to be read in passing, refuses to be mixed with host
-# arrays, and counts what is done with it. As a teacher it is better than the real thing.
+# Where there is no GPU, the lesson takes the *fake CuPy* from `tests/support/fake_cupy.py`: an array type that wraps
+# NumPy, gives the same bits, and is as strict as a device: it refuses to be read in passing, refuses to be mixed with
+# host arrays, and counts what is done with it. As a teacher it is better than the real thing.
 
 # %%
 import time
@@ -15,19 +17,21 @@ from dataclasses import replace
 import lesson
 import numpy as np
 
-from tests import standin
-from tinylm2 import backend, ops, runs
-from tinylm2.data import TASKS, Shape, Stories
+from tests.support import fake_cupy
+from tinylm2 import backend, gpu, ops
+from tinylm2.data import TASKS, HaystackSampler, Stories
 from tinylm2.flat import Flat
 from tinylm2.model import init_params
 from tinylm2.optim import AdamW
-from tinylm2.train import train_step
+from tinylm2.training import trained_model
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import train_step
 
-usable, why = backend.gpu()
+usable, why = gpu.gpu()
 if usable:
-    xp, device = backend.array_module("gpu"), why
+    xp, device = gpu.array_module("gpu"), why
 else:
-    xp, device = standin.xp, "the stand-in"
+    xp, device = fake_cupy.xp, "the fake CuPy"
     print("no GPU here:", why)
 print("this lesson runs on", device)
 
@@ -71,34 +75,35 @@ for attempt, action in (("a host array in device arithmetic", lambda: on_device 
 # %% [markdown]
 # ## One training step
 #
-# The main job's model and data, on both sides, from the same parameters. Random numbers always come from the host, so
-# both see the same ones.
+# The model and data of `train_tiny.py`, on both sides, from the same parameters. Random numbers always come from the
+# host, so both see the same ones.
 
 # %%
 def fresh(module):
     """(params, cfg, batch): the model of train_tiny.py, untrained, and a batch of stories four segments long."""
-    loaded = runs.new(runs.Settings())
-    params = Flat(loaded.params.shapes, module, "float32")
-    params.buffer[...] = backend.to_device(loaded.params.buffer, module)
-    stories = Stories([TASKS["qa1"]], tokenizer=loaded.tokenizer, filler=loaded.filler, seed=0)
-    return params, loaded.cfg, stories.batch(Shape(facts=(2, 4), segments=(4,), width=loaded.cfg.T), 0, 32)
+    run = trained_model.new(Settings())
+    params = Flat(run.params.shapes, module, "float32")
+    params.buffer[...] = backend.to_device(run.params.buffer, module)
+    stories = Stories([TASKS["qa1"]], tokenizer=run.tokenizer, filler=run.filler, seed=0)
+    sampler = HaystackSampler(facts=(2, 4), segments=(4,), segment_len=run.cfg.T)
+    return params, run.cfg, sampler.batch(stories, step=0, batch_size=32)
 
 
 after, losses = {}, {}
 for name, module in (("host", np), ("device", xp)):
     params, cfg, batch = fresh(module)
     optimizer = AdamW(params)
-    losses[name] = [train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)[0] for _ in range(3)]
+    losses[name] = [train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)[0] for _ in range(3)]
     after[name] = backend.to_host(params.buffer)
     print(f"{name:<7} losses {losses[name]}")
 print("largest difference of any parameter after three steps:", abs(after["host"] - after["device"]).max())
 assert np.allclose(losses["host"], losses["device"], rtol=1e-3)
 if not usable:
-    assert np.array_equal(after["host"], after["device"])                # the stand-in gives NumPy's bits
+    assert np.array_equal(after["host"], after["device"])                # the fake CuPy gives NumPy's bits
 
 # %% [markdown]
-# A real GPU adds up in another order, so its last digits differ. The stand-in's do not: where it disagrees with NumPy
-# in a single bit, there is a bug in how the code uses the device.
+# A real GPU adds up in another order, so its last digits differ. Those of the fake CuPy do not: where it disagrees
+# with NumPy in a single bit, there is a bug in how the code uses the device.
 #
 # ## What the device is asked
 #
@@ -110,14 +115,14 @@ if not usable:
 # - **Questions.** Every copy back to the host, a printed loss, an `if` on a value, waits until the queue is empty. A
 #   training step should ask *once*.
 #
-# The stand-in counts both:
+# The fake CuPy counts both:
 
 # %%
-params, cfg, batch = fresh(standin.xp)
+params, cfg, batch = fresh(fake_cupy.xp)
 optimizer = AdamW(params)
-train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)                 # the first one also computes tables
-with standin.watch() as seen:
-    train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
+train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)                 # the first one also computes tables
+with fake_cupy.watch() as seen:
+    train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
 launches = seen.operations.total()
 print(f"one step: {launches} launches; uploads {len(seen.uploads)}; copies back {len(seen.copies)}: {seen.copies}")
 assert len(seen.copies) == 1
@@ -140,16 +145,17 @@ print(", ".join(f"{kind} {count}" for kind, count in kinds.items()))
 # what makes a GPU worthwhile: the work grows, the launches do not.
 
 # %%
-def launches_of(stories, segments):
+def launches_of(batch_size, segments):
     """Launches of one step on a batch of so many rows and segments."""
-    params, cfg, _ = fresh(standin.xp)
-    loaded = runs.new(runs.Settings())
-    told = Stories([TASKS["qa1"]], tokenizer=loaded.tokenizer, filler=loaded.filler, seed=0)
-    batch = told.batch(Shape(facts=(2,), segments=(segments,), width=cfg.T), 0, stories)
+    params, cfg, _ = fresh(fake_cupy.xp)
+    run = trained_model.new(Settings())
+    stories = Stories([TASKS["qa1"]], tokenizer=run.tokenizer, filler=run.filler, seed=0)
+    sampler = HaystackSampler(facts=(2,), segments=(segments,), segment_len=cfg.T)
+    batch = sampler.batch(stories, step=0, batch_size=batch_size)
     optimizer = AdamW(params)
-    train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
-    with standin.watch() as seen:
-        train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
+    train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
+    with fake_cupy.watch() as seen:
+        train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
     return seen.operations.total()
 
 
@@ -179,48 +185,47 @@ if lesson.plt:
 # queue takes everything at once, and a clock that does not wait measures how fast one can fill a queue.
 
 # %%
-def seconds_a_step(module, D):
-    loaded = runs.new(runs.Settings())
-    cfg = replace(loaded.cfg, D=D, F=2 * D, H=D // 16, G=D // 16)
+def seconds_per_step(module, D):
+    _, cfg, batch = fresh(np)
+    cfg = replace(cfg, D=D, F=2 * D, H=D // 16, G=D // 16)
     params = init_params(cfg, 0, xp=module)
-    _, _, batch = fresh(np)
     optimizer = AdamW(params)
-    train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)
+    train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)
     began = time.perf_counter()
     for _ in range(2):
-        train_step(params, optimizer, batch, cfg=cfg, rate=1e-3)         # returns host numbers, so it has waited
+        train_step(params, optimizer, batch, cfg=cfg, lr=1e-3)         # returns host numbers, so it has waited
     return (time.perf_counter() - began) / 2
 
 
 for D in (32, 64, 128):
-    host = seconds_a_step(np, D)
-    line = f"D {D:>4}: NumPy {1e3 * host:6.0f} ms a step"
-    print(line + (f", GPU {1e3 * seconds_a_step(xp, D):6.1f} ms" if usable else ""))
+    host = seconds_per_step(np, D)
+    line = f"D {D:>4}: NumPy {1e3 * host:6.0f} ms per step"
+    print(line + (f", GPU {1e3 * seconds_per_step(xp, D):6.1f} ms" if usable else ""))
 
 # %% [markdown]
 # ## Exercise
 #
 # Clipping: if the norm of all gradients is above a limit, scale them down. The obvious code is `if norm > limit: g *=
-# limit / norm`. What does it cost on a device? Try it on the stand-in, then write it without asking.
+# limit / norm`. What does it cost on a device? Try it on the fake CuPy, then write it without asking.
 #
 # <details><summary>Answer</summary>
 #
-# `if` needs the value, now: the host must wait until the device has finished everything before it. The stand-in
+# `if` needs the value, now: the host must wait until the device has finished everything before it. The fake CuPy
 # refuses. Instead, compute a factor that is 1 where nothing is to be done, and multiply always.
 #
 # ```python
-# g = backend.to_device(rng.standard_normal(100), standin.xp)
-# norm = standin.xp.sqrt(g @ g)
+# g = backend.to_device(rng.standard_normal(100), fake_cupy.xp)
+# norm = fake_cupy.xp.sqrt(g @ g)
 # try:
 #     if norm > 1.0:
 #         g *= 1.0 / norm
 # except TypeError as error:
 #     print("refused:", error)
 # else:
-#     raise AssertionError("the stand-in should refuse a branch on a value")
+#     raise AssertionError("the fake CuPy should refuse a branch on a value")
 #
-# with standin.watch() as watched:
-#     g *= standin.xp.minimum(1.0 / norm, 1.0)
+# with fake_cupy.watch() as watched:
+#     g *= fake_cupy.xp.minimum(1.0 / norm, 1.0)
 # print("copies:", len(watched.copies), " norm now:", np.linalg.norm(backend.to_host(g)))
 # assert not watched.copies
 # assert np.isclose(np.linalg.norm(backend.to_host(g)), 1.0)
@@ -234,4 +239,27 @@ for D in (32, 64, 128):
 # the device, and nobody knows why the GPU is only half as fast as it was on Tuesday.
 
 # %% [markdown]
+# ## Three questions
+#
+# <details><summary>1. The batch gets twice as large. How many launches does a step make then?</summary>
+#
+# As many as before: each operation works on all rows at once. More segments do make more launches, because they come
+# one after another.
+#
+# </details>
+#
+# <details><summary>2. Why does an if on a value of the device cost more than a launch?</summary>
+#
+# A launch goes into the queue, and the host goes on. The if needs the value, so the host must wait until everything
+# before it has been computed.
+#
+# </details>
+#
+# <details><summary>3. Where do the library's random numbers come from, and why?</summary>
+#
+# From the host, whatever the device. So both devices see the same stories and the same first parameters, and can be
+# compared.
+#
+# </details>
+#
 # Next: [18. How far it scales](18_how_far_it_scales.py)

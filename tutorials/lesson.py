@@ -55,14 +55,15 @@ def _png(figure):
 
 
 def heat(axis, values, title="", *, rows=None, columns=None, signed=True, numbers=None, limit=None):
-    """Draw a matrix: red above zero and blue below (`signed`), or white to blue.
+    """Draw a matrix: red above zero and blue below (`signed`), or white to blue; NaN, what is hidden, is grey.
 
     rows, columns: labels. numbers: a format such as ".2f" writes each value into its place. limit: the value of the
     strongest colour, so that two pictures can be compared.
     """
     values = np.asarray(values, float)
-    limit = limit or np.abs(values).max() or 1.0
-    axis.imshow(values, cmap="RdBu_r" if signed else "Blues", vmin=-limit if signed else 0, vmax=limit, aspect="auto")
+    limit = limit or np.nanmax(np.abs(values)) or 1.0
+    colours = plt.get_cmap("RdBu_r" if signed else "Blues").with_extremes(bad="lightgray")
+    axis.imshow(values, cmap=colours, vmin=-limit if signed else 0, vmax=limit, aspect="auto")
     height, width = values.shape
     for labels, set_ticks, length in ((columns, axis.set_xticks, width), (rows, axis.set_yticks, height)):
         if labels is not None:
@@ -75,6 +76,8 @@ def heat(axis, values, title="", *, rows=None, columns=None, signed=True, number
     axis.spines[:].set_visible(False)
     if numbers:
         for (i, j), value in np.ndenumerate(values):
+            if np.isnan(value):
+                continue
             written = format(value, numbers)
             written = written if float(written) else format(0.0, numbers)        # no "-0.00"
             axis.text(j, i, written, ha="center", va="center", fontsize=7,
@@ -83,23 +86,20 @@ def heat(axis, values, title="", *, rows=None, columns=None, signed=True, number
 
 
 def trained(name):
-    """One of the small runs in tutorials/data, which data/make.py made: `params`, `cfg`, `tokenizer`, the `model` that
-    they belong to (a module of the pair and `answer`), `seconds` that it took, and its `course`: arrays `stage`,
-    `step`, `loss`, `accuracy`, means of ten steps each."""
-    from experiments.contenders import contender
+    """One of the small runs in tutorials/data, which data/make.py trained: `params`, `cfg`, `tokenizer`, the `seconds`
+    that it took, and its `course`: arrays `stage`, `step`, `loss`, `accuracy`, means of ten steps each."""
     from tinylm2.data import Tokenizer
     from tinylm2.flat import Flat
-    from tinylm2.model import Config
+    from tinylm2.model import Config, param_shapes
 
     with np.load(Path(__file__).parent / "data" / f"{name}.npz") as file:
         arrays = {key.removeprefix("param."): file[key] for key in file.files}
     meta = json.loads(arrays.pop("meta").tobytes())
     cfg = Config(**meta["config"])
-    module, _ = contender(meta["contender"], cfg)
-    params = Flat(module.param_shapes(cfg), np, "float32")
+    params = Flat(param_shapes(cfg), np, "float32")
     for key, W in arrays.items():
         params[key][...] = W
     columns = zip(*meta["course"], strict=True)
     course = SimpleNamespace(**dict(zip(("stage", "step", "loss", "accuracy"), map(np.array, columns), strict=True)))
-    return SimpleNamespace(params=params, cfg=cfg, tokenizer=Tokenizer.from_json(meta["tokenizer"]), model=module,
+    return SimpleNamespace(params=params, cfg=cfg, tokenizer=Tokenizer.from_json(meta["tokenizer"]),
                            seconds=meta["seconds"], course=course)

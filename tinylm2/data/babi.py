@@ -6,12 +6,13 @@ returns to 1 where a new story starts. Files without supporting facts end the li
 
 import re
 from pathlib import Path
+from typing import Any
 
-from tinylm2.data.errors import BadInput, read_lines
 from tinylm2.data.stories import Fact, Question, examples
+from tinylm2.errors import BadInput, read_lines
 
 
-def read_stories(path, tokenizer=None):
+def read_stories(path: Any, tokenizer: Any = None) -> list:
     """The stories of a file. BadInput names the line that breaks the format and, given a tokenizer, the words that its
     vocabulary lacks."""
     stories, story = [], []
@@ -48,7 +49,7 @@ def _read_line(fields, story, path, number):
     return Question(text, answer, tuple(map(int, lines)))
 
 
-def story_text(story):
+def story_text(story: Any) -> str:
     """A story in the official format. A blank stands before the first tab, as in most of the official files."""
     lines = []
     for number, line in enumerate(story, 1):
@@ -57,13 +58,13 @@ def story_text(story):
     return "".join(lines)
 
 
-def write_stories(path, stories):
+def write_stories(path: Any, stories: Any) -> None:
     """Write a file in the official format, from any iterable of stories."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(map(story_text, stories))
 
 
-def read_examples(path, task=None, tokenizer=None):
+def read_examples(path: Any, task: Any = None, tokenizer: Any = None) -> Any:
     """One Example a question of a file. The task's name is read from the file's (`qa1_...txt`) unless given."""
     task = task or task_of(path)
     found = [example for story in read_stories(path, tokenizer) for example in examples(story, task)]
@@ -72,7 +73,7 @@ def read_examples(path, task=None, tokenizer=None):
     return found
 
 
-def task_of(path):
+def task_of(path: Any) -> Any:
     """The last qa1 .. qa20 that a path names: "qa1" of `en/qa1_single-supporting-fact_test.txt`."""
     names = re.findall(r"(?<![a-zA-Z0-9])qa(?:[1-9]|1[0-9]|20)(?![0-9])", str(path))
     if not names:
@@ -80,9 +81,38 @@ def task_of(path):
     return names[-1]
 
 
-def find_file(folder, task):
+def find_file(folder: Any, task: Any, parts: Any = ('test', 'train')) -> Any:
     """The file of a task in a folder of official files: its test file where there is one, else its training file."""
-    for part in ("test", "train"):
+    for part in parts:
         for path in sorted(Path(folder).glob(f"{task}_*_{part}.txt")):
             return path
-    raise BadInput(f"{folder}: found no file of {task}, expected {task}_*_test.txt or {task}_*_train.txt")
+    raise BadInput(f"{folder}: found no file of {task}, expected {task}_*_{parts[0]}.txt or {task}_*_{parts[1]}.txt")
+
+
+class FileTask:
+    """A task whose stories come from an official file instead of a generator: the interface of `Task`."""
+
+    def __init__(self, name: str, stories: Any) -> None:
+        self.name, self.number, self.stories = name, int(name[2:]), stories
+        self._examples = [example for story in stories for example in examples(story, name)]
+        self._by_facts = {}
+        for example in self._examples:
+            self._by_facts.setdefault(len(example.facts), []).append(example)
+
+    @classmethod
+    def of(cls, folder: Any, name: str) -> Any:
+        """The task of the training file in a folder of official files."""
+        path = find_file(folder, name, ("train", "test"))
+        stories = [story for story in read_stories(path) if any(isinstance(line, Question) for line in story)]
+        if not stories:
+            raise BadInput.at(path, 1, "a file without a question", "at least one line with a tab and an answer")
+        return cls(name, stories)
+
+    def story(self, rng: Any, *, questions: Any = None, facts: Any = None) -> Any:
+        """One of the file's stories; with `facts`, a question and the facts before it: so many or about so many."""
+        if facts is None:
+            return rng.choice(self.stories)
+        count = min(self._by_facts, key=lambda n: (abs(n - facts), n))
+        example = rng.choice(self._by_facts[count])
+        return (*map(Fact, example.facts), Question(example.question, example.answer,
+                                                    tuple(i + 1 for i in example.support)))

@@ -1,14 +1,16 @@
 """BABILong's files (Kuratov et al. 2024): JSON lists of {"input", "question", "target"}, the story hidden already."""
 
+from typing import Any
+
 from tinylm2.data.babi import task_of
-from tinylm2.data.errors import BadInput, parse_json, read_lines
 from tinylm2.data.filler import sentences
 from tinylm2.data.stories import Example
+from tinylm2.errors import BadInput, parse_json, read_lines
 
 FIELDS = ("input", "question", "target")
 
 
-def read_babilong(path, task=None, tokenizer=None):
+def read_babilong(path: Any, task: Any = None, tokenizer: Any = None) -> list:
     """One Example an entry; its facts are all sentences of the input, and which of them support the answer is not
     known. The task's name is read from the path (`qa1/4k.json`) unless given."""
     task = task or task_of(path)

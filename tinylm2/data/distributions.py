@@ -11,15 +11,16 @@ does to stories of one kind. A told story is close enough when it adds no more t
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from math import fsum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tinylm2.data.babi import find_file, read_stories
-from tinylm2.data.dice import EVALUATION, Dice
-from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.data.rng import EVALUATION, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
+from tinylm2.errors import BadInput, read_lines
 
 ALLOWANCE = .05
 STORIES = 2000                                           # told of each task
@@ -43,7 +44,7 @@ class Distance(NamedTuple):
     chance: float
 
     @property
-    def close(self):
+    def close(self) -> bool:
         return self.told <= self.chance + ALLOWANCE
 
     def __str__(self):
@@ -51,7 +52,7 @@ class Distance(NamedTuple):
         return text if self.close else f"**{text}**"
 
 
-def asked(story):
+def asked(story: Any) -> Iterator:
     """An Asked for every question of a story."""
     facts = before = 0
     for number, line in enumerate(story, 1):
@@ -63,7 +64,7 @@ def asked(story):
             facts += 1
 
 
-def variations(one, other):
+def variations(one: Any, other: Any) -> list:
     """The total variation distance of every measure between two lists of stories, each story a list of Asked."""
     return [_variation(p, q) for p, q in zip(_counts(one), _counts(other), strict=True)]
 
@@ -77,32 +78,32 @@ def _variation(p, q):
     return fsum(abs(p[x] / p.total() - q[x] / q.total()) for x in p | q) / 2
 
 
-def chance(stories, dice):
+def chance(stories: Any, rng: Any) -> list:
     """What one source shows against itself: the mean over HALVINGS of the distances between two random halves."""
     found = []
     for _ in range(HALVINGS):
-        mixed = dice.shuffled(stories)
+        mixed = rng.shuffled(stories)
         half = len(mixed) // 2
         found.append(variations(mixed[:half], mixed[half:]))
     return [fsum(values) / HALVINGS for values in zip(*found, strict=True)]         # sum rounds by Python's version
 
 
-def compare(task, path, *, seed=0):
+def compare(task: Any, path: Any, *, seed: int = 0) -> list:
     """The Distance of every measure between a task's stories and the official file at `path`, as in Asked's fields."""
     official = [questions for story in read_stories(path) if (questions := list(asked(story)))]
     if len(official) < 2:
         raise BadInput(f"{path}: found {len(official)} stories with questions, expected at least 2 to compare")
-    told = [list(asked(task.story(Dice(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
-    by_chance = chance(official, Dice(seed, EVALUATION, task.number, STORIES))
+    told = [list(asked(task.story(Rng(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
+    by_chance = chance(official, Rng(seed, EVALUATION, task.number, STORIES))
     return list(map(Distance, variations(told, official), by_chance))
 
 
-def row(*cells):
+def row(*cells: Any) -> str:
     """A line of the Markdown table."""
     return f"| {' | '.join(map(str, cells))} |\n"
 
 
-def table(folder, *, seed=0):
+def table(folder: Any, *, seed: int = 0) -> tuple:
     """The Markdown table of all tasks, and how many of its distances are too large; these stand in bold."""
     heads = [name.replace("_", " ") for name in Asked._fields]
     rows, far = [row("task", *heads), row("---", *["---:"] * len(heads))], 0
@@ -113,7 +114,7 @@ def table(folder, *, seed=0):
     return "".join(rows), far
 
 
-def write(path, text):
+def write(path: Any, text: str) -> None:
     """Put the table between the two comments of a document that keep its place."""
     head, start, rest = ("\n".join(read_lines(path)) + "\n").partition("<!-- distributions: -->\n")
     _, end, tail = rest.partition("<!-- :distributions -->\n")
@@ -122,8 +123,9 @@ def write(path, text):
     Path(path).write_text(head + start + text + end + tail, encoding="utf-8", newline="\n")
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m tinylm2.data.distributions", description=__doc__.split("\n")[0])
+def main(arguments: Any = None) -> Any:
+    parser = argparse.ArgumentParser(prog="python -m tinylm2.data.distributions",
+                                     description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="the official files, qa1_..._train.txt to qa20_..._train.txt")
     parser.add_argument("--write", metavar="FILE", help="put the table into this document, e.g. docs/DATA.md")
     parser.add_argument("--seed", type=int, default=0)

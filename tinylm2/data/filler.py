@@ -1,9 +1,11 @@
 """Text that answers no question: what stories are hidden in. From a small grammar, or from a book."""
 
 import re
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
-from tinylm2.data.errors import BadInput, read_lines
+from tinylm2.errors import BadInput, read_lines
 
 NOUNS = ("river", "wind", "moon", "mountain", "forest", "cloud", "rain", "fire", "lamp", "clock", "bridge", "ship")
 QUALITIES = ("old", "quiet", "bright", "ancient", "cold", "distant", "gentle", "heavy", "strange", "hollow")
@@ -20,7 +22,7 @@ class GrammarFiller:
     """All 21,912 sentences, three to six words long, of a grammar of 47 words. No content word of any task is among
     them: no person, place, thing, creature, colour, mood, size, direction, time or number."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         pairs = [(one, other) for one, other in product(NOUNS, NOUNS) if one != other]
         self.sentences = (
             *(f"The {noun} {does}." for noun, does in product(NOUNS, DOES)),
@@ -39,7 +41,7 @@ class BookFiller:
     """The sentences of a plain text file. With a tokenizer every word is checked: BadInput names the first line with
     words that its vocabulary lacks."""
 
-    def __init__(self, path, tokenizer=None):
+    def __init__(self, path: Any, tokenizer: Any = None) -> None:
         lines = read_lines(path)
         if tokenizer:
             for number, line in enumerate(lines, 1):
@@ -49,7 +51,7 @@ class BookFiller:
             raise BadInput.at(path, 1, "no sentence", "text")
 
 
-def sentences(text):
+def sentences(text: str) -> Iterator:
     """The sentences of a text, on one line each: they end at `.`, `!` or `?` before white space, and at empty lines."""
     for piece in re.split(r"(?<=[.!?])\s+|\n\s*\n", text):
         if re.search(r"\w", piece):

@@ -1,37 +1,44 @@
-"""Facts hidden in filler: one example becomes a row of tokens of an exact length, and the places are remembered."""
+"""Facts in filler: one example becomes a row of tokens of an exact length, and where its facts stand is kept."""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from tinylm2.data.errors import BadInput
+from tinylm2.data.batch import Sequence
 from tinylm2.data.stories import Example
+from tinylm2.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EncodedExample:
     """One question as token ids: `prompt` is `[pad] story question`, `answer` is what must follow, then the end token.
 
-    Cut into `segments` segments of `width` tokens, the prompt leaves room for the answer in the last one. The first
-    `pad` ids are padding, the question starts at `asked`, and `support` holds (start, end) of each supporting fact.
+    Cut into `segments` segments of `segment_len` tokens, the prompt leaves room for the answer in the last one. The
+    first `pad` ids are padding, the question starts at `asked`, `support` holds (start, end) of each supporting fact.
     """
 
     example: Example
     prompt: list[int]
     answer: list[int]
-    width: int
+    segment_len: int
     segments: int
     pad: int
     asked: int
     support: tuple[tuple[int, int], ...]
 
-    @property
-    def distance(self):
-        """How many segments before the last one the farthest supporting fact lies: borders that what it tells must
-        cross, counted from its last token. None where the support is not known."""
-        return max((self.segments - 1 - (end - 1) // self.width for _, end in self.support), default=None)
+    def sequence(self, end: int) -> Any:
+        """The row as training sees it: prompt, answer and end token, weight 1 on the last two."""
+        return Sequence(self.example.task, self.prompt + self.answer + [end],
+                        [0] * len(self.prompt) + [1] * (len(self.answer) + 1), self.pad)
 
     @property
-    def depth(self):
+    def distance(self) -> Any:
+        """How many segments before the last one the farthest supporting fact lies: borders that what it tells must
+        cross, counted from its last token. None where the support is not known."""
+        return max((self.segments - 1 - (end - 1) // self.segment_len for _, end in self.support), default=None)
+
+    @property
+    def depth(self) -> Any:
         """Where in the text the farthest supporting fact starts: 0 at its head, near 1 just before the question. None
         where the support is not known."""
         if not self.support:
@@ -39,43 +46,45 @@ class Row:
         return (min(start for start, _ in self.support) - self.pad) / (self.asked - self.pad)
 
 
-def hide(example, dice, *, tokenizer, filler, segments, width, room=None, gap=0.0):
-    """A Row of exactly segments * width - room prompt tokens: facts in order at random places among filler sentences,
-    the question last. None where the facts do not fit.
+def insert_in_haystack(example: Any, rng: Any, *, tokenizer: Any, filler: Any, segments: Any, segment_len: int,
+                       answer_len: int | None = None, gap: float = 0.0) -> Any:
+    """Facts in order at random places among filler sentences, the question last: an EncodedExample of exactly
+    segments * segment_len - answer_len prompt tokens. None where the facts do not fit.
 
-    `room` places stay free for the answer (default: this one's length). One filler sentence, cut at its head to make
-    the length exact, opens the text. After it facts stand anywhere with equal chance; with probability `gap` a random
-    run of filler is first set aside to stand between the last fact and the question.
+    answer_len: the positions that stay free for the answer (default: this one's length). One filler sentence, cut at
+    its head to make the length exact, opens the text. After it facts stand anywhere with equal probability; with
+    probability `gap` a random run of filler is first set aside to stand between the last fact and the question.
     """
-    parts = _encode(example, tokenizer, width, room)
-    missing = segments * width - parts.length
+    parts = _encode(example, tokenizer, segment_len, answer_len)
+    missing = segments * segment_len - parts.length
     if missing < 0:
         return None
-    sentences, opener = _filling(filler, dice, missing, tokenizer)
-    behind = dice.below(len(sentences) + 1) if dice.chance(gap) else 0
-    places = sorted(dice.below(len(sentences) - behind + 1) for _ in parts.facts)
-    return _lay(example, parts, width, segments, opener=opener, sentences=sentences, places=places)
+    sentences, opener = _filling(filler, rng, missing, tokenizer)
+    behind = rng.integers(len(sentences) + 1) if rng.bernoulli(gap) else 0
+    places = sorted(rng.integers(len(sentences) - behind + 1) for _ in parts.facts)
+    return _lay(example, parts, segment_len, segments, opener=opener, sentences=sentences, places=places)
 
 
-def alone(example, *, tokenizer, width, room=None):
-    """A Row of the story without filler, in as few segments as it needs, with fewer than `width` padding tokens."""
-    parts = _encode(example, tokenizer, width, room)
-    segments = -(-parts.length // width)
-    pad = segments * width - parts.length
-    return _lay(example, parts, width, segments, opener=[tokenizer.pad] * pad, places=[0] * len(parts.facts), pad=pad)
+def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len: int | None = None) -> Any:
+    """An EncodedExample of the story without filler: as few segments as it needs, less than one of padding."""
+    parts = _encode(example, tokenizer, segment_len, answer_len)
+    segments = -(-parts.length // segment_len)
+    pad = segments * segment_len - parts.length
+    return _lay(example, parts, segment_len, segments, opener=[tokenizer.pad] * pad, places=[0] * len(parts.facts),
+                pad=pad)
 
 
-def opening(filler, dice, length, tokenizer):
+def filler_tokens(filler: Any, rng: Any, length: int, tokenizer: Any) -> Any:
     """Exactly `length` tokens of filler, the head of the first sentence cut off."""
-    sentences, opener = _filling(filler, dice, length, tokenizer)
+    sentences, opener = _filling(filler, rng, length, tokenizer)
     return opener + [token for sentence in sentences for token in sentence]
 
 
-def _filling(filler, dice, missing, tokenizer):
+def _filling(filler, rng, missing, tokenizer):
     """Sentences of filler as ids, and what is left of one more that makes `missing` tokens exact."""
     sentences, encoded = [], _encoded(filler, tokenizer)
     while missing > 0:
-        sentences.append(dice.pick(encoded))
+        sentences.append(rng.choice(encoded))
         missing -= len(sentences[-1])
     opener = sentences.pop()[-missing:] if sentences else []
     return sentences, opener
@@ -96,22 +105,22 @@ class _Parts:
     facts: list[list[int]]
     question: list[int]
     answer: list[int]
-    length: int                                          # of facts, question and room together
+    length: int                                          # of facts, question and answer together
 
 
-def _encode(example, tokenizer, width, room):
+def _encode(example, tokenizer, segment_len, answer_len):
     facts = [tokenizer.encode(fact) for fact in example.facts]
     question, answer = tokenizer.encode(example.question), tokenizer.encode(example.answer)
-    room = len(answer) if room is None else room
-    if len(answer) > room:
-        raise ValueError(f"the answer {example.answer!r} is {len(answer)} tokens long, room has {room}")
-    if len(question) + room > width:
-        raise BadInput(f"the question {example.question!r} and its answer: found {len(question) + room} tokens, "
-                       f"expected at most {width}, one segment")
-    return _Parts(facts, question, answer, sum(map(len, facts)) + len(question) + room)
+    answer_len = len(answer) if answer_len is None else answer_len
+    if len(answer) > answer_len:
+        raise ValueError(f"the answer {example.answer!r} is {len(answer)} tokens long, expected at most {answer_len}")
+    if len(question) + answer_len > segment_len:
+        raise BadInput(f"the question {example.question!r} and its answer: found {len(question) + answer_len} tokens, "
+                       f"expected at most {segment_len}, one segment")
+    return _Parts(facts, question, answer, sum(map(len, facts)) + len(question) + answer_len)
 
 
-def _lay(example, parts, width, segments, *, opener, places, sentences=(), pad=0):
+def _lay(example, parts, segment_len, segments, *, opener, places, sentences=(), pad=0):
     """The row that opens with `opener`; fact i stands behind the first places[i] sentences, the question at the end."""
     prompt, spans, told = list(opener), [], 0
     for fact, place in zip(parts.facts, places, strict=True):
@@ -125,4 +134,4 @@ def _lay(example, parts, width, segments, *, opener, places, sentences=(), pad=0
     asked = len(prompt)
     prompt += parts.question
     support = tuple(spans[i] for i in example.support)
-    return Row(example, prompt, parts.answer, width, segments, pad, asked, support)
+    return EncodedExample(example, prompt, parts.answer, segment_len, segments, pad, asked, support)

@@ -1,6 +1,8 @@
 """What a story is: facts told line by line, questions asked midway. The value that all of data/ passes on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Example:
     support: tuple[int, ...] = ()
 
 
-def examples(story, task):
+def examples(story: Any, task: Any) -> Iterator:
     """One Example a question of the story: what was told up to it; what was asked before it is left out."""
     facts, place = [], {}                                # place: line number -> index among the facts
     for number, line in enumerate(story, 1):

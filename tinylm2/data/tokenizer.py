@@ -1,13 +1,15 @@
 """Text to token ids and back: a closed vocabulary of words, or byte-level pairs. Both are a tokenizer.json."""
 
+from typing import Any
+
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
 
-from tinylm2.data.dice import DATA, Dice
-from tinylm2.data.errors import BadInput
 from tinylm2.data.filler import FILLER_WORDS, GrammarFiller
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
+from tinylm2.errors import BadInput
 
 PAD, END = "[pad]", "[end]"
 
@@ -29,7 +31,7 @@ class Tokenizer:
     """A tokenizer of the `tokenizers` library as the rest of the data needs it: ids as lists, each text encoded once,
     unknown words refused by name, and the two special tokens found by name."""
 
-    def __init__(self, library):
+    def __init__(self, library: Any) -> None:
         self._library = library
         self._library.encode_special_tokens = True       # "[end]" in a user's text is text, not the end of an answer
         self._seen = {}
@@ -43,7 +45,7 @@ class Tokenizer:
         if library.pre_tokenizer is None or self._words and library.normalizer is None:
             raise BadInput("tokenizer: found no rules that cut text into words, expected them")
 
-    def encode(self, text):
+    def encode(self, text: str) -> Any:
         """The ids of a text, remembered by the text: do not change the list. BadInput names every unknown word."""
         ids = self._seen.get(text)
         if ids is None:
@@ -51,15 +53,15 @@ class Tokenizer:
             ids = self._seen[text] = self._library.encode(text).ids
         return ids
 
-    def decode(self, ids):
+    def decode(self, ids: Any) -> str:
         """The text of ids, special tokens left out."""
         return self._library.decode(list(ids)).strip()
 
-    def plain(self, text):
+    def plain(self, text: str) -> str:
         """A text as `decode` would print it: two answers are equal when their plain forms are."""
         return self.decode(self.encode(text))
 
-    def unknown(self, text):
+    def unknown(self, text: str) -> list:
         """The words of a text, each once and in order, that the vocabulary lacks. Byte-level knows every word. BadInput
         where a character is half of one: bytes that are no UTF-8 come so from a command line."""
         try:
@@ -72,23 +74,23 @@ class Tokenizer:
         words = (word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(normal))
         return [word for word in dict.fromkeys(words) if self._library.token_to_id(word) is None]
 
-    def check(self, text, path=None, line=None):
+    def check(self, text: str, path: Any = None, line: Any = None) -> None:
         """Raise BadInput, with the line of the file that it stands on, where a text has unknown words."""
         unknown = self.unknown(text)
         if unknown:
             message = f"found {', '.join(unknown)}, expected words of the vocabulary"
             raise BadInput(message if path is None else f"{path}:{line}: {message}")
 
-    def save(self, path):
+    def save(self, path: Any) -> None:
         """Write tokenizer.json, the library's own format."""
         with open(path, "w", encoding="utf-8") as file:
             file.write(self.to_json())
 
-    def to_json(self):
+    def to_json(self) -> Any:
         return self._library.to_str()
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: Any) -> Any:
         try:
             with open(path, encoding="utf-8") as file:
                 return cls.from_json(file.read())
@@ -98,7 +100,7 @@ class Tokenizer:
             raise BadInput(f"{path}: {error}") from error
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> Any:
         try:
             library = Library.from_str(text)
         except Exception as error:                       # the library raises no narrower class
@@ -106,10 +108,13 @@ class Tokenizer:
         return cls(library)
 
 
-def word_tokenizer():
-    """One token a word: all words of the twenty tasks and of the built-in filler. Letter case and punctuation are
-    dropped, so a list such as "football,milk" is two words."""
-    words = [PAD, END, *sorted({*TASK_WORDS.split(), *FILLER_WORDS})]
+def word_tokenizer(more: Any = ()) -> Any:
+    """One token per word: all words of the twenty tasks and of the built-in filler, and `more` words behind them.
+
+    Letter case and punctuation are dropped, so a list such as "football,milk" is two words.
+    """
+    known = sorted({*TASK_WORDS.split(), *FILLER_WORDS})
+    words = [PAD, END, *known, *sorted({word.lower() for word in more} - set(known))]
     library = Library(models.WordLevel({word: i for i, word in enumerate(words)}))
     library.normalizer = normalizers.Lowercase()
     library.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
@@ -117,8 +122,14 @@ def word_tokenizer():
     return Tokenizer(library)
 
 
-def bpe_tokenizer(size):
-    """Byte-level pairs (as GPT-2's), merged up to `size` tokens over stories of every task and the built-in filler."""
+def words_of(text: str) -> list:
+    """The words of a text as `word_tokenizer` cuts it."""
+    return [word for word, _ in pre_tokenizers.Split(Regex(r"\W+"), "removed").pre_tokenize_str(text.lower())]
+
+
+def bpe_tokenizer(size: int, texts: Any = None) -> Any:
+    """Byte-level pairs (as GPT-2's), merged up to `size` tokens over `texts`: by default stories of every task and the
+    built-in filler."""
     least = len(pre_tokenizers.ByteLevel.alphabet()) + 2
     if size < least:
         raise BadInput(f"vocabulary: found {size} tokens, expected at least {least}, the bytes and {PAD} {END}")
@@ -127,15 +138,15 @@ def bpe_tokenizer(size):
     library.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, END], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    library.train_from_iterator(_reading(), trainer)
+    library.train_from_iterator(_default_texts() if texts is None else texts, trainer)
     return Tokenizer(library)
 
 
-def _reading(stories=50):
+def _default_texts(stories=50):
     """What the pairs are learned from, always the same: some stories of each task, with their answers, and filler."""
-    for task in TASKS.values():
+    for task in list(TASKS.values())[:20]:
         for number in range(stories):
-            for line in task.story(Dice(0, DATA, task.number, number)):
+            for line in task.story(Rng(0, DATA, task.number, number)):
                 yield line.text
                 if isinstance(line, Question):
                     yield line.answer

@@ -1,7 +1,7 @@
-"""Make the small runs that lessons 13 to 15 load: `python -m tutorials.data.make slots`, some minutes of a core each.
+"""Train the small runs that lessons 13 to 15 load: `python -m tutorials.data.make lm2`, about a minute of a core each.
 
-A run is NAME.npz: the parameters, without the optimizer's moments, and a JSON text with what it was made of, its
-tokenizer and its course: loss and accuracy, means of ten steps. `lesson.trained(NAME)` reads it.
+A run is NAME.npz: the parameters, without the optimizer's moments, and a JSON text with its config, its tokenizer and
+its course: loss and accuracy, means of ten steps. `lesson.trained(NAME)` reads it.
 """
 
 import os
@@ -16,41 +16,43 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.contenders import contender
+from experiments.baselines import baseline
 from tinylm2.data import TASKS, GrammarFiller, Stories, word_tokenizer
-from tinylm2.runs import Settings
-from tinylm2.train import Run, curriculum
+from tinylm2.model import init_params
+from tinylm2.training.curriculum import curriculum
+from tinylm2.training.settings import Settings
+from tinylm2.training.trainer import Trainer
 
 FOLDER = Path(__file__).resolve().parent
 CURRICULUM = ("A", "A2", "B")
-# name: (contender, seed, stages, steps of stage B)
+# name: (memory, seed, stages, steps of stage B)
 RUNS = {
-    "slots": ("slots", 0, CURRICULUM, 1000),             # what `python train_tiny.py` trains
-    "slots-1": ("slots", 1, CURRICULUM, 1000),
+    "lm2": ("lm2", 0, CURRICULUM, 1000),                 # what `python train_tiny.py` trains
+    "lm2-1": ("lm2", 1, CURRICULUM, 1000),
     "none": ("none", 0, CURRICULUM, 1000),
-    "printed": ("printed", 0, CURRICULUM, 1000),
+    "pooled": ("pooled", 0, CURRICULUM, 1000),
     "rmt": ("rmt", 0, CURRICULUM, 1000),
     "full": ("full", 0, CURRICULUM, 1000),
-    "straight": ("slots", 0, ("B",), 1300),              # full length from the first step on
+    "straight": ("lm2", 0, ("B",), 1300),                # full length from the first step on
 }
 MEAN_OF = 10
 
 
 def make(name):
     """Train a run and write it."""
-    kind, seed, stages, steps = RUNS[name]
+    memory, seed, stages, steps = RUNS[name]
     tokenizer = word_tokenizer()
-    module, cfg = contender(kind, Settings().config(tokenizer.size))
+    cfg = baseline(memory, Settings().config(tokenizer.size))
     stories = Stories([TASKS["qa1"]], tokenizer=tokenizer, filler=GrammarFiller(), seed=seed)
-    plan = curriculum(width=Settings().segment, segments=(4,), steps=(steps,))
+    plan = curriculum(segment_len=Settings().segment, segments=(4,), steps=(steps,))
     plan = [stage for stage in plan if stage.name in stages]
-    params = module.init_params(cfg, seed)
+    params = init_params(cfg, seed)
     began, course = time.process_time(), []
-    for metrics in Run(params, cfg=cfg, stories=stories, stages=plan, model=module).steps():
+    for metrics in Trainer(params, cfg=cfg, stories=stories, stages=plan).steps():
         course.append(metrics)
         if len(course) % 100 == 0:
             print(f"{name}: step {len(course)}, stage {metrics['stage']}, loss {metrics['loss']:.3f}", flush=True)
-    meta = {"contender": kind, "config": asdict(cfg), "tokenizer": tokenizer.to_json(), "course": thinned(course),
+    meta = {"config": asdict(cfg), "tokenizer": tokenizer.to_json(), "course": thinned(course),
             "seconds": round(time.process_time() - began)}
     arrays = {f"param.{key}": W for key, W in params.items()}
     np.savez_compressed(FOLDER / f"{name}.npz", meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)

@@ -1,4 +1,4 @@
-"""The twenty bAbI tasks (Weston et al. 2015) as small worlds: `TASKS["qa1"].story(dice)`. docs/DATA.md adds one."""
+"""The twenty bAbI tasks (Weston et al. 2015) as small worlds: `TASKS["qa1"].story(rng)`. docs/DATA.md adds one."""
 
 from tinylm2.data.tasks import carrying, placing, reasoning, walking
 from tinylm2.data.tasks.task import TASKS, Task

@@ -1,5 +1,7 @@
 """Tasks about things that people take, carry, put down and hand over."""
 
+from typing import Any
+
 from tinylm2.data.tasks.task import task
 from tinylm2.data.tasks.walking import Walk
 
@@ -22,32 +24,32 @@ class Carry(Walk):
     events = ("go", "get", "drop")                       # drawn evenly, and anew where one cannot happen
     got_there = 1.0                                      # how often "there" ends the telling of a get
 
-    def __init__(self, dice):
-        super().__init__(dice)
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
         self.cast = self.people
-        self.at = {person: dice.pick(self.places) for person in self.people}
-        self.lies = {thing: dice.pick(self.places) for thing in THINGS}
+        self.at = {person: rng.choice(self.places) for person in self.people}
+        self.lies = {thing: rng.choice(self.places) for thing in THINGS}
         self.holds = {person: [] for person in self.people}
         self.spot, self.trail, self.moved = {}, {}, {}
         self.touched = {person: {} for person in self.people}
 
-    def run(self, questions, facts=None):
+    def run(self, questions: Any, facts: Any = None) -> Any:
         """A short story is about few people who start side by side, things at hand: else hardly one in a hundred would
         come to a point where there is something to ask."""
         if facts and self.least > 1 and facts < 2 * len(self.people):
-            self.cast = self.dice.sample(self.people, max(2, facts // 2))
-            here = self.dice.pick(self.places)
+            self.cast = self.rng.sample(self.people, max(2, facts // 2))
+            here = self.rng.choice(self.places)
             self.at, self.lies = dict.fromkeys(self.people, here), dict.fromkeys(THINGS, here)
         return super().run(questions, facts)
 
-    def happen(self):
+    def happen(self) -> None:
         happened = False
         while not happened:
-            event = getattr(self, self.dice.pick(self.events))
-            happened = event(self.dice.pick(self.cast))
+            event = getattr(self, self.rng.choice(self.events))
+            happened = event(self.rng.choice(self.cast))
 
-    def go(self, person):
-        place = self.dice.pick(self.places)
+    def go(self, person: Any) -> bool:
+        place = self.rng.choice(self.places)
         if place == self.at[person]:
             return False
         self.at[person] = place
@@ -58,45 +60,45 @@ class Carry(Walk):
             self.trail[thing].append((place, line))
         return True
 
-    def get(self, person):
+    def get(self, person: Any) -> bool:
         place = self.at[person]
         here = [thing for thing, where in self.lies.items() if where == place]
         if not here:
             return False
-        thing = self.dice.pick(here)
+        thing = self.rng.choice(here)
         del self.lies[thing]
         self.holds[person].append(thing)
         self.spot[thing], self.trail[thing] = None, []
-        self.handle(person, thing, f"{self.dice.pick(GOT)} the {thing}{self.there(self.got_there)}")
+        self.handle(person, thing, f"{self.rng.choice(GOT)} the {thing}{self.there(self.got_there)}")
         return True
 
-    def drop(self, person):
+    def drop(self, person: Any) -> bool:
         if not self.holds[person]:
             return False
         thing = self.let_go(person)
         self.lies[thing] = self.at[person]
         self.spot[thing] = self.seen.get(person)
-        self.handle(person, thing, f"{self.dice.pick(LEFT)} the {thing}{self.there(.2)}")
+        self.handle(person, thing, f"{self.rng.choice(LEFT)} the {thing}{self.there(.2)}")
         return True
 
-    def give(self, person):
+    def give(self, person: Any) -> bool:
         near = [other for other in self.people if other != person and self.at[other] == self.at[person]]
         if not self.holds[person] or not near:
             return False
-        thing, receiver = self.let_go(person), self.dice.pick(near)
+        thing, receiver = self.let_go(person), self.rng.choice(near)
         self.holds[receiver].append(thing)
-        self.handle(person, thing, f"{self.dice.pick(GAVE)} the {thing} to {receiver}", receiver)
+        self.handle(person, thing, f"{self.rng.choice(GAVE)} the {thing} to {receiver}", receiver)
         return True
 
-    def let_go(self, person):
-        thing = self.dice.pick(self.holds[person])
+    def let_go(self, person: Any) -> Any:
+        thing = self.rng.choice(self.holds[person])
         self.holds[person].remove(thing)
         return thing
 
-    def there(self, chance):
-        return " there" if self.dice.chance(chance) else ""
+    def there(self, chance: Any) -> Any:
+        return " there" if self.rng.bernoulli(chance) else ""
 
-    def handle(self, person, thing, did, receiver=None):
+    def handle(self, person: Any, thing: Any, did: Any, receiver: Any = None) -> None:
         self.moved[thing] = line = self.tell(f"{person} {did}.", (person, thing, receiver))
         for toucher in (person, receiver) if receiver else (person,):
             self.touched[toucher].setdefault(thing, []).append(line)
@@ -108,7 +110,7 @@ class TwoSupportingFacts(Carry):
 
     least = 2
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         _, thing, _ = topic
         if not thing or not self.spot[thing]:
             return False
@@ -123,14 +125,14 @@ class ThreeSupportingFacts(TwoSupportingFacts):
     got_there = .2
     least = 3
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         """A place visited twice stands for its last visit: no other one is asked for."""
         _, thing, _ = topic
         if not thing or len(self.trail[thing]) < 2:
             return False
         trail = self.trail[thing]
         places = [place for place, _ in trail]
-        then = self.dice.pick([i for i in range(1, len(trail)) if places[i] not in places[i + 1:]])
+        then = self.rng.choice([i for i in range(1, len(trail)) if places[i] not in places[i + 1:]])
         (before, came), (place, went_on) = trail[then - 1:then + 1]
         return self.ask(f"Where was the {thing} before the {place}?", before, self.moved[thing], went_on, came)
 
@@ -143,17 +145,17 @@ class ThreeArgumentRelations(Carry):
     events = ("go", "get", "drop") + 4 * ("give",)
     least = 2
 
-    def handle(self, person, thing, did, receiver=None):
+    def handle(self, person: Any, thing: Any, did: Any, receiver: Any = None) -> None:
         super().handle(person, thing, did, receiver)
         if receiver:
             self.gift = person, thing, receiver
             self.given = self.moved[thing]
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         giver, thing, receiver = topic
         if not receiver or topic != self.gift:
             return False
-        text, answer = self.dice.pick(self.dice.pick((
+        text, answer = self.rng.choice(self.rng.choice((
             ((f"What did {giver} give to {receiver}?", thing),),
             ((f"Who received the {thing}?", receiver), (f"Who did {giver} give the {thing} to?", receiver)),
             ((f"Who gave the {thing}?", giver), (f"Who gave the {thing} to {receiver}?", giver)))))
@@ -162,12 +164,12 @@ class ThreeArgumentRelations(Carry):
 
 @task("qa6", "yes/no questions")
 class YesNoQuestions(Carry):
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, thing, _ = topic
         if thing:
             return False
         place, line = self.seen[person]
-        if self.dice.chance(.5):
+        if self.rng.bernoulli(.5):
             return self.ask(f"Is {person} in the {place}?", "yes", line)
         return self.ask(f"Is {person} in the {self.elsewhere(person)}?", "no", line)
 
@@ -176,7 +178,7 @@ class YesNoQuestions(Carry):
 class Counting(Carry):
     events = ("go", "get", "drop") + 4 * ("give",)
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, thing, _ = topic
         if not thing:
             return False
@@ -188,7 +190,7 @@ class Counting(Carry):
 class ListsSets(Carry):
     """What somebody carries, in the order in which she first took it in this story; so are the lines sorted."""
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, thing, _ = topic
         if not thing:
             return False

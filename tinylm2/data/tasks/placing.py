@@ -1,5 +1,7 @@
 """Tasks about how things stand to one another: beside, above, larger than, and the way from here to there."""
 
+from typing import Any
+
 from tinylm2.data.tasks.task import task
 from tinylm2.data.tasks.walking import HOUSE
 from tinylm2.data.tasks.world import World
@@ -26,28 +28,28 @@ class Map(World):
     pause = False
     new_first = .5                                       # how often a fact names the newly put thing first
 
-    def __init__(self, dice):
-        super().__init__(dice)
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
         self.at, self.facts, self.line = {}, [], {}
 
-    def put(self, thing, direction, other):
+    def put(self, thing: Any, direction: Any, other: Any) -> bool:
         """Put a thing next to another. False where something lies already."""
         (x, y), (dx, dy) = self.at[other], self.steps[direction]
         if (x + dx, y + dy) in self.at.values():
             return False
         self.at[thing] = x + dx, y + dy
-        new_first = self.dice.chance(self.new_first)
+        new_first = self.rng.bernoulli(self.new_first)
         self.facts.append((thing, direction, other) if new_first else (other, OPPOSITE[direction], thing))
         return True
 
-    def happen(self):
+    def happen(self) -> bool:
         if not self.facts:
             return False
         fact = one, direction, other = self.facts.pop()
         self.line[one, other] = self.line[other, one] = self.tell(self.sentence(*fact), fact)
         return True
 
-    def sentence(self, one, direction, other):
+    def sentence(self, one: Any, direction: Any, other: Any) -> str:
         return f"The {one} is {direction} of the {other}."
 
 
@@ -58,17 +60,17 @@ class TwoArgumentRelations(Map):
     least = most = 2
     new_first = .65
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        middle, first, second = dice.sample(HOUSE, 3)
-        direction = dice.pick(list(COMPASS))
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
+        middle, first, second = rng.sample(HOUSE, 3)
+        direction = rng.choice(list(COMPASS))
         self.at[middle] = 0, 0
         self.put(first, direction, middle)
         self.put(second, OPPOSITE[direction], middle)
 
-    def question(self, fact):
+    def question(self, fact: Any) -> Any:
         one, direction, other = fact
-        text = self.dice.pick((f"What is {direction} of the {other}?",
+        text = self.rng.choice((f"What is {direction} of the {other}?",
                                f"What is the {other} {OPPOSITE[direction]} of?"))
         return self.ask(text, one, self.line[one, other])
 
@@ -82,21 +84,21 @@ class PositionalReasoning(Map):
     least = most = 2
     new_first = .35
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        self.middle, *self.ends = dice.sample(SHAPES, 3)
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
+        self.middle, *self.ends = rng.sample(SHAPES, 3)
         self.at[self.middle] = 0, 0
-        for shape, direction in zip(self.ends, dice.sample(SIDES, 2), strict=True):
+        for shape, direction in zip(self.ends, rng.sample(SIDES, 2), strict=True):
             self.put(shape, direction, self.middle)
 
-    def sentence(self, one, direction, other):
+    def sentence(self, one: Any, direction: Any, other: Any) -> str:
         return f"The {one} is {direction} the {other}."
 
-    def question(self, _):
-        one, other = self.dice.shuffled(self.ends)
+    def question(self, _: Any) -> Any:
+        one, other = self.rng.shuffled(self.ends)
         (x, y), (x0, y0) = self.at[one], self.at[other]
-        answer = self.dice.pick(("yes", "no"))
-        direction = self.dice.pick([side for side, (dx, dy) in SIDES.items()
+        answer = self.rng.choice(("yes", "no"))
+        direction = self.rng.choice([side for side, (dx, dy) in SIDES.items()
                                     if ((x - x0) * dx + (y - y0) * dy > 0) == (answer == "yes")])
         lines = (self.line[end, self.middle] for end in (one, other))
         return self.ask(f"Is the {one} {direction} the {other}?", answer, *lines)
@@ -110,29 +112,29 @@ class PathFinding(Map):
     least = 2
     step_last = .27                                      # how often, beyond chance, a step of the way is told last
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        start, middle, goal, *others = dice.shuffled(HOUSE)
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
+        start, middle, goal, *others = rng.shuffled(HOUSE)
         self.stops = start, middle, goal
         self.at[start] = 0, 0
         self.way = [self.put_somewhere(middle, (start,)), self.put_somewhere(goal, (middle,))]
         steps = self.facts[:]
         for room in others:
             self.put_somewhere(room, self.stops)
-        self.facts = dice.shuffled(self.facts)
-        if dice.chance(self.step_last):
-            last = dice.pick(steps)
+        self.facts = rng.shuffled(self.facts)
+        if rng.bernoulli(self.step_last):
+            last = rng.choice(steps)
             self.facts.remove(last)
             self.facts.insert(0, last)
 
-    def put_somewhere(self, room, neighbours):
+    def put_somewhere(self, room: Any, neighbours: Any) -> Any:
         """Put a room in any free place next to one of these; the direction."""
         while True:
-            direction = self.dice.pick(list(COMPASS))
-            if self.put(room, direction, self.dice.pick(neighbours)):
+            direction = self.rng.choice(list(COMPASS))
+            if self.put(room, direction, self.rng.choice(neighbours)):
                 return direction
 
-    def question(self, _):
+    def question(self, _: Any) -> Any:
         start, middle, goal = self.stops
         if (start, middle) not in self.line or (middle, goal) not in self.line:
             return False
@@ -149,22 +151,22 @@ class SizeReasoning(World):
     pause = False
     least = 2
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        self.sizes = *SWEETS, *dice.shuffled(BOXES)      # from small to large
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
+        self.sizes = *SWEETS, *rng.shuffled(BOXES)      # from small to large
 
-    def happen(self):
-        small, large = sorted(self.dice.sample(range(len(self.sizes)), 2))
+    def happen(self) -> None:
+        small, large = sorted(self.rng.sample(range(len(self.sizes)), 2))
         small, large = self.sizes[small], self.sizes[large]
-        text = self.dice.pick((f"The {small} fits inside the {large}.", f"The {large} is bigger than the {small}."))
+        text = self.rng.choice((f"The {small} fits inside the {large}.", f"The {large} is bigger than the {small}."))
         self.topics.append((large, small, self.tell(text)))
 
-    def question(self, fact):
+    def question(self, fact: Any) -> Any:
         """Ask what follows from this fact and the first one that goes on from it, at either end."""
         for other in self.topics:
             for (large, middle, upper), (same, small, lower) in ((fact, other), (other, fact)):
                 if middle == same:
-                    return self.ask(*self.dice.pick((
+                    return self.ask(*self.rng.choice((
                         (f"Is the {large} bigger than the {small}?", "yes", upper, lower),
                         (f"Is the {small} bigger than the {large}?", "no", lower, upper),
                         (f"Does the {small} fit in the {large}?", "yes", lower, upper),

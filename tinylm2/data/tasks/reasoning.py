@@ -1,5 +1,7 @@
 """Tasks about what follows: from a kind to one of it, from one of a kind to another, from a wish to what is done."""
 
+from typing import Any
+
 from tinylm2.data.tasks.carrying import GOT
 from tinylm2.data.tasks.task import task
 from tinylm2.data.tasks.walking import Walk
@@ -22,26 +24,26 @@ class BasicDeduction(World):
     pause = False
     least, most = 2, 8
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        self.waiting = dice.shuffled(self.names)
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
+        self.waiting = rng.shuffled(self.names)
         self.fear = {}                                   # kind -> (what it fears, line)
 
-    def happen(self):
+    def happen(self) -> bool:
         """Of any kind, first what it fears is told, then who is one."""
         open_kinds = list(PLURAL) if self.waiting else [kind for kind in PLURAL if kind not in self.fear]
         if not open_kinds:
             return False
-        kind = self.dice.pick(open_kinds)
+        kind = self.rng.choice(open_kinds)
         if kind in self.fear:
             name = self.waiting.pop()
             self.topics.append((name, kind, self.tell(f"{name} is a {kind}.")))
         else:
-            fear = self.dice.pick([other for other in PLURAL if other != kind])
+            fear = self.rng.choice([other for other in PLURAL if other != kind])
             self.fear[kind] = fear, self.tell(f"{PLURAL[kind].capitalize()} are afraid of {PLURAL[fear]}.")
         return True
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         name, kind, line = topic
         fear, told = self.fear[kind]
         return self.ask(f"What is {name.lower()} afraid of?", fear, line, told)
@@ -57,27 +59,27 @@ class BasicInduction(World):
     pause = False
     least, most = 3, 9
 
-    def __init__(self, dice):
-        super().__init__(dice)
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
         self.kind, self.color = {}, {}                   # name -> (what she is, line)
         self.usual = {}                                  # kind -> the colour of those whose colour comes to be told
 
-    def happen(self):
+    def happen(self) -> bool:
         """Of anybody, first the kind is told, then the colour. Each new one of a kind may change its usual colour."""
         open_names = [name for name in self.names if name not in self.color]
         if not open_names:
             return False
-        name = self.dice.pick(open_names)
+        name = self.rng.choice(open_names)
         if name in self.kind:
             color = self.usual[self.kind[name][0]]
             self.color[name] = color, self.tell(f"{name} is {color}.")
         else:
-            kind = self.dice.pick(KINDS)
-            self.usual[kind] = self.dice.pick(COLORS)
+            kind = self.rng.choice(KINDS)
+            self.usual[kind] = self.rng.choice(COLORS)
             self.kind[name] = kind, self.tell(f"{name} is a {kind}.", name)
         return True
 
-    def question(self, name):
+    def question(self, name: str) -> Any:
         if name in self.color:
             return False
         kind, line = self.kind[name]
@@ -97,19 +99,19 @@ class AgentsMotivations(Walk):
     questions = most = 12                                # fewer, where two people want the same thing
     pace = recent = 1
 
-    def __init__(self, dice):
-        super().__init__(dice)
-        self.mood = {person: dice.pick(list(MOODS)) for person in self.people}
+    def __init__(self, rng: Any) -> None:
+        super().__init__(rng)
+        self.mood = {person: rng.choice(list(MOODS)) for person in self.people}
         self.done = dict.fromkeys(self.people, 0)
         self.line = {}                                   # person -> line that tells her mood
         self.taken = set()
 
-    def happen(self):
+    def happen(self) -> bool:
         busy = [person for person in self.people
                 if self.done[person] < 2 or self.done[person] == 2 and self.mood[person] not in self.taken]
         if not busy:
             return False
-        person = self.dice.pick(busy)
+        person = self.rng.choice(busy)
         mood, done = self.mood[person], self.done[person]
         place, thing = MOODS[mood]
         self.done[person] += 1
@@ -119,10 +121,10 @@ class AgentsMotivations(Walk):
             self.tell(f"{person} {self.went_to(place)}.", (person, done))
         else:
             self.taken.add(mood)
-            self.tell(f"{person} {self.dice.pick(GOT)} the {thing} there.", (person, done))
+            self.tell(f"{person} {self.rng.choice(GOT)} the {thing} there.", (person, done))
         return True
 
-    def question(self, topic):
+    def question(self, topic: Any) -> Any:
         person, done = topic
         mood, name = self.mood[person], person.lower()
         place, thing = MOODS[mood]

@@ -1,8 +1,9 @@
 """What a task is, and the table of all of them."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from tinylm2.data.dice import Dice
+from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Story
 from tinylm2.data.tasks.world import World
 
@@ -16,10 +17,14 @@ class Task:
     world: type[World]
 
     @property
-    def number(self):
+    def number(self) -> int:
         return int(self.name[2:])
 
-    def story(self, dice: Dice, *, questions: int | None = None, facts: int | None = None) -> Story:
+    def sample(self, count: int) -> Any:
+        """The random streams of the first so many stories of seed 0, for a look at the task's words."""
+        return (Rng(0, DATA, self.number, number) for number in range(count))
+
+    def story(self, rng: Rng, *, questions: int | None = None, facts: int | None = None) -> Story:
         """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
 
         So many facts, or the nearest number that the task allows, stand before the first question. A later one waits
@@ -30,9 +35,9 @@ class Task:
             if value is not None and value < 1:
                 raise ValueError(f"{self.name}: found {name}={value}, expected at least 1")
         if facts is not None:
-            facts = min(max(facts, self.world.least), self.world.most)
+            facts = int(min(max(facts, self.world.least), self.world.most))
         while True:
-            world = self.world(dice)
+            world = self.world(rng)
             if world.run(questions or self.world.questions, facts):
                 return tuple(world.lines)
 
@@ -40,7 +45,7 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(name, title):
+def task(name: str, title: str) -> Any:
     """Enter the decorated kind of world in TASKS."""
 
     def enter(world):

@@ -1,6 +1,7 @@
 """The one idea behind all tasks: a world in which something happens, line by line, and questions about what is true."""
 
 from math import inf
+from typing import Any
 
 from tinylm2.data.stories import Fact, Question
 
@@ -19,31 +20,31 @@ class World:
     recent = 5
     least, most = 1, inf                                 # facts that can be told before a question
 
-    def __init__(self, dice):
-        self.dice = dice
+    def __init__(self, rng: Any) -> None:
+        self.rng = rng
         self.lines = []
         self.topics = []
 
-    def happen(self):
+    def happen(self) -> None:
         """Let something happen and tell it in one or more facts. Return False when nothing more can happen."""
         raise NotImplementedError
 
-    def question(self, topic):
+    def question(self, topic: Any) -> None:
         """Ask about a topic; the result of `ask`, or False when there is nothing to ask about it."""
         raise NotImplementedError
 
-    def tell(self, text, *topics):
+    def tell(self, text: str, *topics: Any) -> int:
         """Add a fact. Its line number, counted from 1 as in the official files."""
         self.lines.append(Fact(text))
         self.topics.extend(topics)
         return len(self.lines)
 
-    def ask(self, text, answer, *support):
+    def ask(self, text: str, answer: Any, *support: Any) -> bool:
         """Add a question with its answer and the lines that give it, in the order of the official files."""
         self.lines.append(Question(text, answer, support))
         return True
 
-    def run(self, questions, facts=None):
+    def run(self, questions: Any, facts: Any = None) -> bool:
         """Tell the story. False when nothing can be asked after exactly `facts` facts: the story must be told anew.
 
         Without `facts`, a few are told (`pace`) as often as it takes. The story ends early when nothing happens any
@@ -58,13 +59,13 @@ class World:
                     return asked > 0
         return True
 
-    def advance(self, facts):
+    def advance(self, facts: Any) -> bool:
         """Tell so many facts, or as many as can happen. False when none can."""
         start = len(self.lines)
         while len(self.lines) < start + facts and self.happen() is not False:
             pass
         return len(self.lines) > start
 
-    def inquire(self):
+    def inquire(self) -> Any:
         """Ask one question about one of the recent topics. False when none of them raises any."""
-        return any(map(self.question, self.dice.shuffled(self.topics[-self.recent:])))
+        return any(map(self.question, self.rng.shuffled(self.topics[-self.recent:])))

@@ -1,0 +1,325 @@
+"""The cases that the tests and `python -m tinylm2 gradcheck` walk; the course's grader draws with the same `Draw`.
+
+A case says how to draw the arguments of one pair: shapes small, no two lengths alike where it can be, no axis of one.
+Every public pair of ops, layers, model and recurrence has one, and so has each use of it that takes a path of its own.
+The cases of a memory are made from what its file declares, so a new memory needs none here.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinylm2 import layers, model, ops, recurrence
+from tinylm2.backend import Array
+from tinylm2.gradcheck import Checker, leaves, matched
+from tinylm2.memories import MEMORIES
+
+NAMES = {memory: name for name, memory in MEMORIES.items() if memory is not None}
+PARTS = {ops: "op", layers: "layer", model: "model", recurrence: "model"} | dict.fromkeys(NAMES, "memory")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair at one set of arguments.
+
+    draw(Draw) -> (inputs, constants). `zero` and `single` are what the checker must be told to expect. `slope_of` is
+    the function whose slopes backward promises, where that is not the forward itself.
+    """
+
+    module: ModuleType
+    pair: str
+    variant: str
+    draw: Callable
+    zero: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
+    slope_of: Callable | None = None
+
+    @property
+    def part(self) -> Any:
+        return PARTS.get(self.module, self.module.__name__)
+
+    @property
+    def name(self) -> Any:
+        pair = f"{NAMES[self.module]} {self.pair}" if self.module in NAMES else self.pair
+        return f"{pair}, {self.variant}" if self.variant else pair
+
+    @property
+    def forward(self) -> Any:
+        """Looked up at every use, so that a function put in its place is the one that runs."""
+        return self.slope_of or getattr(self.module, f"{self.pair}_forward")
+
+    @property
+    def backward(self) -> Any:
+        return getattr(self.module, f"{self.pair}_backward")
+
+    def build(self, rng: Any, dtype: str = "float64") -> Any:
+        """Fresh (inputs, constants): `y, cache = case.forward(*inputs, **constants)`."""
+        return self.draw(Draw(rng, dtype))
+
+    def check(self, directions: Any = None, seed: int = 0) -> Any:
+        inputs, constants = self.build(np.random.default_rng(seed))
+        checker = Checker(directions=directions, seed=seed, zero=self.zero, single=self.single, op=self.name)
+        return checker.check(self.forward, self.backward, *inputs, **constants)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random arrays of one dtype."""
+
+    rng: np.random.Generator
+    dtype: str
+
+    def __call__(self, *shape, mean=0.0, std=1.0):
+        return (mean + std * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def W(self, *shape: Any) -> Any:
+        """A matrix that keeps the size of what it multiplies."""
+        return self(*shape, std=shape[0] ** -0.5)
+
+    def g(self, D: Any) -> Any:
+        """Gains around one."""
+        return self(D, mean=1.0, std=0.3)
+
+    def ids(self, V: Any, *shape: Any) -> Any:
+        return self.rng.integers(0, V, shape)
+
+    def params(self, shapes: Any) -> dict:
+        """Parameters by name, drawn by what they are.
+
+        Token rows are long and what a block adds to them is short: near zero, rmsnorm turns faster than a central
+        difference can follow.
+        """
+        return {name: self._param(name, shape) for name, shape in shapes.items()}
+
+    def _param(self, name, shape):
+        part = name.rpartition(".")[2]
+        if part == "g":
+            return self.g(*shape)
+        if part.startswith("b"):
+            return self(*shape, std=0.5)
+        if name == "embed.W":
+            return self(*shape, std=2.0)
+        return self.W(*shape) / 2 if part in ("Wo", "Wdown") else self.W(*shape)
+
+
+def call(*inputs: Any, **constants: Any) -> tuple:
+    """The arguments as they would stand in a call."""
+    return inputs, constants
+
+
+# ------------------------------------------------------------------------------------------------------------------ ops
+
+PAD = np.array([2, 0])                                   # of two stories, the first is padded
+
+OPS = (
+    Case(ops, "linear", "", lambda d: call(d(2, 3, 4), d(4, 5))),
+    Case(ops, "embedding", "", lambda d: call(d(6, 4), ids=np.array([[0, 3, 3], [5, 0, 3]]))),
+    Case(ops, "rmsnorm", "", lambda d: call(d(2, 3, 4), d(4))),
+    Case(ops, "rope", "", lambda d: call(d(2, 5, 3, 4))),
+    Case(ops, "rope", "from a later position", lambda d: call(d(2, 5, 3, 4), start=7)),
+    Case(ops, "rope", "all at one position", lambda d: call(d(2, 5, 3, 4), start=7, step=0)),
+    Case(ops, "attend", "", lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4))),
+    Case(ops, "attend", "causal", lambda d: call(d(2, 5, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), causal=True)),
+    Case(ops, "attend", "causal, last rows",
+         lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), causal=True)),
+    Case(ops, "attend", "causal, padded",
+         lambda d: call(d(2, 5, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), causal=True, pad=PAD)),
+    Case(ops, "attend", "padded", lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), pad=PAD)),
+    Case(ops, "attend", "grouped heads", lambda d: call(d(2, 3, 6, 4), d(2, 5, 2, 4), d(2, 5, 2, 4))),
+    Case(ops, "sigmoid", "", lambda d: call(d(3, 4, std=2))),
+    Case(ops, "tanh", "", lambda d: call(d(3, 4))),
+    Case(ops, "silu", "", lambda d: call(d(3, 4, std=2))),
+    Case(ops, "cross_entropy", "",
+         lambda d: call(d(2, 3, 5), targets=d.ids(5, 2, 3), weights=np.array([[0, 1, 2], [1, 0, 1]], d.dtype))),
+)
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+CFG = model.Config(V=7, D=8, L=2, H=4, G=2, F=6, N=3, T=5)
+B, D, H, G, K, F, N, T = 2, CFG.D, CFG.H, CFG.G, CFG.K, CFG.F, CFG.N, CFG.T
+Wqkv, Wo = (D, (H + 2 * G) * K), (H * K, D)
+
+
+def _attention(**constants):
+    def draw(d):
+        past = (d(B, 3, G, K), d(B, 3, G, K)) if "start" in constants else None
+        return call(d(B, T, D), past, d.W(*Wqkv), d.W(*Wo), **{"heads": (H, G), **constants})
+    return draw
+
+
+LAYERS = (
+    Case(layers, "self_attention", "", _attention()),
+    Case(layers, "self_attention", "padded", _attention(pad=PAD)),
+    Case(layers, "self_attention", "last rows", _attention(last=2)),
+    Case(layers, "self_attention", "after a past", _attention(start=3)),
+    Case(layers, "self_attention", "after a past, padded", _attention(start=0, pad=PAD)),
+    Case(layers, "feed_forward", "", lambda d: call(d(B, T, D), d.W(D, 2 * F), d.W(F, D))),
+    Case(layers, "output_gate", "", lambda d: call(d(B, T, D), d(B, T, D), d(B, T, D), d.W(D, D), d(D))),
+)
+
+# ------------------------------------------------------------------------------------------------------------- memories
+
+MEMORY_N = 7                                             # more than T, so that a window keeps some of what it had
+LETTERS = {"B": B, "T": T, "D": D, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1], "HK": Wo[0]}
+
+
+def memory_cases(name: str) -> Iterator:
+    """Every pair of a memory: those of the interface, and those that its PAIRS declares."""
+    memory, cfg = MEMORIES[name], replace(CFG, memory=name, N=MEMORY_N)
+    place = cfg.memories.index(memory)
+
+    def p(d):
+        return d.params(model.params_of(model.param_shapes(cfg), cfg, place))
+
+    def state(d):
+        return tuple(d(B, *shape) for shape in memory.state_shapes(cfg).values())
+
+    def seg(d):
+        return d(B, T, D), d(B, T, D), d(B, T, G, K), d(B, T, G, K)
+
+    interface = {
+        "first": lambda d: call(p(d), cfg=cfg, B=B),
+        "read": lambda d: call(d(B, T, D), state(d), p(d), cfg=cfg),
+        "keys": lambda d: call(state(d), p(d), cfg=cfg),
+        "write": lambda d: call(seg(d), state(d), p(d), cfg=cfg),
+        "enter": lambda d: call(d(B, T, D), state(d), cfg=cfg),
+        "leave": lambda d: call(d(B, 2 + cfg.N, D), last=2),
+    }
+    for pair, draw in interface.items():
+        if hasattr(memory, f"{pair}_forward"):
+            yield from _with_padding(memory, pair, draw)
+    for pair, (shapes, constants) in memory.PAIRS.items():
+        yield from _with_padding(memory, pair, lambda d, shapes=shapes, constants=constants: call(
+            *(d(*(LETTERS[letter] for letter in shape.split())) for shape in shapes), **constants(cfg)))
+
+
+def _with_padding(memory, pair, draw):
+    """The case, and once more with padding where the pair knows of any. What gets no gradient must need none."""
+    padded = "pad" in inspect.signature(getattr(memory, f"{pair}_forward")).parameters
+    for variant, extra in (("", {}), *([("padded", {"pad": PAD})] if padded else [])):
+        def drawn(d, extra=extra):
+            inputs, constants = draw(d)
+            return inputs, constants | extra
+        case = Case(memory, pair, variant, drawn)
+        try:
+            zero = _without_gradient(case)
+        except Exception:                                # the check itself will say what is wrong
+            zero = ()
+        yield replace(case, zero=zero)
+
+
+def _named(case):
+    inputs, _ = case.build(np.random.default_rng(0))
+    names = list(inspect.signature(getattr(case.module, f"{case.pair}_forward")).parameters)
+    return dict(zip(names, inputs, strict=False))
+
+
+def _without_gradient(case):
+    """Names of the arrays for which backward returns None or nothing: the checker holds them to slopes of zero."""
+    inputs, constants = case.build(np.random.default_rng(0))
+    *outputs, cache = case.forward(*inputs, **constants)
+    gradients = case.backward(*outputs, cache)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    names = _named(case)
+    return tuple(name for (key, x), g in zip(names.items(), gradients, strict=True)
+                 for (name, _), found in zip(leaves(x, key), matched(key, x, g), strict=True) if found is None)
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+
+SMALL = replace(CFG, D=4, H=2)                           # every entry of a story is two stories more to compute
+GROUPED = {"D": CFG.D, "H": CFG.H}
+
+
+def _states(d, cfg):
+    return tuple(None if memory is None else tuple(d(B, *shape) for shape in memory.state_shapes(cfg).values())
+                 for memory in cfg.memories)
+
+
+def _block(constants=None, **variant):
+    cfg = replace(SMALL, **variant)
+    shapes = model.params_of(model.param_shapes(cfg), cfg, 0)
+    return lambda d: call(d(B, T, cfg.D), _states(d, cfg)[0], d.params(shapes), cfg=cfg, memory=cfg.memories[0],
+                          **constants or {})
+
+
+def _segment(constants=None, **variant):
+    cfg = replace(SMALL, **variant)
+    return lambda d: call(d.params(model.param_shapes(cfg)), _states(d, cfg), cfg=cfg, ids=d.ids(cfg.V, B, cfg.T),
+                          **constants or {})
+
+
+def _story(constants=None, length=None, **variant):
+    """A story of three segments, or of `length` tokens."""
+    cfg = replace(SMALL, **variant)
+    return lambda d: call(d.params(model.param_shapes(cfg)), cfg=cfg, ids=d.ids(cfg.V, B, length or 3 * cfg.T),
+                          **constants or {})
+
+
+def _cut_story(**variant):
+    """Cut before the third segment: the writes before it still have gradients, from the second."""
+    def draw(d):
+        (params,), constants = _story({"truncate": 2}, **variant)(d)
+        _, cache = recurrence.story_forward(params, **constants)
+        return call(params, **constants, states=cache["states"])
+    return draw
+
+
+def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, states: tuple) -> tuple:
+    """What `story_backward` promises the slopes of when it is told to truncate.
+
+    The forward itself knows no cut: a state moves with the parameters wherever it is read. Here the state that enters
+    segment s > 0 stands still, at states[s], when s is a multiple of `truncate`.
+    """
+    _, cache = recurrence.story_forward(params, ids=ids, cfg=cfg, truncate=truncate)
+    logits = []
+    entering = cache["states"][0]
+    for s, arguments in enumerate(cache["calls"]):
+        entering = states[s] if s and s % truncate == 0 else entering
+        part, entering, _ = model.segment_forward(params, entering, cfg=cfg, **arguments)
+        logits.append(part)
+    return np.concatenate(logits, 1), cache
+
+
+def story_cases(name: str) -> Iterator:
+    """A story with a memory, in the ways that a memory can get wrong."""
+    yield Case(recurrence, "story", name, _story(memory=name))
+    yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name))
+    if MEMORIES[name] is not None:
+        yield Case(recurrence, "story", f"{name}, T < N, truncated", _cut_story(T=2, N=4, memory=name),
+                   slope_of=cut_story_forward)
+
+
+def segment_case(module: Any, pair: Any, variant: Any, draw: Any) -> Any:
+    """A case of a block or a segment: what gets no gradient must need none."""
+    return Case(module, pair, variant, draw, zero=_without_gradient(Case(module, pair, "", draw)))
+
+
+def block_cases(name: str) -> Iterator:
+    """A block with a memory of its own; no write leaves the write's parameters without a gradient."""
+    if replace(SMALL, memory=name).memories[0] is not None:
+        yield segment_case(model, "block", name, _block(memory=name))
+        for variant, constants in (("padded, last rows", {"pad": PAD, "last": 2}), ("no write", {"write": False})):
+            yield segment_case(model, "block", f"{name}, {variant}", _block(constants, memory=name))
+
+
+MODEL = (
+    *(case for name in MEMORIES for case in block_cases(name)),
+    Case(model, "block", "without memory", _block(memory="none")),
+    Case(model, "block", "grouped heads", _block(**GROUPED)),
+    *(segment_case(model, "segment", name, _segment(memory=name)) for name in MEMORIES),
+    Case(model, "segment", "memory in the second block only", _segment(memory_blocks=(1,))),
+    Case(model, "segment", "tied, padded, last rows", _segment({"pad": PAD, "last": 2}, tied=True)),
+    *(case for name in MEMORIES for case in story_cases(name)),
+    Case(recurrence, "story", "memory in the second block only", _story(memory_blocks=(1,))),
+    Case(recurrence, "story", "grouped heads", _story(**GROUPED)),
+    Case(recurrence, "story", "tied, recomputed", _story({"recompute": True}, tied=True)),
+    Case(recurrence, "story", "a short last segment", _story(length=2 * T + 2)),
+)
+MEMORY = tuple(case for name, memory in MEMORIES.items() if memory is not None for case in memory_cases(name))
+
+CASES = OPS + LAYERS + MEMORY + MODEL

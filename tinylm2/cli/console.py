@@ -1,0 +1,163 @@
+"""What the commands share at the terminal: errors in one line, tables, sparklines."""
+
+import argparse
+import ctypes
+import os
+import sys
+import time
+from contextlib import suppress
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinylm2.errors import BadInput
+from tinylm2.gpu import NoGPU
+from tinylm2.training.communicator import PATIENCE, SingleProcess, world
+from tinylm2.training.loop import Stopped
+from tinylm2.training.step import NotFinite
+from tinylm2.training.trainer import NotLearned
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # numbers of mallopt's options, from malloc.h
+
+
+def command(main: Any) -> Any:
+    """Wrap a command: bad input leaves with status 2 and one line, a run that failed with 1, a signal with 128 + it."""
+
+    @wraps(main)
+    def run(argv=None):
+        keep_memory()
+        for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")    # type: ignore[attr-defined]
+        try:
+            with np.errstate(all="ignore"):              # numbers that went wrong are looked for, and named, by us
+                status = main(argv) or 0
+            sys.stdout.flush()
+            return status
+        except (BadInput, NoGPU) as error:
+            return _say(f"error: {error}", 2)
+        except (NotLearned, NotFinite) as error:
+            return _say(f"{type(error).__name__}: {error}", 1)
+        except Stopped as error:
+            return _say(str(error), error.status, abort=False)
+        except KeyboardInterrupt:
+            return _say("stopped by SIGINT", 130)
+        except MemoryError as error:
+            return _say(f"error: out of memory ({error}), expected less to do at once", 2)
+        except BrokenPipeError:                          # the reader of our output went away: `... | head`
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # Python's own last flush goes there
+            return 1
+        except OSError as error:
+            return _say(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
+
+    return run
+
+
+def keep_memory() -> None:
+    """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
+
+    Without, glibc hands large arrays back to the system and gets them again page by page, each one zeroed: up to a
+    third of a step. Other C libraries have no such knob, and nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):         # macOS, musl, Windows
+        return
+    for knob in MMAP_THRESHOLD, TRIM_THRESHOLD:
+        mallopt(knob, 2**30)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as one line like all others."""
+
+    def error(self, message: Any) -> None:
+        raise BadInput(f"{message} (see --help)")
+
+
+def whole(low: Any, high: Any = 2 ** 63 - 1) -> Any:
+    """For an argument's `type=`: a whole number from low to high."""
+    def number(text):
+        if not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"found {text:.40}, expected a whole number from {low} to {high}")
+        return int(text)
+    number.__name__ = "whole number"                     # how argparse calls it in its own message
+    return number
+
+
+def _say(text, status, abort=True):
+    """Print one line and return the status; of several processes the first speaks, and all end."""
+    comm = _world()
+    if comm.rank and not abort:
+        return status
+    if comm.rank:
+        time.sleep(PATIENCE)                             # the first process says the same, if it knows
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr)       # one line, always
+    sys.stderr.flush()
+    if abort:
+        comm.abort(status)
+    return status
+
+
+def _world():
+    try:
+        return world()
+    except BadInput:
+        return SingleProcess()
+
+
+class Progress:
+    """How far a training is: a bar at a terminal, a line every few seconds elsewhere. The end is the latest: a stage
+    that learns sooner ends sooner."""
+
+    EVERY = 5                                            # seconds between two lines
+
+    def __enter__(self):
+        self.bar = tqdm(unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self.began = self.said = time.monotonic()
+        self.first = None
+        return self
+
+    def show(self, step: int, left: Any, stage: Any, text: str) -> None:
+        """After step number `step`, when at most `left` more follow."""
+        self.first = step - 1 if self.first is None else self.first
+        if self.bar is not None:
+            self.bar.total, self.bar.n, self.bar.initial = step + left, step, self.first
+            self.bar.set_description(stage, refresh=False)
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(0)
+        elif time.monotonic() - self.said >= self.EVERY:
+            self.said = time.monotonic()
+            rate = (step - self.first) / (self.said - self.began)
+            print(f"{stage}, step {step} of at most {step + left}, {text}, {rate:.0f} steps per second, at most "
+                  f"{left / rate:.0f} s left", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def table(header: Any, rows: Any) -> str:
+    """Rows of text under a header, in columns: the first to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [" ".join([row[0].ljust(widths[0]), *(c.rjust(w + 1) for c, w in zip(row[1:], widths[1:], strict=True))])
+             for row in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def percent(accuracy: Any) -> Any:
+    return "-" if accuracy is None else f"{accuracy:.3f}"
+
+
+def sparkline(values: Any, width: int = 60) -> str:
+    """A curve in one line of text: `values` averaged into at most `width` bars."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    cut = [i * len(values) // width for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(cut, cut[1:], strict=False)]
+    low, span = min(means), max(means) - min(means) or 1
+    return "".join("▁▂▃▄▅▆▇█"[min(int((v - low) / span * 8), 7)] for v in means)

@@ -1,0 +1,102 @@
+"""Judge a trained run: a table of tasks by lengths, as the field prints it, on fresh or official questions."""
+
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinylm2.cli.console import percent, table, whole
+from tinylm2.cli.story import add_model_arguments, model_of
+from tinylm2.data import find_file, generated_examples, read_babilong, read_examples
+from tinylm2.errors import BadInput
+from tinylm2.inspect.evaluate import METRICS, evaluate
+from tinylm2.training.checkpoint import replacing
+from tinylm2.training.material import load_tasks
+from tinylm2.training.settings import tasks_of
+
+FEWEST = 100                                             # questions that a cell needs to be worth a number
+AT_ONCE = 10**8                                          # tokens laid out at once
+SOLVED = 0.95                                            # Weston et al. 2015
+
+
+def add_arguments(parser: Any) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--tasks", help="as train's --task (the run's own)")
+    parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler (%(default)s)")
+    parser.add_argument("--questions", type=whole(1), default=200, help="asked in a cell (200)")
+    parser.add_argument("--stories", help="ask from a folder of official bAbI files instead of fresh stories")
+    parser.add_argument("--babilong", nargs="+", metavar="FILE", help="ask from BABILong's JSON files")
+    parser.add_argument("--metric", choices=METRICS, default="exact", help="what counts as correct (exact)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the fresh stories and of the filler (0)")
+    parser.add_argument("--out", help="write this .json, and a .md beside it (RUN/table.json)")
+
+
+def main(args: Namespace) -> None:
+    lengths = token_lengths(args.lengths)
+    if args.questions * max(lengths) > AT_ONCE:
+        raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
+                       f"{AT_ONCE:,} tokens in all")
+    model = model_of(args)
+    sources = babilong_sources(args, model) if args.babilong else task_sources(args, model)
+    if args.babilong:
+        lengths = [0]
+    T = model.cfg.T
+    cells = {}
+    with tqdm(total=sum(map(len, sources.values())) * len(lengths), unit="question", leave=False) as bar:
+        for name, examples in sources.items():
+            cells[name] = {}
+            for length in lengths:
+                bar.set_description(f"{name} {length}", refresh=False)
+                segments = -(-length // T)
+                scores = evaluate(
+                    model.params, examples, [segments], cfg=model.cfg, tokenizer=model.tokenizer,
+                    filler=model.filler, seed=args.seed, metric=METRICS[args.metric], progress=bar.update)
+                cells[name][str(length)] = scores[str(segments)]
+    text = render(cells, lengths)
+    text += f"\n\nmetric: {args.metric}; segments of {T} tokens: " + ", ".join(
+        "as many as the story needs at 0" if not n else f"{-(-n // T)} at {n}" for n in lengths)
+    print(text)
+    out = Path(args.out or Path(args.run) / "table.json")
+    found = {"metric": args.metric, "segment": T, "cells": cells}
+    for path, written in (out, json.dumps(found, indent=2) + "\n"), (out.with_suffix(".md"), f"```\n{text}\n```\n"):
+        with replacing(path) as file:
+            file.write(written.encode())
+
+
+def token_lengths(text: str) -> list:
+    """ "0,128,1k" -> [0, 128, 1024]."""
+    if not re.fullmatch(r"\d{1,9}k?(,\d{1,9}k?)*", text):
+        raise BadInput(f"lengths: found {text!r}, expected numbers of tokens such as 0,128,1k")
+    return list(dict.fromkeys(int(n.rstrip("k")) * (1024 if n.endswith("k") else 1) for n in text.split(",")))
+
+
+def task_sources(args: Namespace, model: Any) -> dict:
+    name = args.tasks or model.settings.task
+    tasks = load_tasks(name) if args.tasks and name.endswith(".py") else tasks_of(name)
+    if not args.stories:
+        return {task.name: generated_examples(task, args.questions, seed=args.seed) for task in tasks}
+    return {task.name: read_examples(find_file(args.stories, task.name), task.name, model.tokenizer)[:args.questions]
+            for task in tasks}
+
+
+def babilong_sources(args: Namespace, model: Any) -> dict:
+    return {Path(path).stem: read_babilong(path, None, model.tokenizer)[:args.questions] for path in args.babilong}
+
+
+def render(cells: Any, lengths: Any) -> Any:
+    """The table as text. A cell tells how many questions remain where some do not fit, and no accuracy below 100."""
+    rows = [[name, *(_cell(row[str(n)]) for n in lengths)] for name, row in cells.items()]
+    columns = [[row[str(n)] for row in cells.values()] for n in lengths]
+    known = [[s["accuracy"] for s in column if s["questions"] >= FEWEST] for column in columns]
+    rows.append(["mean", *(percent(float(np.mean(c)) if c else None) for c in known)])
+    rows.append([f"solved ({SOLVED:.0%})", *(f"{sum(a >= SOLVED for a in c)}/{len(c)}" for c in known)])
+    return table(["task", *map(str, lengths)], rows)
+
+
+def _cell(s):
+    accuracy = percent(s["accuracy"]) if s["questions"] >= FEWEST else "-"
+    return f"{accuracy} ({s['questions']})" if s["left_out"] or s["questions"] < FEWEST else accuracy

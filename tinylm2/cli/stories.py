@@ -1,0 +1,62 @@
+"""Print stories to look at, supporting facts marked, or write them in the official format."""
+
+from argparse import Namespace
+from itertools import islice
+from typing import Any
+
+from tinylm2.cli.console import whole
+from tinylm2.cli.evaluate import token_lengths
+from tinylm2.data import DATA, GrammarFiller, Rng, generated_examples, insert_in_haystack, story_text, word_tokenizer
+from tinylm2.errors import BadInput
+from tinylm2.training.settings import tasks_of
+
+LONGEST = 2**20                                          # tokens: more is nothing to look at
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument("--task", default="qa1", help="as train_tiny.py's (qa1)")
+    parser.add_argument("--length", default="0", help="hidden in filler, in tokens, k for 1,024; 0: no filler (0)")
+    parser.add_argument("--count", type=whole(1, 10**5), default=1, help="stories per task (1)")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--segment", type=whole(1), default=32, help="tokens of a segment (32)")
+    parser.add_argument("--official", action="store_true", help="whole stories in the official files' format")
+
+
+def main(args: Namespace) -> None:
+    (length,) = token_lengths(args.length)[:1]
+    if max(length, args.segment) > LONGEST:
+        raise BadInput(f"length: found {length} tokens in segments of {args.segment}, expected at most {LONGEST:,}")
+    for task in tasks_of(args.task):
+        if args.official:
+            for number in range(args.count):
+                print(story_text(task.story(Rng(args.seed, DATA, task.number, number))), end="")
+        else:
+            shown = (marked(example, length, args, number)
+                     for number, example in enumerate(generated_examples(task, 50 * args.count, seed=args.seed)))
+            fitting = list(islice(filter(None, shown), args.count))
+            if not fitting:
+                raise BadInput(f"length: found {length} tokens, expected room for the facts of a story of {task.name}")
+            print("\n".join(fitting))
+
+
+def marked(example: Any, length: int, args: Namespace, number: Any) -> Any:
+    """A question with its text, a fact a line and `>` before what the answer rests on; None where it does not fit."""
+    lines = [("> " if i in example.support else "  ") + fact for i, fact in enumerate(example.facts)]
+    if length:
+        lines = hidden(example, -(-length // args.segment), args, number)
+    return lines and "\n".join([f"-- {example.task}", *lines, f"? {example.question}", f"= {example.answer}", ""])
+
+
+def hidden(example: Any, segments: Any, args: Namespace, number: Any) -> list | None:
+    """The text that hides the facts, a segment a paragraph, support in brackets; None where it is too short."""
+    tokenizer = word_tokenizer()
+    row = insert_in_haystack(example, Rng(args.seed, DATA, 0, number), tokenizer=tokenizer, filler=GrammarFiller(),
+               segments=segments, segment_len=args.segment)
+    if row is None:
+        return None
+    starts, ends = {start for start, _ in row.support}, {end for _, end in row.support}
+    words = []
+    for i, token in enumerate(row.prompt[:row.asked]):
+        word = tokenizer.decode([token])
+        words.append(("[" if i in starts else "") + word + ("]" if i + 1 in ends else ""))
+    return [" ".join(words[i:i + args.segment]) + "\n" for i in range(0, len(words), args.segment)]

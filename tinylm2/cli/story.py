@@ -1,0 +1,79 @@
+"""Which model and which story: the arguments and the choice that ask, explore and plot share."""
+
+import re
+from argparse import Namespace
+from typing import Any
+
+from tinylm2.cli.console import whole
+from tinylm2.data import EVALUATION, BookFiller, Example, Rng, encode_examples, examples, read_examples
+from tinylm2.data.filler import sentences
+from tinylm2.errors import BadInput, read_lines
+from tinylm2.gpu import array_module
+from tinylm2.training import run_dir
+from tinylm2.training.material import load_tasks
+from tinylm2.training.settings import tasks_of
+
+LENGTH = 256                                             # tokens of a generated story
+
+
+def add_model_arguments(parser: Any) -> None:
+    """A run, and what it needs beside itself."""
+    parser.add_argument("run", help="a run's folder, such as runs/tiny")
+    parser.add_argument("--filler", metavar="FILE", help="a text file to hide the facts in (a built-in grammar)")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
+
+
+def add_story_arguments(parser: Any) -> None:
+    """A run, and which story to look at."""
+    add_model_arguments(parser)
+    parser.add_argument("--task", help="a generated story of this task, such as qa1 or my_task.py (the run's first)")
+    parser.add_argument("--seed", type=whole(0), default=3, help="which story is generated (3)")
+    parser.add_argument("--story", metavar="FILE", help="a file with a story of your own: sentences, the last of which "
+                                                        "asks, or the official format, whose first story is taken")
+    parser.add_argument("--length", type=whole(0, 10**5), help="tokens to hide the story in, in whole segments "
+                                                               f"({LENGTH}; with --story: as long as the story is)")
+
+
+def model_of(args: Namespace) -> Any:
+    """The TrainedModel that the arguments name."""
+    model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
+    if args.filler:
+        model.filler = BookFiller(args.filler, model.tokenizer)
+    return model
+
+
+def story_of(args: Namespace, model: Any) -> Any:
+    """The EncodedExample that the arguments name.  BadInput where the story does not fit."""
+    if args.story and args.task:
+        raise BadInput("found --story and --task, expected one of them")
+    length = args.length if args.length is not None else 0 if args.story else LENGTH
+    found = read_story(args.story, model) if args.story else generated_story(args, model)
+    model.answer_len = max([model.answer_len, *(len(model.tokenizer.encode(example.answer)) for example in found)])
+    rows, _ = encode_examples(found, -(-length // model.cfg.T), tokenizer=model.tokenizer, filler=model.filler,
+                              segment_len=model.cfg.T, seed=args.seed, answer_len=model.answer_len)
+    if not rows:
+        raise BadInput(f"--length: found {length} tokens, too few for any question of this story")
+    return max(rows, key=lambda row: row.distance or 0)
+
+
+def generated_story(args: Namespace, model: Any) -> list:
+    """The questions of a generated story; the one whose facts lie farthest back is the one to look at."""
+    name = args.task or model.settings.task
+    if name.endswith(".py") and not args.task:
+        raise BadInput(f"--task: found a run that was trained with {name!r:.80}, expected this option, or --story: "
+                       "files are opened only where the command line names them")
+    (task, *_) = load_tasks(name) if name.endswith(".py") else tasks_of(name)
+    return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
+
+
+def read_story(path: Any, model: Any) -> Any:
+    """The first question of a file in the official format, or the one that a plain text ends in."""
+    lines = read_lines(path)
+    if re.match(r"\d+ ", lines[0]):
+        return read_examples(path, "a file", model.tokenizer)[:1]
+    *facts, question = list(sentences("\n".join(lines))) or [""]
+    if not question.endswith("?"):
+        raise BadInput.at(path, len(lines), repr(question[-40:]), "a question, such as 'Where is Mary?', at the end")
+    for number, line in enumerate(lines, 1):
+        model.tokenizer.check(line, path, number)
+    return [Example("", tuple(facts), question, "")]

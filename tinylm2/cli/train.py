@@ -1,0 +1,175 @@
+"""Train a tiny LM2 on bAbI stories with filler between the facts, then evaluate it."""
+
+import os
+import time
+from argparse import Namespace
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinylm2 import __version__
+from tinylm2.cli.console import Progress, percent, sparkline, table, whole
+from tinylm2.data import encode_examples, find_file, generated_examples, read_examples
+from tinylm2.gpu import array_module
+from tinylm2.inspect.evaluate import evaluate as evaluate_lengths
+from tinylm2.model import count_params
+from tinylm2.training import loop, run_dir
+from tinylm2.training.communicator import agree, world
+from tinylm2.training.material import gather_material
+from tinylm2.training.settings import Settings, given_settings, segment_counts, whole_numbers
+from tinylm2.training.step import SINGLE
+
+QUESTIONS = 1000                                         # asked at each length
+SHOWN = 8                                                # segments of the story that is shown at the end
+NOT_GIVEN = None                                         # a stored run then keeps its own value
+
+
+def add_arguments(parser: Any) -> None:
+    for f in fields(Settings):
+        name = "--" + f.name.replace("_", "-")
+        text = f"{f.metadata['help']} ({f.default})" if f.default not in ("", False) else f.metadata["help"]
+        if isinstance(f.default, bool):
+            parser.add_argument(name, action="store_const", const=True, default=NOT_GIVEN, help=text)
+        else:
+            parser.add_argument(name, type=type(f.default), choices=f.metadata["choices"], default=NOT_GIVEN, help=text)
+    parser.add_argument("--eval-segments", default="4,8,16", help="lengths to ask at, beside length 0 (4,8,16)")
+    parser.add_argument("--stories", help="a folder of official bAbI files to ask questions from, too")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live (auto)")
+    parser.add_argument("--out", default="runs/tiny", help="the run's folder (runs/tiny)")
+    parser.add_argument("--save-every", type=whole(0), default=200,
+                        help="steps from checkpoint to checkpoint (200; 0: at the end only)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+
+
+def main(args: Namespace) -> None:
+    comm = world()
+    with _quiet() if comm.rank else nullcontext():       # of several processes one speaks
+        folder = run_dir.RunDir(args.out)
+        model, trainer = start(folder, args, comm)
+        train(folder, model, trainer, args)
+        evaluate(folder, model, trainer.stories.tasks, args, comm)
+
+
+@contextmanager
+def _quiet():
+    """Nothing is printed, no bar is drawn."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def start(folder: Any, args: Namespace, comm: Any) -> tuple:
+    """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
+    xp = array_module(args.device, comm.rank)
+    segment_counts("eval-segments", args.eval_segments)
+    given = vars(args)
+    if args.resume:
+        model, trainer = run_dir.resume(folder, given, xp=xp, comm=comm)
+        given_settings(given, model.settings)
+    else:
+        if comm.size > 1 and args.shards is None:
+            given = given | {"shards": comm.size}
+            print(f"--shards {comm.size}: one part of each batch per process")
+        settings = given_settings(given)
+        material = gather_material(settings)
+        model = run_dir.new(settings, xp=xp, material=material)
+        trainer = model.trainer(comm, material)          # bad settings are found before another run is removed
+    if args.stories:                                     # every file is checked before anything is trained
+        official_examples(args.stories, trainer.stories.tasks, model.tokenizer)
+    agree(comm, version=__version__, numpy=np.__version__, settings=model.settings, config=model.cfg,
+          step=trainer.progress.step)
+    if comm.rank == 0:
+        if not args.resume:
+            folder.claim(overwrite=args.overwrite)
+        folder.describe(model)                           # killed between its two files, a run had the first alone
+    comm.gather(None)                                    # the others wait until the folder is ready
+    if args.resume:
+        print(f"continuing {folder.path} at step {trainer.progress.step}")
+    return model, trainer
+
+
+def train(folder: Any, model: Any, trainer: Any, args: Namespace) -> None:
+    """Train with a progress bar, then draw the loss as a line."""
+    cfg = model.cfg
+    print(f"{count_params(cfg):,} parameters, {cfg.V} words, memory: {cfg.memory}, into {folder.path}/")
+    began, losses = time.perf_counter(), []
+    with Progress() as progress:
+
+        def show(metrics):
+            losses.append(metrics["loss"])
+            later = sum(stage.steps for stage in trainer.stages[trainer.progress.stage + 1:])
+            here = trainer.progress.first + trainer.stage.steps - trainer.progress.step
+            progress.show(metrics["step"] + 1, here + later, f"stage {metrics['stage']}",
+                          f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.2f}")
+
+        loop.train(folder, model, trainer, save_every=args.save_every, show=show)
+    print(f"loss  {sparkline(losses)}  {trainer.progress.step} steps, {time.perf_counter() - began:.0f} s")
+
+
+def evaluate(folder: Any, model: Any, tasks: Any, args: Namespace, comm: Any = SINGLE) -> None:
+    """Ask the tasks' stories, and official ones where there are, at every length; print the table and one story."""
+    counts = list(dict.fromkeys([0, *whole_numbers("eval-segments", args.eval_segments)]))
+    name = "trained on" if model.settings.train_on else "generated"
+    sources = {name: [e for task in tasks for e in generated_examples(task, QUESTIONS, seed=model.settings.seed)]}
+    if args.stories:
+        sources["stories"] = official_examples(args.stories, tasks, model.tokenizer)
+    results = {}
+    with tqdm(total=sum(map(len, sources.values())) * len(counts), unit="question", leave=False) as bar:
+        for name, examples in sources.items():
+            results[name] = evaluate_lengths(
+                model.params, examples, counts, cfg=model.cfg, tokenizer=model.tokenizer, filler=model.filler,
+                seed=model.settings.seed, progress=bar.update, comm=comm)
+    if comm.rank == 0:
+        folder.write_json("evaluation.json", results)
+    print(accuracy_table(results))
+    show_story(model, sources[name])
+
+
+def official_examples(path: Any, tasks: Any, tokenizer: Any = None) -> list:
+    """Up to 1,000 questions per task of the official files in a folder."""
+    return [e for task in tasks for e in read_examples(find_file(path, task.name), task.name, tokenizer)[:QUESTIONS]]
+
+
+def accuracy_table(results: Any) -> Any:
+    """A line a length and source, accuracy in all and by distance."""
+    far = max((int(d) for scores in results.values() for s in scores.values() for d in s["by_distance"]), default=0)
+    bins = _bins(far)
+    rows = []
+    for name, scores in results.items():
+        for segments, s in scores.items():
+            rows.append([f"{name}, {segments} segments" if segments != "0" else f"{name}, no filler", s["questions"],
+                         percent(s["accuracy"]), *(percent(_within(s["by_distance"], *b)) for b in bins)])
+    names = [str(a) if a == b else f"{a}-{b}" for a, b in bins]
+    return table(["accuracy", "asked", "all", *(f"{n} back" for n in names)], rows)
+
+
+def _bins(far):
+    """Distances 0, 1, 2-3, 4-7, ... up to the farthest."""
+    bins, low = [(0, 0)], 1
+    while low <= far:
+        bins.append((low, 2 * low - 1))
+        low *= 2
+    return bins
+
+
+def _within(by_distance, low, high):
+    found = [accuracy for d, accuracy in by_distance.items() if low <= int(d) <= high]
+    return sum(found) / len(found) if found else None
+
+
+def show_story(model: Any, examples: Any) -> None:
+    """Print a story whose fact lies several segments back, with the model's answer, and without its memory."""
+    rows, _ = encode_examples(examples[:100], SHOWN, tokenizer=model.tokenizer, filler=model.filler,
+                              segment_len=model.cfg.T, seed=0, answer_len=model.answer_len)
+    if not rows:
+        rows, _ = encode_examples(examples[:1], 0, tokenizer=model.tokenizer, filler=model.filler,
+                                  segment_len=model.cfg.T, seed=0, answer_len=model.answer_len)
+    row = next((row for row in rows if (row.distance or 0) >= SHOWN // 2), rows[0])
+    with_memory, without = (model.traced(row, frozen=frozen).text for frozen in (False, True))
+    print("\n" + " ".join(row.example.facts))
+    back = f", {row.distance} of {row.segments} segments back" if row.distance else ""
+    print(f"{row.example.question}  truth: {row.example.answer}{back}")
+    print(f"model: {with_memory}; with its memory frozen: {without}")

@@ -1,0 +1,43 @@
+"""Bad input, said in one line: where it stands, what was found, what was expected."""
+
+import json
+from typing import Any
+
+
+class BadInput(ValueError):
+    """What a user gave cannot be used. The message is one line; the commands print it and leave with status 2."""
+
+    @classmethod
+    def at(cls, path: Any, line: Any, found: Any, expected: Any) -> Any:
+        """The error of one line of a file: `stories.txt:7: found 'x', expected a line number`."""
+        return cls(f"{path}:{line}: found {found}, expected {expected}")
+
+
+def read_lines(path: Any) -> Any:
+    """The lines of a text file without their ends, blank lines at its end left out. BadInput where it cannot be read,
+    is empty or is not UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    if not raw.strip():
+        raise BadInput.at(path, 1, "an empty file", "text")
+    lines = []
+    for number, line in enumerate(raw.rstrip().splitlines(), 1):
+        try:
+            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise BadInput.at(path, number, f"the byte 0x{line[error.start]:02x}", "text in UTF-8") from error
+    return lines
+
+
+def parse_json(text: str, path: Any, line: int = 1) -> Any:
+    """The value of a JSON text that starts on this line of a file. BadInput where it has none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        found = text.splitlines()[error.lineno - 1:error.lineno] or [""]
+        raise BadInput.at(path, line + error.lineno - 1, repr(found[0][:40]), f"JSON ({error.msg})") from None
+    except (ValueError, RecursionError):                 # a number of thousands of digits, lists in lists in lists
+        raise BadInput.at(path, line, "JSON too long or too deep to read", "what this program writes") from None

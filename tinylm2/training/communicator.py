@@ -1,0 +1,115 @@
+"""The only file that knows MPI: what the processes of one training run say to each other.
+
+A batch is cut into shards, and every shard's gradient is one forward and backward. Shards are added in the order of
+their numbers, so the bits of a run depend on the number of shards and never on the number of processes (ranks): rank r
+of R computes the shards r S/R .. (r+1) S/R - 1. With one process a communicator does nothing but add.
+"""
+
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.errors import BadInput
+
+STARTED_BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")      # what mpiexec tells its processes
+PATIENCE = 5                                             # seconds that a failing rank leaves the first one to speak
+
+
+class SingleProcess:
+    """One process: `gather` returns what it was given, and shards are added here."""
+
+    rank, size = 0, 1
+
+    def gather(self, value: Any) -> list:
+        """The value of every rank, in their order, on every rank."""
+        return [value]
+
+    def sum_shards(self, buffers: Any) -> Any:
+        """The sum of all ranks' buffers (P,) in the order of the shards; the buffers may be overwritten."""
+        return _fold(buffers)
+
+    def abort(self, status: Any) -> None:
+        """End every process of the run; here there is none but this one."""
+
+
+class MPI:
+    """The processes that mpiexec started, through mpi4py (any MPI)."""
+
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
+
+    def gather(self, value: Any) -> Any:
+        """As `SingleProcess.gather`."""
+        return self.comm.allgather(value)
+
+    def sum_shards(self, buffers: Any) -> Any:
+        """As `SingleProcess.sum_shards`: each rank adds one slice of all shards in their order, then the slices meet.
+
+        Every number travels twice (to the rank that adds its slice, and back to all), as in any all-reduce, but the
+        order of the additions is ours. Device arrays go over the host unless the MPI takes them (TINYLM2_CUDA_MPI=1).
+        """
+        xp, size = get_xp(*buffers), buffers[0].size
+        direct = xp is np or os.environ.get("TINYLM2_CUDA_MPI") == "1"
+        sent = xp.stack(buffers)                                         # (k, P): this rank's shards
+        here = sent if direct else to_host(sent)                         # one copy for all shards of this rank
+        module = get_xp(here)
+        ends = [size * rank // self.size for rank in range(self.size + 1)]
+        widths = [high - low for low, high in zip(ends, ends[1:], strict=False)]
+        k, mine = len(buffers), widths[self.rank]
+        cut = module.concatenate([here[:, low:high].reshape(-1) for low, high in zip(ends, ends[1:], strict=False)])
+        met = module.empty(self.size * k * mine, cut.dtype)
+        self.comm.Alltoallv([cut, [k * width for width in widths]], [met, [k * mine] * self.size])
+        total = _fold(list(met.reshape(self.size * k, mine)))
+        joined = module.empty(size, cut.dtype)
+        self.comm.Allgatherv(module.ascontiguousarray(total), [joined, widths])
+        return joined if direct else to_device(joined, xp)
+
+    def abort(self, status: Any) -> None:
+        """End every process of the run at once, with this exit status."""
+        self.comm.Abort(status)
+
+
+def _fold(buffers):
+    """((b0 + b1) + b2) + ...: float addition rounds, so another order would give other bits."""
+    total, *others = buffers
+    for buffer in others:
+        total = total + buffer
+    return total
+
+
+def ranks_started() -> Any:
+    """How many processes mpiexec says it started; 1 without mpiexec."""
+    return max([1, *(int(os.environ[name]) for name in STARTED_BY_MPI if os.environ.get(name, "").isdigit())])
+
+
+@cache
+def world() -> Any:
+    """The communicator of this process.  BadInput under mpiexec without mpi4py: R trainings would share one folder."""
+    if ranks_started() == 1:
+        return SingleProcess()
+    try:
+        from mpi4py import MPI as library
+    except Exception as error:                           # a broken MPI installation raises more than ImportError
+        raise BadInput(f"started by mpiexec with {ranks_started()} processes, but mpi4py cannot be imported "
+                       f"({type(error).__name__}): pip install 'tinylm2[mpi]'") from None
+    return MPI(library.COMM_WORLD)
+
+
+def agree(comm: Any, **values: Any) -> None:
+    """BadInput, on every rank, where the ranks do not hold the same values; it names the first difference."""
+    for name in values:
+        found = comm.gather(repr(values[name]))
+        for rank, value in enumerate(found):
+            if value != found[0]:
+                raise BadInput(f"rank {rank}: found {name} {value:.80}, expected rank 0's {found[0]:.80}")
+
+
+def own_shards(comm: Any, shards: int) -> Any:
+    """The numbers of this rank's shards.  BadInput where the ranks cannot share them evenly."""
+    if shards % comm.size:
+        raise BadInput(f"--shards: found {shards}, expected a multiple of the {comm.size} processes")
+    each = shards // comm.size
+    return range(comm.rank * each, (comm.rank + 1) * each)

@@ -1,0 +1,124 @@
+"""What a run trains on: its tasks, its filler and its vocabulary, from the files and names that the settings give.
+
+Files that settings name are opened here alone, and only for a new run or one that is continued with the same options on
+the command line: a checkpoint is somebody else's file until its owner says otherwise.
+"""
+
+import re
+import runpy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinylm2.data import (
+    TASKS,
+    BookFiller,
+    FileTask,
+    GrammarFiller,
+    Question,
+    Stories,
+    bpe_tokenizer,
+    generated_examples,
+    max_answer_len,
+    without_filler,
+    word_tokenizer,
+    words_of,
+)
+from tinylm2.errors import BadInput, read_lines
+from tinylm2.training.settings import weighted_tasks
+
+OPENED = ("task", "train_on", "filler", "words")         # settings that may name a file
+SAMPLE = 200                                             # stories of a task that are read for its words and its answers
+
+
+@dataclass(frozen=True)
+class Material:
+    """Task -> weight, filler, tokenizer, and the length of the longest answer."""
+
+    tasks: dict
+    filler: object
+    tokenizer: object
+    answer_len: int
+
+    def stories(self, seed: int) -> Any:
+        """The Stories of a run."""
+        return Stories(self.tasks, weights=self.tasks.values(), tokenizer=self.tokenizer, filler=self.filler, seed=seed)
+
+
+def gather_material(settings: Any) -> Any:
+    """The Material that settings ask for.  BadInput names what is wrong with a file, before anything is trained."""
+    tasks = _tasks(settings)
+    own = settings.task.endswith(".py") or bool(settings.train_on)
+    filler = BookFiller(settings.filler) if settings.filler else GrammarFiller()
+    examples = [example for task in tasks for example in generated_examples(task, SAMPLE if own else 100, seed=0)]
+    if settings.tokenizer == "bpe":
+        tokenizer = bpe_tokenizer(settings.vocab, _texts(examples, filler) if own or settings.filler else None)
+    else:
+        more = words_of("\n".join(read_lines(settings.words))) if settings.words else []
+        if own:
+            more += [word for task in tasks for text in _all_texts(task) for word in words_of(text)]
+        if settings.filler:
+            more += [word for sentence in filler.sentences for word in words_of(sentence)]
+        tokenizer = word_tokenizer(more)
+    return Material(tasks, filler, tokenizer, max_answer_len(examples, tokenizer))
+
+
+def _tasks(settings):
+    """Task -> weight: of the twenty, of a Python file, or of a folder of official files."""
+    if settings.task.endswith(".py"):
+        return dict.fromkeys(load_tasks(settings.task), 1.0)
+    tasks = weighted_tasks(settings.task)
+    if settings.train_on:
+        return {FileTask.of(settings.train_on, task.name): weight for task, weight in tasks.items()}
+    return tasks
+
+
+def load_tasks(path: Any) -> Any:
+    """The tasks that a Python file enters in TASKS (docs/DATA.md shows one).  BadInput where it enters none."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: found no such file, expected Python code that declares a task (docs/DATA.md)")
+    before = dict(TASKS)
+    try:
+        runpy.run_path(str(path))
+    except Exception as error:
+        raise BadInput(f"{path}: found code that fails ({type(error).__name__}: {error}), expected a task") from None
+    found = [task for name, task in TASKS.items() if before.get(name) is not task]
+    if not found:
+        raise BadInput(f"{path}: found no task in it, expected a class under @task(\"qa21\", \"a title\")")
+    for task in found:
+        if not re.fullmatch(r"qa\d{1,6}", task.name):
+            raise BadInput(f"{path}: found the task name {task.name!r}, expected qa and a number, such as qa21")
+    return found
+
+
+def _texts(examples, filler):
+    return [text for e in examples for text in (*e.facts, e.question, e.answer)] + list(filler.sentences)
+
+
+def _all_texts(task):
+    """Every text of a file's task; of a generated one, those of a sample."""
+    stories = task.stories if isinstance(task, FileTask) else [task.story(rng) for rng in task.sample(SAMPLE)]
+    for story in stories:
+        for line in story:
+            yield line.text
+            if isinstance(line, Question):
+                yield line.answer
+
+
+def short_rows(stories: Any, segment_len: int, short: int = 16) -> Any:
+    """(segments, segment_len) that hold any story of two facts: the rows of the first stage, as short as can be.
+
+    BadInput before the first step, and not hours later, where a segment is too short for a question and its answer.
+    """
+    longest = 0
+    for task in stories.tasks:
+        for example in generated_examples(task, 50, seed=0):
+            without_filler(example, tokenizer=stories.tokenizer, segment_len=segment_len)
+    for i in range(50):
+        (task, *_), rng = stories.tasks, stories.rng(0, i)
+        lines = task.story(rng, questions=1, facts=2)
+        longest = max(longest, sum(len(stories.tokenizer.encode(text)) for line in lines
+                                   for text in (line.text, *([line.answer] if isinstance(line, Question) else []))))
+    if longest <= min(short, segment_len):
+        return 1, min(short, segment_len)
+    return (1, longest) if longest <= segment_len else (-(-longest // segment_len), segment_len)

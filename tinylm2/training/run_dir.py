@@ -1,0 +1,204 @@
+"""A run as a folder: what it was made of, what it learned, how it went, how it did. Nothing in it is lost by a crash.
+
+    config.json        the settings, in the words of the command line, and the model's letters
+    tokenizer.json     the vocabulary, a file of the `tokenizers` library
+    model.npz          the checkpoint, whole: a run continues from this file alone (model.previous.npz: the one before)
+    metrics.jsonl      a line a step
+    evaluation.json    accuracy by length, distance and depth
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylm2.checking.diagnose import finite
+from tinylm2.data import Tokenizer
+from tinylm2.errors import BadInput, parse_json, read_lines
+from tinylm2.model import count_params, param_shapes
+from tinylm2.training import checkpoint
+from tinylm2.training.curriculum import WINDOW
+from tinylm2.training.material import OPENED, gather_material
+from tinylm2.training.settings import Settings
+from tinylm2.training.step import SINGLE, NotFinite
+from tinylm2.training.trained_model import TrainedModel, new
+
+# In the order in which an old run is removed, so that a removal cut short leaves a run that is whole or can restart.
+FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
+
+
+def load(folder: Any, *, xp: Any = np) -> tuple:
+    """(TrainedModel, moments, progress) of a run's folder, from its model.npz alone.
+
+    Where only the checkpoint before is there, that one. A damaged one is never passed over in silence.
+    """
+    path = Path(folder) / "model.npz"
+    if not Path(folder).is_dir():
+        raise BadInput(f"{folder}: found no such folder, expected a run (train_tiny.py makes one)")
+    before = checkpoint.previous(path)
+    if not path.exists() and before.exists():
+        path, before = before, path
+    try:
+        params, moments, meta = checkpoint.load(path, xp=xp)
+        model = _model(meta, params, path)
+        progress = _checked_progress(meta.get("progress"), path)
+    except BadInput as error:
+        if not before.exists():
+            raise
+        raise BadInput(f"{error}; {before.name} holds the one before: moved to {path.name}, it is continued") from None
+    return model, moments, progress
+
+
+def _model(meta, params, path):
+    try:
+        settings = Settings(**meta["settings"])
+        tokenizer = Tokenizer.from_json(meta["tokenizer"])
+        cfg = settings.config(tokenizer.size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
+    if param_shapes(cfg) != params.shapes:
+        raise BadInput(f"{path}: found tensors of another model, expected those that its settings name")
+    answer_len = meta.get("answer_len")
+    if type(answer_len) is not int or not 1 <= answer_len <= cfg.T:
+        raise BadInput(f"{path}: found answer_len {answer_len!r:.20}, expected 1 to {cfg.T}")
+    return TrainedModel(settings, cfg, params, tokenizer, answer_len)
+
+
+def _checked_progress(found, path):
+    """Progress as a checkpoint tells it.  BadInput where no run can stand there."""
+    try:
+        counts, losses = [found[name] for name in ("step", "stage", "first")], found["losses"]
+        sound = (len(found) == 4 and all(type(n) is int and n >= 0 for n in counts) and found["first"] <= found["step"]
+                 and len(losses) <= WINDOW and all(type(x) is float and math.isfinite(x) for x in losses))
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise BadInput(f"{path}: found the progress {str(found)[:60]}, expected where a run stands")
+    return found
+
+
+def resume(folder: Any, given: Any, *, xp: Any = np, comm: Any = SINGLE) -> tuple:
+    """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet.
+
+    given: the settings on the command line. A file that the run's settings name must be among them: it is opened only
+    because its owner asks for it again.
+    """
+    path = folder.path
+    if folder.held() and not (set(folder.held()) & {"model.npz", "model.previous.npz"}):
+        settings = _begun(path / "config.json")
+        _check_files(settings, given)
+        model = new(settings, xp=xp)
+        return model, model.trainer(comm)
+    if path.is_dir() and not folder.held():
+        raise BadInput(f"{path}: found no run in it, expected one that was begun; without --resume, one begins")
+    model, moments, progress = load(path, xp=xp)
+    _check_files(model.settings, given)
+    material = gather_material(model.settings)
+    model.filler = material.filler                       # questions are hidden in what the run was trained with
+    trainer = model.trainer(comm, material)
+    if progress["stage"] > len(trainer.stages):
+        raise BadInput(f"{path}: found stage {progress['stage']}, expected at most {len(trainer.stages)}")
+    trainer.restore(moments, progress)
+    return model, trainer
+
+
+def _check_files(settings, given):
+    for name in OPENED:
+        value = getattr(settings, name)
+        if value and (name != "task" or value.endswith(".py")) and given.get(name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise BadInput(f"{flag}: found a run that was trained with {value!r:.80}, expected this option again: "
+                           "files are opened only where the command line names them")
+
+
+def _begun(path):
+    """The Settings of a config.json."""
+    found = parse_json("\n".join(read_lines(path)), path)
+    try:
+        if found.get("format") != checkpoint.FORMAT:
+            raise BadInput(f"{path}: found a run of format {found.get('format', 1)!r:.20}, expected "
+                           f"{checkpoint.FORMAT}: train it again, or use the version of tinylm2 that made it")
+        return Settings(**found["settings"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
+
+
+class RunDir:
+    """Where a run writes. Only the files named above are ever touched."""
+
+    def __init__(self, path: Any) -> None:
+        self.path = Path(path)
+
+    def held(self) -> list:
+        """The files of a run that the folder holds already."""
+        return [name for name in FILES if (self.path / name).exists()]
+
+    def claim(self, *, overwrite: bool = False) -> None:
+        """Make the folder ready for a new run.  BadInput where it holds another, unless that may be overwritten."""
+        try:
+            held = self.held()
+            if held and not overwrite:
+                raise BadInput(f"{self.path}: found another run ({', '.join(held)}), expected an empty folder; "
+                               "--resume continues it, --overwrite replaces it, --out names another")
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            for name in held:
+                (self.path / name).unlink()
+        except OSError as error:
+            raise BadInput(f"{self.path}: cannot be written ({error.strerror})") from None
+
+    def describe(self, model: Any) -> None:
+        """Write config.json, with which a run can begin, and tokenizer.json."""
+        self.write_json("config.json", {"format": checkpoint.FORMAT, "settings": asdict(model.settings),
+                                        "model": asdict(model.cfg), "parameters": count_params(model.cfg)})
+        with checkpoint.replacing(self.path / "tokenizer.json") as file:
+            file.write(model.tokenizer.to_json().encode())
+
+    def save(self, model: Any, trainer: Any) -> None:
+        """Write model.npz.  NotFinite where the run has gone wrong: the last good one stays."""
+        for name, W in (*trainer.params.items(), *trainer.moments.items()):
+            if not finite(W):
+                raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the checkpoint before stays")
+        checkpoint.save(self.path / "model.npz", trainer.params, trainer.moments, {
+            "settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(), "answer_len": model.answer_len,
+            "progress": trainer.progress.state()})
+
+    def write_json(self, name: str, value: Any) -> None:
+        with checkpoint.replacing(self.path / name) as file:
+            file.write((json.dumps(value, indent=2) + "\n").encode())
+
+    @contextmanager
+    def metrics(self, step: int) -> Iterator:
+        """metrics.jsonl, open for the line of `step`: later lines, which no checkpoint remembers, are cut off.
+
+        BadInput where another process trains in this folder: its lines and ours would mix.
+        """
+        with open(self.path / "metrics.jsonl", "ab+", buffering=0) as file:
+            _lock(file, self.path)
+            file.seek(0)
+            kept = sum(len(line) for line in islice(file, step) if line.endswith(b"\n"))
+            file.truncate(kept)                          # in place: a crash here must not cost the lines that stay
+            yield file
+
+
+def _lock(file, folder):
+    """Hold a file until this process ends, however it ends; where the system has no such lock, hope."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(f"{folder}: found another process that trains in it, expected to be alone") from None
+    except OSError:                                      # some network disks have no locks
+        return

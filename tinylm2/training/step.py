@@ -1,0 +1,82 @@
+"""One training step: forward, loss, backward, clip, update."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinylm2 import ops, recurrence
+from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.checking.diagnose import first_not_finite
+from tinylm2.flat import Flat
+from tinylm2.optim import clip
+from tinylm2.training.communicator import SingleProcess
+
+SINGLE = SingleProcess()
+
+
+class NotFinite(ArithmeticError):
+    """The loss or the gradient is no longer a number."""
+
+
+def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: float = 1.0, comm: Any = SINGLE,
+               **options: Any) -> tuple:
+    """Forward, loss, backward, clip, update, in place.  -> (answer loss, gradient norm, correct (B,)), on the host.
+
+    shards: the Batch, or the parts of it that this process computes (None is an empty part); `comm` joins them with the
+    other processes' parts. `options` are those of `loss_and_gradients`. The numbers come back from the device in
+    one copy.  NotFinite where loss or gradient is not finite: it says where that began, and nothing was updated.
+    """
+    xp = get_xp(params.buffer)
+    counts = comm.gather([(0, 0) if shard is None else (float(shard.weights.sum()), float(shard.lm_weights.sum()))
+                          for shard in shards])
+    totals = [sum(kind) for kind in zip(*(count for rank in counts for count in rank), strict=True)]
+
+    def computed():
+        return [_nothing(params) if shard is None else loss_and_gradients(params, shard, totals=totals, **options)
+                for shard in shards]
+
+    losses, correct, grads = zip(*computed(), strict=True)
+    grads = params.like(comm.sum_shards([part.buffer for part in grads]))
+    norm = clip(grads, limit)
+    numbers = to_host(xp.concatenate((xp.stack((*losses, norm)), *(part.astype(norm.dtype) for part in correct))))
+    norm = float(numbers[len(losses)])
+    parts = comm.gather((numbers[:len(losses)].tolist(), numbers[len(losses) + 1:] > 0))
+    loss = sum(x for part, _ in parts for x in part)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        origin = next(filter(None, comm.gather(first_not_finite(computed, params))), "")
+        raise NotFinite(f"the loss is {loss}, the gradient's norm {norm}; "
+                        f"first not finite: {origin or 'the norm, of finite gradients'}")
+    optimizer.step(params, grads, lr)
+    return loss, norm, np.concatenate([part for _, part in parts])
+
+
+def loss_and_gradients(params: Flat, batch: Any, *, cfg: Any, totals: Any = (None, None), lm: float = 0.0,
+                       truncate: int | None = None, recompute: bool = False) -> tuple:
+    """The answer loss of a batch, which rows are correct (B,), and the gradients of all parameters, on their device.
+
+    The gradients are those of cross-entropy at the answer + lm * cross-entropy at every token, both means: `totals` are
+    the sums of their weights, where this batch is a part of a larger one. The loss is the first alone: a stage's
+    threshold asks what was learned of the answer, and next words stay uncertain. A row is correct when every answer
+    token and the end are the likeliest.
+    """
+    xp = get_xp(params.buffer)
+    ids, targets, weights = (to_device(x, xp) for x in (batch.ids, batch.targets, batch.weights))
+    logits, cache = recurrence.story_forward(params, ids=ids, cfg=cfg, pad=batch.pad, last=None if lm else batch.last,
+                                             truncate=truncate, recompute=recompute)
+    targets, weights = targets[:, -logits.shape[1]:], weights[:, -logits.shape[1]:]
+    loss, loss_cache = ops.cross_entropy_forward(logits, targets=targets, weights=weights, total=totals[0])
+    (dlogits,) = ops.cross_entropy_backward(1.0, loss_cache)
+    if lm:
+        _, lm_cache = ops.cross_entropy_forward(logits, targets=targets, weights=to_device(batch.lm_weights, xp),
+                                                total=totals[1])
+        dlogits += ops.cross_entropy_backward(lm, lm_cache)[0]
+    correct = ((logits.argmax(-1) == targets) | (weights == 0)).all(-1)
+    del logits, loss_cache                               # backward needs the memory and not the logits
+    return loss, correct, recurrence.story_backward(dlogits, cache)
+
+
+def _nothing(params):
+    """The result of a shard without rows."""
+    zeros = get_xp(params.buffer).zeros_like(params.buffer)
+    return zeros[:1].sum(), zeros[:0] > 0, params.like(zeros)

@@ -1,0 +1,157 @@
+"""A model with its tokenizer and settings: what training makes, a folder keeps, and a user asks."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from tinylm2 import decoding
+from tinylm2.backend import to_host
+from tinylm2.data import Example, GrammarFiller, HaystackSampler, Tokenizer, encode_examples
+from tinylm2.data.filler import sentences
+from tinylm2.errors import BadInput
+from tinylm2.flat import Flat
+from tinylm2.inspect.trace import trace, traced_answer
+from tinylm2.model import Config, count_params, init_params
+from tinylm2.training.communicator import own_shards
+from tinylm2.training.curriculum import curriculum
+from tinylm2.training.material import gather_material, short_rows
+from tinylm2.training.settings import Settings, plan_of
+from tinylm2.training.step import SINGLE
+from tinylm2.training.trainer import Trainer
+
+
+@dataclass
+class TrainedModel:
+    """A run read back from its folder, or a new one: all that asking and training need.
+
+    answer_len: tokens of the longest answer of its tasks. filler: what hides the facts of a question.
+    """
+
+    settings: Settings
+    cfg: Config
+    params: Flat
+    tokenizer: Tokenizer
+    answer_len: int
+    filler: object = field(default_factory=GrammarFiller)
+
+    def encoded(self, story: Any, question: str, *, length: int = 0, seed: int = 0) -> Any:
+        """The EncodedExample that asks a question of a story, hidden in `length` tokens of filler (0: none).
+
+        BadInput names every word that is not known, and where the story is too long for the length.
+        """
+        if unknown := self.tokenizer.unknown(f"{story} {question}"):
+            raise BadInput(f"found {', '.join(unknown)}, expected words that the model knows (see tokenizer.json)")
+        if not self.tokenizer.encode(question):
+            raise BadInput(f"question: found {question!r}, expected words")
+        example, segments = Example("", tuple(sentences(story)), question, ""), -(-length // self.cfg.T)
+        rows, _ = encode_examples([example], segments, tokenizer=self.tokenizer, filler=self.filler,
+                                  segment_len=self.cfg.T, seed=seed, answer_len=self.answer_len)
+        if not rows:
+            raise BadInput(f"length: found {length} tokens, expected room for the whole story")
+        return rows[0]
+
+    def traced(self, example: Any, *, frozen: bool = False) -> Any:
+        """The TracedAnswer of an EncodedExample: its text, its probabilities, and what the memory did."""
+        return traced_answer(self.params, example, cfg=self.cfg, tokenizer=self.tokenizer, answer_len=self.answer_len,
+                             frozen=frozen)
+
+    def ask(self, story: Any, question: str, *, length: int = 0, frozen: bool = False, seed: int = 0) -> Any:
+        """The answer to a question about a story, as text. frozen: the memory is never written."""
+        return self.traced(self.encoded(story, question, length=length, seed=seed), frozen=frozen).text
+
+    def banks(self, story: Any) -> list:
+        """What the memory held before each segment of a text: per segment and block a dict of arrays, "M" (N, D)."""
+        ids = np.array([self.tokenizer.encode(story)])
+        if not ids.size:
+            raise BadInput(f"story: found {story!r}, expected words")
+        return [[{name: x[0] for name, x in place.before.items()} for place in places]
+                for places in trace(self.params, ids=ids, cfg=self.cfg).places]
+
+    def generate(self, text: str, *, tokens: int = 20, temperature: float = 0.0, top_p: float = 1.0,
+                 seed: int = 0) -> str:
+        """The text that follows, up to the end token or so many tokens: the likeliest tokens, or drawn at a temperature
+        from the likeliest that have the probability top_p together."""
+        return self.tokenizer.decode(self.generate_tokens(text, tokens, temperature, top_p, seed))
+
+    def generate_tokens(self, text: str, tokens: int, temperature: float = 0.0, top_p: float = 1.0,
+                        seed: int = 0) -> Iterator:
+        """The ids that `generate` turns to text, one by one."""
+        ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
+        if not ids.size:
+            raise BadInput(f"text: found {text!r}, expected words")
+        for token in islice(decoding.decode(self.params, _chooser(temperature, top_p, rng), ids=ids, cfg=self.cfg),
+                            tokens):
+            if token[0] == self.tokenizer.end:
+                return
+            yield int(token[0])
+
+    def trainer(self, comm: Any = SINGLE, material: Any = None) -> Any:
+        """The Trainer that trains it, in this process or in all those of `comm`."""
+        s = self.settings
+        stories = (material or gather_material(s)).stories(s.seed)
+        stories.tokenizer = self.tokenizer
+        segments, steps = plan_of(s)
+        mixed = 0 if [task.name for task in stories.tasks] == ["qa1"] else len(stories.tasks)
+        stages = curriculum(segment_len=s.segment, segments=segments, steps=steps, mixed=mixed,
+                            short=short_rows(stories, s.segment))
+        own_shards(comm, s.shards)
+        _try_stages(stories, stages, s.shards)
+        return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr, lm=s.lm,
+                       truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm)
+
+
+def _chooser(temperature, top_p, rng):
+    """logits (1, V) -> token (1,): the likeliest, or one drawn from softmax(logits / temperature), its tail cut off."""
+    def choose(logits):
+        z = to_host(logits)[0].astype(np.float64)
+        if temperature <= 0:
+            return np.array([z.argmax()])
+        p = np.exp((z - z.max()) / temperature)
+        order = np.argsort(-p)
+        below = np.cumsum(p[order]) / p.sum()
+        kept = order[:int(np.searchsorted(below, top_p)) + 1]
+        return rng.choice(kept, 1, p=p[kept] / p[kept].sum())
+    return choose
+
+
+def _try_stages(stories, stages, shards):
+    """BadInput before the first step, and not hours later, where a stage finds no story: one row of every stage."""
+    for stage in stages:
+        stage.sampler.batch(stories, 0, 1)
+        if isinstance(stage.sampler, HaystackSampler) and stage.batch_size % shards:
+            raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {stage.batch_size} "
+                           "rows")
+
+
+def new(settings: Any, *, xp: Any = np, material: Any = None) -> Any:
+    """A model that has learned nothing yet.  BadInput where the settings do not fit together, or into memory."""
+    plan_of(settings)
+    material = material or gather_material(settings)
+    try:
+        cfg = settings.config(material.tokenizer.size)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    if xp is np and least_memory(cfg) > machine_memory():
+        raise BadInput(f"found a model that needs {least_memory(cfg) / 2**30:,.0f} GiB or more to train, expected at "
+                       f"most this machine's {machine_memory() / 2**30:,.0f}: make the model smaller")
+    return TrainedModel(settings, cfg, init_params(cfg, settings.seed, xp=xp), material.tokenizer,
+                        material.answer_len, material.filler)
+
+
+def least_memory(cfg: Config, rows: int = 64) -> Any:
+    """Bytes that a training step cannot do without: four numbers per parameter, and what one segment leaves behind."""
+    per_token = 8 * cfg.D + 3 * cfg.F + cfg.H * (cfg.T + cfg.N)
+    return 16 * count_params(cfg) + 4 * rows * cfg.T * cfg.L * per_token
+
+
+def machine_memory() -> Any:
+    """Bytes of memory that this machine has; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
