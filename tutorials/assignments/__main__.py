@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from tinylm2.console import Parser, command, whole
-from tinylm2.data import BadInput
+from tinylm2.cli.console import Parser, command, whole
+from tinylm2.errors import BadInput
 from tutorials.assignments import handout
 from tutorials.assignments.client import Limits
 from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking

@@ -109,24 +109,23 @@ ATTEND = Pair("ops", "attend", ("y",), draws={
               "K": "did you scale the scores by sqrt(K), once?"})
 
 
-def _layer(*, padded=False, rows=None, past=False):
+def _layer(*, padded=False, last=None, past=False):
     def draw(d):
         B, T, D, G = d.lengths("BTDG")
         H, K = 2 * G, 4
         d.letters["K"] = K
-        constants = {"heads": (H, G), "rows": rows}
+        constants = {"heads": (H, G), "last": last, "start": 3 if past else 0}
         if padded:
             constants["pad"] = np.array([1, 0, *[0] * B])[:B]
-        if past:
-            constants["past"] = (d(B, 3, G, K), d(B, 3, G, K))
-        return call(d(B, T, D), d.W(D, (H + 2 * G) * K), d.W(H * K, D), **constants)
+        before = (d(B, 3, G, K), d(B, 3, G, K)) if past else None
+        return call(d(B, T, D), before, d.W(D, (H + 2 * G) * K), d.W(H * K, D), **constants)
     return draw
 
 
 LAYER = Pair("layers", "self_attention", ("a", "k", "v"), draws={
-    "plain": _layer(), "the last rows ask": _layer(rows=1), "after a past": _layer(past=True),
+    "plain": _layer(), "the last rows ask": _layer(last=1), "after a past": _layer(past=True),
     "no slot asks": _layer(padded=True),
-    "large": lambda d: call(d(2, 128, 40), d.W(40, 80), d.W(40, 40), heads=(4, 2)),
+    "large": lambda d: call(d(2, 128, 40), None, d.W(40, 80), d.W(40, 40), heads=(4, 2)),
 }, unasked={"no slot asks": (1, 2)})
 
 ASSIGNMENT = Assignment("a3", "attention", (
@@ -143,4 +142,4 @@ ASSIGNMENT = Assignment("a3", "attention", (
         LAYER.right_back("plain", 9, given=True), LAYER.right_back("no slot asks", 3, given=True),
         LAYER.right_back("the last rows ask", 3, given=True), LAYER.right_back("after a past", 3, given=True),
         LAYER.keeps_contract_back(2, given=True))),
-), needs=("gradcheck.check_grads", "layers.self_attention_forward"))
+), hidden=("ops.Attended",), needs=("gradcheck.check_grads", "layers.self_attention_forward"))

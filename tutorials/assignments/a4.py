@@ -37,17 +37,18 @@ def _shares(ctx, pair, inputs, constants):
         yield "Emem: the shares of a token are not those of its own scores: what are queries and keys made of?"
 
 
-READ = Pair("memory", "read", ("Emem",), draws={"plain": _asked(3), "one head": _asked(1), "large": _long},
+READ = Pair("memories/lm2", "cross_attention", ("Emem",),
+            draws={"plain": _asked(3), "one head": _asked(1), "large": _long},
             looks={"plain": (_shares, influence("Mn", at="slot", out="token"),
                              influence("n", at="token", out="token"))})
 
 
-def _merged(d):
+def _gated(d):
     B, T, D = d.lengths("BTD")
     return call(d(B, T, D), d(B, T, D), d(B, T, D), d.W(D, D), d(D))
 
 
-def _long_merge(d):
+def _long_gate(d):
     D = 96
     return call(d(4, 256, D), d(4, 256, D), d(4, 256, D), d.W(D, D), d(D))
 
@@ -73,14 +74,14 @@ def _gate_asks_Emem(ctx, pair, inputs, constants):
                "multiply?")
 
 
-MERGE = Pair("memory", "merge", ("y",), draws={"plain": _merged, "large": _long_merge},
-             looks={"plain": (_gate_shuts, _gate_asks_Emem)})
+GATE = Pair("layers", "output_gate", ("y",), draws={"plain": _gated, "large": _long_gate},
+            looks={"plain": (_gate_shuts, _gate_asks_Emem)})
 
 ASSIGNMENT = Assignment("a4", "reading a memory", (
     Unit(READ.functions, (
         READ.right("plain", 14), READ.right("one head", 6), READ.keeps_contract(5),
         READ.right_back("plain", 24), READ.right_back("one head", 5), READ.keeps_contract_back(6))),
-    Unit(MERGE.functions, (
-        MERGE.right("plain", 11), MERGE.keeps_contract(4), MERGE.right_back("plain", 20),
-        MERGE.keeps_contract_back(5))),
-), needs=("gradcheck.check_grads",))
+    Unit(GATE.functions, (
+        GATE.right("plain", 11), GATE.keeps_contract(4), GATE.right_back("plain", 20),
+        GATE.keeps_contract_back(5))),
+), hidden=("layers.over_rows",), needs=("gradcheck.check_grads",))

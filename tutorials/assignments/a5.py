@@ -60,7 +60,7 @@ def _shares(ctx, pair, inputs, constants):
 
 
 SEES = influence("k", "v", at="token", out="slot")
-GATHER = Pair("memory", "gather", ("R",), draws={
+WRITE = Pair("memories/lm2", "write_attention", ("R",), draws={
     "plain": _gathered(), "large": _long, "padded": _gathered(padded=True), "grouped heads": _gathered(grouped=True),
 }, looks={"plain": (_shares, _stands_after_the_last, _order_of_tokens, SEES), "padded": (SEES,)},
    questions={"sqrt(D)": "is the address sqrt(D) times a row of the identity on the way back, too?",
@@ -93,16 +93,16 @@ def _opens_and_shuts(ctx, pair, inputs, constants):
                 ": it is the other one, are the gates swapped?" if np.allclose(found, other) else "")
 
 
-GATES = Pair("memory", "gates", ("M'",), draws={"plain": _gated, "large": _many_gates},
-             looks={"plain": (_opens_and_shuts,)})
+UPDATE = Pair("memories/lm2", "memory_update", ("M'",), draws={"plain": _gated, "large": _many_gates},
+              looks={"plain": (_opens_and_shuts,)})
 
 ASSIGNMENT = Assignment("a5", "writing a memory", (
-    Unit(GATHER.functions, (
-        GATHER.right("plain", 14), GATHER.right("padded", 5), GATHER.right("grouped heads", 5),
-        GATHER.keeps_contract(4),
-        GATHER.right_back("plain", 18), GATHER.right_back("padded", 4), GATHER.right_back("grouped heads", 5),
-        GATHER.keeps_contract_back(5))),
-    Unit(GATES.functions, (
-        GATES.right("plain", 12), GATES.keeps_contract(4), GATES.right_back("plain", 20),
-        GATES.keeps_contract_back(4))),
-), hidden=("memory.update_forward", "memory.update_backward"), needs=("gradcheck.check_grads",))
+    Unit(WRITE.functions, (
+        WRITE.right("plain", 14), WRITE.right("padded", 5), WRITE.right("grouped heads", 5),
+        WRITE.keeps_contract(4),
+        WRITE.right_back("plain", 18), WRITE.right_back("padded", 4), WRITE.right_back("grouped heads", 5),
+        WRITE.keeps_contract_back(5))),
+    Unit(UPDATE.functions, (
+        UPDATE.right("plain", 12), UPDATE.keeps_contract(4), UPDATE.right_back("plain", 20),
+        UPDATE.keeps_contract_back(4))),
+), hidden=("memories/lm2.gated_sum_forward", "memories/lm2.gated_sum_backward"), needs=("gradcheck.check_grads",))

@@ -23,14 +23,14 @@ def _segment(**variant):
 
 
 def _segment_of(d, cfg):
-    banks = tuple(d(B, cfg.N, cfg.D) for _ in range(cfg.L))
-    return call(d.params(param_shapes(cfg)), banks, cfg=cfg, ids=d.ids(cfg.V, B, cfg.T))
+    banks = tuple((d(B, cfg.N, cfg.D),) for _ in range(cfg.L))          # one per block, none for the segment
+    return call(d.params(param_shapes(cfg)), (*banks, None), cfg=cfg, ids=d.ids(cfg.V, B, cfg.T))
 
 
-SEGMENT = Pair("model", "segment", ("logits", "banks"), draws={
-    "plain": _segment(), "tied": _segment(tied=True), "nobody reads the new banks": _segment(),
+SEGMENT = Pair("model", "segment", ("logits", "states"), draws={
+    "plain": _segment(), "tied": _segment(tied=True), "nobody reads the new states": _segment(),
     "large": lambda d: _segment_of(d, LARGE)},
-    unasked={"nobody reads the new banks": (1,)}, questions={"sqrt(D)": "does the embedding come in times sqrt(D)?",
+    unasked={"nobody reads the new states": (1,)}, questions={"sqrt(D)": "does the embedding come in times sqrt(D)?",
                                                             "1/sqrt(D)": "does the embedding come in times sqrt(D)?"})
 
 # ---------------------------------------------------------------------------------------------------------------- story
@@ -48,22 +48,22 @@ def _story(segments=3, short=0, cfg=None, **constants):
 
 
 def _stops_at_the_cut(ctx, pair, inputs, constants, upstreams, gradients):
-    """With the loss in the last segment, what stands only in the first learns from it through the banks alone."""
+    """With the loss in the last segment, what stands only in the first learns from it through the states alone."""
     grads = gradients[0] if isinstance(gradients, tuple) else gradients
     row = grads.get("embed.W") if isinstance(grads, dict) else None
-    if constants.get("tail") and getattr(row, "ndim", 0) == 2:
+    if constants.get("last") and getattr(row, "ndim", 0) == 2:
         if constants.get("truncate") and row[-1].any():
             yield ("dparams.embed.W: a token that stands only before the cut has a gradient, and truncate must stop "
-                   "that of the bank which enters the cut's segment")
+                   "that of the state which enters the cut's segment")
         if not constants.get("truncate") and not row[-1].any():
             yield ("dparams.embed.W: a token that stands only in the first segment has no gradient from a loss in the "
-                   "last: is the banks' gradient handed on from segment to segment?")
+                   "last: is the states' gradient handed on from segment to segment?")
 
 
-STORY = Pair("model", "story", ("logits",), draws={
-    "plain": _story(), "loss at the end only": _story(tail=2), "a short last segment": _story(short=1),
-    "cut before the last segment": _story(tail=2, truncate=2), "cut before every segment": _story(truncate=1),
-    "replayed": _story(replay=True), "large": _story(cfg=LARGE)}, looks_back=(_stops_at_the_cut,))
+STORY = Pair("recurrence", "story", ("logits",), draws={
+    "plain": _story(), "loss at the end only": _story(last=2), "a short last segment": _story(short=1),
+    "cut before the last segment": _story(last=2, truncate=2), "cut before every segment": _story(truncate=1),
+    "recomputed": _story(recompute=True), "large": _story(cfg=LARGE)}, looks_back=(_stops_at_the_cut,))
 
 
 def _is_flat(ctx):
@@ -167,12 +167,12 @@ ADAMW = [Test("AdamW.step", *test) for test in (
 ASSIGNMENT = Assignment("a6", "back through the segments, and the step", (
     Unit(("model.segment_backward",), (
         SEGMENT.right_back("plain", 14, given=True), SEGMENT.right_back("tied", 5, given=True),
-        SEGMENT.right_back("nobody reads the new banks", 4, given=True), SEGMENT.keeps_contract_back(4, given=True))),
-    Unit(("model.story_backward",), (
+        SEGMENT.right_back("nobody reads the new states", 4, given=True), SEGMENT.keeps_contract_back(4, given=True))),
+    Unit(("recurrence.story_backward",), (
         STORY.right_back("plain", 10, given=True), STORY.right_back("loss at the end only", 5, given=True),
         STORY.right_back("cut before the last segment", 5, given=True),
-        STORY.right_back("cut before every segment", 3, given=True), STORY.right_back("replayed", 3, given=True),
+        STORY.right_back("cut before every segment", 3, given=True), STORY.right_back("recomputed", 3, given=True),
         STORY.right_back("a short last segment", 2, given=True), Test("story_backward", "a Flat", 3, _is_flat),
         STORY.keeps_contract_back(2, given=True))),
     Unit(("optim.clip", "optim.AdamW.step"), (*CLIP, *ADAMW)),
-), needs=("gradcheck.check_grads", "model.Config", "model.init_params", "model.story_forward"))
+), needs=("gradcheck.check_grads", "model.Config", "model.init_params", "recurrence.story_forward"))

@@ -784,8 +784,8 @@ def rmsnorm_backward(dy, cache):
               "rmsnorm_forward: "),
     _returned("returns nothing but a cache", "*[]", r"it returned a tuple of 1, expected a tuple: \(outputs"),
     Cheat("names its gradients as it likes", """
-def segment_backward(dlogits, dbanks, cache):
-    return {"\\nall                     100 of 100": dlogits, "\\x1b[2J": dlogits}, dbanks
+def segment_backward(dlogits, dstates, cache):
+    return {"\\nall                     100 of 100": dlogits, "\\x1b[2J": dlogits}, dstates
 """, "segment_backward: ", assignment="a6", unit=0),
 )
 

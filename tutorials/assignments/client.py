@@ -108,7 +108,9 @@ class Client:
                 os.close(source)
         self.chunks, self.closed = queue.Queue(maxsize=4), threading.Event()
         threading.Thread(target=_listen, args=(self.process.stdout, self.chunks, self.closed), daemon=True).start()
-        settings = {"files": sorted(homes | {file for file, _ in kept}), "functions": list(self.functions),
+        files = sorted(homes | {file for file, _ in kept})
+        settings = {"files": {file: handout.dotted(file) for file in files},
+                    "functions": list(self.functions),
                     "given": [name for name in self.assignment.functions
                               if name not in self.functions and handout.top(name) in kept],
                     "solution": module, "memory": self.limits.memory, "seconds": int(self.limits.total) + 15,

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tinylm2.cases import Draw
+from tinylm2.checking.cases import Draw
 from tinylm2.flat import Flat
+from tutorials.assignments import handout
 from tutorials.assignments.calls import Calls
 
 LENGTHS = (3, 5, 6, 7, 8)
@@ -57,7 +58,7 @@ class Library(dict):
     """The library's files by name, as `Calls` asks for them."""
 
     def __missing__(self, name):
-        self[name] = importlib.import_module(f"tinylm2.{name}")
+        self[name] = importlib.import_module(handout.dotted(name))
         return self[name]
 
 
@@ -155,7 +156,7 @@ class Side:
     def story(self, params, constants, dlogits):
         """Gradients of a story, and whether their names look into one buffer: numbers are written into the buffer, and
         read under the names."""
-        found = self.pair("model", "story", (params,), constants, (dlogits,))
+        found = self.pair("recurrence", "story", (params,), constants, (dlogits,))
         shapes = {name: x.shape for name, x in params.items()}
         numbers = Flat(shapes, np, "float64")
         numbers.buffer[...] = np.random.default_rng().random(numbers.buffer.size)

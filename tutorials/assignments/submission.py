@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tinylm2.data import BadInput
+from tinylm2.errors import BadInput
 from tutorials.assignments import handout
 from tutorials.assignments.feedback import printable
 

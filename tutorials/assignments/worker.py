@@ -46,7 +46,7 @@ def main():
         tell("evaluate")
         return protocol.receive(read, shared)["value"]
 
-    library = {name: importlib.import_module(f"tinylm2.{name}") for name in settings["files"]}
+    library = {file: importlib.import_module(name) for file, name in settings["files"].items()}
     shared = protocol.SharedMemory.join(settings["shared"])
     home = os.path.dirname(os.__file__)                  # of the standard library
     readable = [str(HERE), os.path.dirname(numpy.__file__), *_parts_of(home)]
