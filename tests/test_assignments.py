@@ -196,9 +196,26 @@ def test_a_handout_is_the_sheet_the_stubs_the_check_and_what_they_need(assignmen
     assert {f"{assignment.name}.md", f"my_{assignment.name}.py", "check.py", "checking.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
     for file, _ in map(handout.top, assignment.functions):
-        names.discard(f"tinylm2/{file}.py")
+        names -= {f"tinylm2/{file}.py", f"tinylm2/{file.rpartition('/')[0]}/__init__.py"}
     library = {f"tinylm2/{file}.py" for file, _ in handout.offered(assignment)} | {"tinylm2/__init__.py"}
     assert {name for name in names if name.startswith("tinylm2")} <= library
+
+
+def test_a_handout_holds_what_it_cites(assignment):
+    """Every file that one of its texts names, and every function that the sheet names with its file."""
+    files = handout.files(assignment)
+    for path, text in files.items():
+        for cited in re.findall(r"[\w/]*\w\.(?:py|js|md|json)\b", text):
+            assert {cited, f"tinylm2/{cited}"} & files.keys(), f"{path} cites {cited}"
+    own = {name.partition("/")[2] or name for name in assignment.functions}
+    for file, name in re.findall(r"`(\w+)\.(\w+)", files[f"{assignment.name}.md"]):
+        if f"tinylm2/{file}.py" in files and f"{file}.{name}" not in own and name != "something":
+            assert f"def {name}(" in files[f"tinylm2/{file}.py"], f"the sheet cites {file}.{name}"
+
+
+def test_a_handout_keeps_no_import_twice(assignment):
+    lines = [line.split(" import ")[0] for line in handout.students_file(assignment).splitlines() if "import " in line]
+    assert len(lines) == len(set(lines))
 
 
 def test_what_is_handed_out_names_no_function_of_a_later_assignment(assignment):

@@ -15,7 +15,8 @@ checks.equal("write_attention_forward, where all tokens say the same, says it, t
              lambda: my_a5.write_attention_forward(k, same, Wqkv, Wo, heads=(4, 2), slots=3)[0],
              np.broadcast_to(np.repeat(v[:, :1], 2, 2).reshape(2, 1, 8) @ Wo, (2, 3, 8)))
 checks.pair("write_attention_backward", lm2, "write_attention", k, v, Wqkv, Wo, heads=(4, 2), slots=3)
-checks.pair("write_attention_backward, padded", lm2, "write_attention", k, v, Wqkv, Wo, heads=(4, 2), slots=3, pad=np.array([2, 0]))
+checks.pair("write_attention_backward, padded", lm2, "write_attention", k, v, Wqkv, Wo, heads=(4, 2), slots=3,
+            pad=np.array([2, 0]))
 
 R, M = d((2, 2, 3, 4))
 Win, Wforget = d((2, 4, 4)) / 2

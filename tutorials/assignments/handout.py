@@ -15,7 +15,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parents[1] / "tinylm2"
-PAGES = re.compile(r"; docs/\w+\.md says why| \(docs/\w+\.md\)")   # what docstrings cite, and students do not get
+# what docstrings say about files that students do not get
+ELSEWHERE = re.compile(r"; docs/\w+\.md says why| \(docs/\w+\.md\)|; data/rng\.py has the others"
+                       r"|\s+PAGE_WRITE names the write of[^.]*\.js`[^.]*\.")
 HEADING = re.compile(r"# -{20,}.*")                      # "# ------------ attend": the title of a part of a file
 
 
@@ -180,7 +182,7 @@ def beside(assignment, functions):
 
 def library(kept, homes=()):
     """{path: text} of a tinylm2 that holds just these definitions; `homes` are there even where nothing is left."""
-    letters, _, _ = module("__init__").docstring.rpartition("\n\n")       # what follows is about the names that it loads
+    letters, _, _ = module("__init__").docstring.rpartition("\n\n")     # what follows is about names that it loads
     files = {"tinylm2/__init__.py": f'"""{letters}\n"""\n'}
     taken = {file for file, _ in kept} | set(homes)
     for package in {file.rpartition("/")[0] for file in taken if "/" in file}:
@@ -220,8 +222,9 @@ def students_file(assignment, *, solved=False):
 def stub(name, title):
     """A function with its body gone: what is left is its docstring, its shape contract and an error that says so.
 
-    The contract is the body up to its last `check_shapes(...)` or `if ...: raise` before anything is computed. The docstring
-    of a backward ends with its first sentence: the rest is the derivation, which is what students are here to find.
+    The contract is the body up to its last `check_shapes(...)` or `if ...: raise` before anything is computed. The
+    docstring of a backward ends with its first sentence: the rest is the derivation, which is what students are here to
+    find.
     """
     node, home = function(name), module(top(name)[0])
     docstring, *body = node.body
@@ -263,7 +266,7 @@ def _file(docstring, homes, parts, offers=()):
         text = "\n".join([*([f"{heading}\n\n"] if heading else []), *comments, statement.text]) + "\n"
         texts.append(text if constant and after_constant and not heading else f"\n{text}")
         after_constant = constant
-    return PAGES.sub("", "\n".join(text for text in texts if text))
+    return ELSEWHERE.sub("", "\n".join(text for text in texts if text))
 
 
 def _sorted_imports(imports):

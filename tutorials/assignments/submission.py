@@ -13,7 +13,7 @@ from tutorials.assignments.feedback import printable
 
 SIZE_LIMIT = 1 << 20                                     # bytes of a student's file
 COMPLEX = re.compile(rb"\b\d[\d.]*(e[+-]?\d+)?j\b|\bcomplex|\.imag\b|\bc(single|double)\b", re.IGNORECASE)
-SHORTEST, FEWEST, SHARE = 12, 8, 0.8                     # of the library's lines that make a copy: see `_copied_from`
+SHORTEST, FEWEST, SHARE = 12, 3, 0.8                     # of the library's lines that make a copy: see `_copied_from`
 
 
 @dataclass(frozen=True)

@@ -637,7 +637,8 @@ def memory_update_backward(dM_next, cache):
     gradients[3], gradients[5] = (np.stack([one[i] for one in alone]) for i in (3, 5))
     return tuple(gradients)
 """),
-    ("the two gates' gradients swapped", "memory_update_backward", "dWin", "gradient of dWforget: were two results swapped", """
+    ("the two gates' gradients swapped", "memory_update_backward", "dWin",
+     "gradient of dWforget: were two results swapped", """
 def memory_update_backward(dM_next, cache):
     dR, dM, *gates = right(dM_next, cache)
     return dR, dM, *gates[2:], *gates[:2]
