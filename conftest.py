@@ -1,5 +1,7 @@
 """The course's options, here because pytest must know them before it looks for tests: pytest -m a3 --impl my_a3.py."""
 
+import argparse
+
 import pytest
 
 ASSIGNMENTS = [f"a{number}" for number in range(1, 7)]
@@ -8,7 +10,13 @@ ASSIGNMENTS = [f"a{number}" for number in range(1, 7)]
 def pytest_addoption(parser):
     course = parser.getgroup("course", "assignments, see tutorials/assignments/README.md")
     course.addoption("--impl", metavar="FILE", help="a student's solution to grade, with -m a1 ... -m a6")
-    course.addoption("--seed", type=int, default=0, help="of the grader's questions (%(default)s)")
+    course.addoption("--seed", type=_seed, help="seed of the grader's random arguments (a new one with --impl)")
+
+
+def _seed(text):
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"found {text:.40}, expected a whole number from 0")
+    return int(text)
 
 
 def pytest_configure(config):
