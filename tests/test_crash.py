@@ -15,7 +15,7 @@ from tests.support.small import FewSentences
 from tinylm2.cli import train
 from tinylm2.cli.console import Parser
 from tinylm2.errors import BadInput
-from tinylm2.training import checkpoint, loop, run_dir
+from tinylm2.training import checkpoint, loop, material, run_dir, trained_model
 from tinylm2.training.run_dir import RunDir
 from tinylm2.training.settings import Settings
 
@@ -26,8 +26,8 @@ SMALL = Settings(hidden_size=8, ff=12, slots=4, segments="2")
 @pytest.fixture
 def small(monkeypatch):
     """A new run of a few steps: (TrainedModel, Trainer)."""
-    monkeypatch.setattr(run_dir, "curriculum", crash.curriculum)
-    monkeypatch.setattr(run_dir, "GrammarFiller", FewSentences)
+    monkeypatch.setattr(trained_model, "curriculum", crash.curriculum)
+    monkeypatch.setattr(material, "GrammarFiller", FewSentences)
     model = run_dir.new(SMALL)
     return model, model.trainer()
 
@@ -59,8 +59,8 @@ class Refusal:
 def straight(tmp_path_factory):
     """What an undisturbed run leaves behind."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_dir, "curriculum", crash.curriculum)
-        patch.setattr(run_dir, "GrammarFiller", FewSentences)
+        patch.setattr(trained_model, "curriculum", crash.curriculum)
+        patch.setattr(material, "GrammarFiller", FewSentences)
         folder, model = RunDir(tmp_path_factory.mktemp("straight")), run_dir.new(SMALL)
         loop.train(folder, model, model.trainer(), save_every=2)
     return folder.path

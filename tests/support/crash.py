@@ -44,9 +44,9 @@ def child(argv, die_at=None):
     from tests.support import small
     from tinylm2.__main__ import main
     from tinylm2.cli import train
-    from tinylm2.training import run_dir
+    from tinylm2.training import material, trained_model
 
-    run_dir.curriculum, run_dir.GrammarFiller, train.QUESTIONS = curriculum, small.FewSentences, 20
+    trained_model.curriculum, material.GrammarFiller, train.QUESTIONS = curriculum, small.FewSentences, 20
     counter = _Counter(die_at)
     if die_at is not None:
         sys.settrace(counter.calls)

@@ -32,7 +32,7 @@ from tinylm2.__main__ import main
 from tinylm2.cli import train
 from tinylm2.data import DATA, TASKS, GrammarFiller, Rng, story_text
 from tinylm2.memories import MEMORIES
-from tinylm2.training import run_dir
+from tinylm2.training import material, trained_model
 from tinylm2.training.settings import Settings
 
 MARK = Path(tempfile.gettempdir()) / "tinylm2-was-here"
@@ -155,16 +155,16 @@ def _clock():
 @contextlib.contextmanager
 def patched():
     """A curriculum of one small step a stage, few questions, few filler sentences: all else is as users have it."""
-    curriculum, questions = run_dir.curriculum, train.QUESTIONS
-    run_dir.curriculum = lambda **given: tuple(
+    curriculum, questions = trained_model.curriculum, train.QUESTIONS
+    trained_model.curriculum = lambda **given: tuple(
         replace(stage, batch_size=2, steps=1, loss_threshold=None, required=False) for stage in curriculum(**given))
-    run_dir.GrammarFiller, train.QUESTIONS = small.FewSentences, 3
+    material.GrammarFiller, train.QUESTIONS = small.FewSentences, 3
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")               # a warning is no clear line
             yield
     finally:
-        run_dir.curriculum, run_dir.GrammarFiller, train.QUESTIONS = curriculum, GrammarFiller, questions
+        trained_model.curriculum, material.GrammarFiller, train.QUESTIONS = curriculum, GrammarFiller, questions
 
 
 # ------------------------------------------------------------------------------------------------------------- mischief

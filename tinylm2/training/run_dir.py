@@ -85,7 +85,7 @@ def _checked_progress(found, path):
     return found
 
 
-def resume(folder: Any, given: Any, *, xp: Any = np, comm: Any = SINGLE) -> tuple:
+def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = SINGLE) -> tuple:
     """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet.
 
     given: the settings on the command line. A file that the run's settings name must be among them: it is opened only
@@ -111,6 +111,7 @@ def resume(folder: Any, given: Any, *, xp: Any = np, comm: Any = SINGLE) -> tupl
 
 
 def _check_files(settings, given):
+    given = given or {}
     for name in OPENED:
         value = getattr(settings, name)
         if value and (name != "task" or value.endswith(".py")) and given.get(name) != value:
