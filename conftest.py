@@ -14,6 +14,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for name in ASSIGNMENTS:
         config.addinivalue_line("markers", f"{name}: grades assignment {name[1:]}, of the file --impl or the library")
+    if not config.inipath:                               # beside a student's file pyproject.toml is not found
+        config.addinivalue_line("markers", "long: takes minutes")
     if config.getoption("impl") and config.getoption("markexpr") not in ASSIGNMENTS:
         raise pytest.UsageError(f"--impl: found no assignment to grade by, expected -m {' or -m '.join(ASSIGNMENTS)}")
 
