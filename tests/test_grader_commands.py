@@ -133,6 +133,24 @@ def test_pytest_grades_a_file_from_any_place(form, tmp_path):
         assert "12 passed" in said
 
 
+def test_pytest_grades_a_file_that_is_named_alone(tmp_path):
+    """In the project's root, as `pytest -m a2 --impl PATH`. Where the project is installed, -p is its entry point's."""
+    path = tmp_path / "my_a2.py"
+    path.write_text(handout.students_file(ASSIGNMENTS["a2"], solved=True), encoding="utf-8")
+    status, said = pytest_grades(path, "-p", "tinylm2.course", "-m", "a2", "--impl", str(path), cwd=ROOT)
+    assert status == 0, said
+    assert "12 passed" in said
+    assert "warning" not in said
+
+
+def test_the_courses_options_are_the_courses_alone(tmp_path):
+    """Another project may have a --seed of its own."""
+    (tmp_path / "conftest.py").write_text('def pytest_addoption(parser):\n    parser.addoption("--seed")\n')
+    (tmp_path / "test_one.py").write_text("def test_one():\n    pass\n")
+    status, said = pytest_grades(tmp_path, "-p", "tinylm2.course", "--seed", "5", cwd=tmp_path)
+    assert status == 0, said
+
+
 def test_pytest_asks_new_questions_unless_a_seed_is_given(tmp_path):
     """A table of the answers to seed 0 is worth nothing."""
     path = tmp_path / "my_a1.py"
