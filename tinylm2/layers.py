@@ -131,3 +131,30 @@ def output_gate_backward(dy, cache):
 def over_rows(dz):
     """Gradient of a bias that was added to every row: the sum over the rows.   dz (B, T, D) -> (D,)"""
     return get_xp(dz).einsum("btd->d", dz)
+
+
+def split_heads(x, heads):
+    """(B, T, H K) -> (B, H, T, K), a view: matrices per head, to multiply side by side."""
+    B, T, width = x.shape
+    return x.reshape(B, T, heads, width // heads).swapaxes(1, 2)
+
+
+def join_heads(x):
+    """(B, H, T, K) -> (B, T, H K)."""
+    B, H, T, K = x.shape
+    return x.swapaxes(1, 2).reshape(B, T, H * K)
+
+
+def unit_rows_forward(n, W, *, heads):
+    """Queries or keys of length one, in heads.   y = n W / |n W|   n (B, T, D), W (D, H K) -> y (B, H, T, K)"""
+    x, linear = ops.linear_forward(n, W)
+    K = W.shape[1] // heads
+    y, norm = ops.set_rms_forward(split_heads(x, heads), rms=K**-0.5)
+    return y, (norm, linear)
+
+
+def unit_rows_backward(dy, cache):
+    """Gradients at n and W: back through the length, then through the product."""
+    norm, linear = cache
+    (dx,) = ops.set_rms_backward(dy, norm)
+    return ops.linear_backward(join_heads(dx), linear)

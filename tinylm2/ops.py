@@ -101,6 +101,23 @@ def rmsnorm_backward(dy, cache):
     return dx, dg
 
 
+def set_rms_forward(x, *, rms=1.0, eps=1e-5):
+    """Scale each row of x to one root mean square: `rmsnorm` without a gain; with rms = 1/sqrt(D) rows have length one.
+
+    y = x * r,   r = rms / sqrt(mean(x^2) + eps)                     means run over the last axis, D;   x (..., D) -> y
+    """
+    r = _inverse_rms(_rowdot(x, x), x.shape[-1], eps)
+    r *= rms
+    y = x * r
+    return y, (y, r, rms)
+
+
+def set_rms_backward(dy, cache):
+    """Gradient at x, as in `rmsnorm`: dx = r * (dy - y * mean(dy * y) / rms^2)."""
+    y, r, rms = cache
+    return (_scale_back(dy, y, r, _rowdot(dy, y), y.shape[-1] * rms**2),)
+
+
 @fused
 def _inverse_rms(xp, total, D, eps):
     mean = total / D
@@ -198,6 +215,48 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     U keys, and see none after their own. pad (B,): story b's first pad[b] keys are padding, which is masked; a padded
     query (causal only) attends only to itself.
     """
+    y, cache, _, _ = _attend(q, k, v, causal, pad)
+    return y, cache
+
+
+def attend_backward(dy, cache):
+    """Gradients at q, k and v.
+
+    y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
+    dS = P * (dP - sum(dP * P)), and that sum is sum(dy * y), which is shorter. S = q k' / sqrt(K): dq = dS k / sqrt(K),
+    dk = dS' q / sqrt(K). Query heads that share a key head stand side by side, so the products that give dk and dv sum
+    over them by themselves.
+    """
+    mean = get_xp(dy, cache.y).einsum("bthk,bthk->bht", dy, cache.y)     # sum(dP * P)
+    return _attend_back(dy, mean, cache)
+
+
+def attend_lse_forward(q, k, v, *, pad=None):
+    """`attend` that also returns how large a query's scores are together: the log of the softmax's denominator.
+
+    y = P v,   lse = log sum_u exp(S_u),   P = exp(S - lse),   S = q k' / sqrt(K)
+
+    q (B, T, H, K), k and v (B, U, G, K), pad (B,) -> y (B, T, H, K), lse (B, T, H). One more key with the score s would
+    get the weight sigmoid(s - lse), and all others together the rest.
+    """
+    y, cache, top, total = _attend(q, k, v, False, pad)
+    B, T, H, _ = y.shape
+    lse = top + get_xp(total).log(total)                                 # (B, G, 1, RT)
+    return y, lse.reshape(B, H, T).swapaxes(1, 2), cache
+
+
+def attend_lse_backward(dy, dlse, cache):
+    """Gradients at q, k and v.
+
+    As in `attend`, and lse = log sum exp(S) rises with each score by its weight, so the scores have one more share:
+    dS = P * (dP - sum(dP * P) + dlse).
+    """
+    mean = get_xp(dy, cache.y).einsum("bthk,bthk->bht", dy, cache.y)
+    return _attend_back(dy, mean - dlse.swapaxes(1, 2), cache)
+
+
+def _attend(q, k, v, causal, pad):
+    """y and the cache of `attend`; the largest score of a query and the sum of exp(score - largest), (B, G, 1, RT)."""
     check_shapes("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"), pad=(pad, "B"))
     xp = get_xp(q, k, v)
     B, T, H, K = q.shape
@@ -213,28 +272,22 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
     elif causal:
         by_head[:, :, U - T:] += _future(xp, T, P.dtype)                 # what stands before the queries is all seen
-    _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
-    P /= xp.einsum("...ut->...t", P)[..., None, :]
+    top = P.max(-2, keepdims=True)                       # down the columns: along short rows it takes twice as long
+    _exp_below(P, top)
+    total = xp.einsum("...ut->...t", P)[..., None, :]
+    P /= total
     y = _unstack(P.swapaxes(2, 3) @ vs, H)                               # (B, T, H, K)
-    return y, Attended(qs, ks, vs, P, y)
+    return y, Attended(qs, ks, vs, P, y), top, total
 
 
-def attend_backward(dy, cache):
-    """Gradients at q, k and v.
-
-    y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
-    dS = P * (dP - sum(dP * P)), and that sum is sum(dy * y), which is shorter. S = q k' / sqrt(K): dq = dS k / sqrt(K),
-    dk = dS' q / sqrt(K). Query heads that share a key head stand side by side, so the products that give dk and dv sum
-    over them by themselves.
-    """
+def _attend_back(dy, mean, cache):
+    """dq, dk, dv, where `mean` (B, H, T) is what all of a query's dP are lowered by."""
     qs, ks, vs, P, y = cache                                             # P is kept as its transpose, and so is dS
-    xp = get_xp(dy, P)
     B, T, H, K = y.shape
     G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
     dv = _unstack(P @ dys, G)                                            # (B, U, G, K)
     dS = vs @ dys.swapaxes(2, 3)                                         # dP, (B, G, U, RT)
-    mean = xp.einsum("bthk,bthk->bht", dy, y)                            # sum(dP * P)
     _softmax_back(dS, P, mean.reshape(B, G, 1, H // G * T))
     dq = _unstack(dS.swapaxes(2, 3) @ ks, H)                             # (B, T, H, K)
     dq /= K**0.5
@@ -362,6 +415,136 @@ def _silu_back(xp, dy, s, y):
     dx += s
     dx *= dy
     return dx
+
+
+def elu1_forward(x):
+    """y = elu(x) + 1: 1 + x above zero, e^x below, so always positive (Katharopoulos et al. 2020, eq. 7).
+
+    x (...) -> y (...)
+    """
+    y = _elu1(x)
+    return y, y
+
+
+def elu1_backward(dy, cache):
+    """Above zero the slope is 1, below it is e^x, which is y itself: both are the smaller of y and 1."""
+    y = cache
+    return (dy * get_xp(y).minimum(y, 1),)
+
+
+@fused
+def _elu1(xp, x):
+    y = xp.minimum(x, 0)                                 # no exponential of what is large
+    xp.exp(y, out=y)
+    y += xp.maximum(x, 0)
+    return y
+
+
+def dpfp_forward(x, *, nu=1):
+    """Make long sparse features out of short rows: products of rectified entries (DPFP, Schlag et al. 2021, eq. 37).
+
+    r = max([x, -x], 0),   y = [r * roll(r, 1), ..., r * roll(r, nu)]            roll(r, j)_i = r_(i-j), in a circle
+
+    x (..., K) -> y (..., 2 K nu), nowhere negative.
+    """
+    xp = get_xp(x)
+    r = xp.maximum(xp.concatenate((x, -x), -1), 0)                       # (..., 2K)
+    return xp.concatenate([r * _roll(r, j) for j in range(1, nu + 1)], -1), (r, nu)
+
+
+def dpfp_backward(dy, cache):
+    """Gradient at x: each entry of r is a factor of two products per j, its own and the one j places on; x has the
+    entries of r that are above zero, with their signs."""
+    r, nu = cache
+    xp, width = get_xp(dy, r), r.shape[-1]
+    dr = xp.zeros_like(r)
+    for j in range(1, nu + 1):
+        dy_j = dy[..., (j - 1) * width:j * width]
+        dr += dy_j * _roll(r, j)
+        dr += _roll(dy_j * r, -j)
+    dr *= r > 0
+    return (dr[..., :width // 2] - dr[..., width // 2:],)
+
+
+def _roll(x, j):
+    """The last axis turned in a circle by j places."""
+    return get_xp(x).concatenate((x[..., -j:], x[..., :-j]), -1)
+
+
+# --------------------------------------------------------------------------------------------------------------- recall
+
+
+def recall_forward(f, A, z, *, eps):
+    """Read an associative memory: an average of what was stored, weighted by f's products with the stored keys.
+
+    y = f A / den,   den = f z + eps                        (linear attention, Katharopoulos et al. 2020, eq. 5)
+
+    f (..., U, C) features of queries or keys, nowhere negative, A (..., C, E) the sum of key' value, z (..., C) the sum
+    of keys -> y (..., U, E) and den (..., U, 1). An empty memory gives zero: eps is what its denominator is.
+    """
+    check_shapes("recall", f=(f, "... U C"), A=(A, "... C E"), z=(z, "... C"))
+    get_xp(f, A, z)
+    den = f @ z[..., None]                                               # (..., U, 1)
+    den += eps
+    y = f @ A
+    y /= den
+    return y, den, (f, A, z, y, den)
+
+
+def recall_backward(dy, dden, cache):
+    """Gradients at f, A and z.  dden None: nobody but y used the denominator.
+
+    y = num / den: dnum = dy / den, and den lowers every entry of its row by y / den. num = f A and den = f z are two
+    products with f, so df has two shares.
+    """
+    f, A, z, y, den = cache
+    dnum = dy / den                                                      # (..., U, E)
+    lowered = -get_xp(dy, y).einsum("...e,...e->...", dnum, y)[..., None]            # (..., U, 1)
+    if dden is not None:
+        lowered += dden
+    df = dnum @ A.swapaxes(-1, -2)
+    df += lowered * z[..., None, :]
+    keys = f.swapaxes(-1, -2)                                            # (..., C, U)
+    return df, keys @ dnum, (keys @ lowered)[..., 0]
+
+
+# ----------------------------------------------------------------------------------------------------------------- scan
+
+
+def scan_forward(g, x):
+    """A sum that is carried from the last place to the first, and shrinks or grows by a factor at each step.
+
+    y_T = x_T,   y_t = x_t + g_t y_(t+1)                                              for t = T-1 .. 0
+
+    g (B, T, C), x (B, T+1, C) -> y (B, T+1, C). Runs of 2, 4, 8, ... places are joined in turn, so it takes log2(T)
+    rounds instead of T steps (Hillis & Steele 1986).
+    """
+    check_shapes("scan", g=(g, "B T C"), x=(x, f"B {g.shape[1] + 1} C"))
+    y = _carry(g[:, ::-1], x[:, ::-1])[:, ::-1]
+    return y, (g, y)
+
+
+def scan_backward(dy, cache):
+    """Gradients at g and x.
+
+    y_(t+1) is used once more, in y_t, so its gradient is d_(t+1) = dy_(t+1) + g_t d_t: the same carry, from the first
+    place to the last. x enters y unchanged: dx = d. g_t scaled y_(t+1) on its way into y_t: dg_t = d_t y_(t+1).
+    """
+    g, y = cache
+    d = _carry(g, dy)
+    return d[:, :-1] * y[:, 1:], d
+
+
+def _carry(g, x):
+    """y_0 = x_0, y_t = x_t + g_(t-1) y_(t-1). After the round of `step`, y_t holds what 2 step places gave it, and g
+    the product of as many factors."""
+    y, g, step = x.copy(), g.copy(), 1
+    while step < y.shape[1]:
+        y[:, step:] += g[:, step - 1:] * y[:, :-step]
+        longer = g[:, step:] * g[:, :-step]              # an array of its own: a GPU may read behind what it writes
+        g[:, step:] = longer
+        step *= 2
+    return y
 
 
 # -------------------------------------------------------------------------------------------------------- cross-entropy
