@@ -78,6 +78,10 @@ class Draw:
         """A matrix that keeps the size of what it multiplies."""
         return self(*shape, std=shape[0] ** -0.5)
 
+    def positive(self, *shape):
+        """Numbers well above zero."""
+        return abs(self(*shape)) + 0.1
+
     def g(self, D):
         """Gains around one."""
         return self(D, mean=1.0, std=0.3)
@@ -128,9 +132,18 @@ OPS = (
          lambda d: call(d(2, 5, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), causal=True, pad=PAD)),
     Case(ops, "attend", "padded", lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), pad=PAD)),
     Case(ops, "attend", "grouped heads", lambda d: call(d(2, 3, 6, 4), d(2, 5, 2, 4), d(2, 5, 2, 4))),
+    Case(ops, "attend_lse", "", lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4))),
+    Case(ops, "attend_lse", "grouped, padded",
+         lambda d: call(d(2, 3, 4, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), pad=PAD)),
+    Case(ops, "recall", "", lambda d: call(d.positive(2, 3, 5), d(2, 5, 4), d.positive(2, 5), eps=0.1)),
+    Case(ops, "scan", "", lambda d: call(d(2, 5, 3), d(2, 6, 3))),
+    Case(ops, "set_rms", "", lambda d: call(d(2, 3, 4), rms=0.5)),
     Case(ops, "sigmoid", "", lambda d: call(d(3, 4, std=2))),
     Case(ops, "tanh", "", lambda d: call(d(3, 4))),
     Case(ops, "silu", "", lambda d: call(d(3, 4, std=2))),
+    Case(ops, "elu1", "", lambda d: call(d(3, 4))),
+    Case(ops, "dpfp", "", lambda d: call(d(3, 4))),
+    Case(ops, "dpfp", "three turns", lambda d: call(d(3, 4), nu=3)),
     Case(ops, "cross_entropy", "",
          lambda d: call(d(2, 3, 5), targets=d.ids(5, 2, 3), weights=np.array([[0, 1, 2], [1, 0, 1]], d.dtype))),
 )
@@ -156,13 +169,20 @@ LAYERS = (
     Case(layers, "self_attention", "after a past", _attention(start=3)),
     Case(layers, "self_attention", "after a past, padded", _attention(start=0, pad=PAD)),
     Case(layers, "feed_forward", "", lambda d: call(d(B, T, D), d.W(D, 2 * F), d.W(F, D))),
+    Case(layers, "unit_rows", "", lambda d: call(d(B, T, D), d.W(D, D), heads=H)),
     Case(layers, "output_gate", "", lambda d: call(d(B, T, D), d(B, T, D), d(B, T, D), d.W(D, D), d(D))),
 )
 
 # ------------------------------------------------------------------------------------------------------------- memories
 
 MEMORY_N = 7                                             # more than T, so that a window keeps some of what it had
-LETTERS = {"B": B, "T": T, "D": D, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1], "HK": Wo[0]}
+LETTERS = {"B": B, "T": T, "D": D, "C": D // 2, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1],
+           "HK": Wo[0]}
+
+
+def _state(d, memory, cfg):
+    positive = getattr(memory, "POSITIVE", ())
+    return tuple((d.positive if name in positive else d)(B, *shape) for name, shape in memory.state_shapes(cfg).items())
 
 
 def memory_cases(name):
@@ -174,7 +194,7 @@ def memory_cases(name):
         return d.params(model.params_of(model.param_shapes(cfg), cfg, place))
 
     def state(d):
-        return tuple(d(B, *shape) for shape in memory.state_shapes(cfg).values())
+        return _state(d, memory, cfg)
 
     def seg(d):
         return d(B, T, D), d(B, T, D), d(B, T, G, K), d(B, T, G, K)
@@ -232,11 +252,11 @@ def _without_gradient(case):
 
 SMALL = replace(CFG, D=4, H=2)                           # every entry of a story is two stories more to compute
 GROUPED = {"D": CFG.D, "H": CFG.H}
+WIDER = {"armt": {"D": CFG.D, "L": 1}}                   # at D=4 its features are so sparse that no query meets a key
 
 
 def _states(d, cfg):
-    return tuple(None if memory is None else tuple(d(B, *shape) for shape in memory.state_shapes(cfg).values())
-                 for memory in cfg.memories)
+    return tuple(None if memory is None else _state(d, memory, cfg) for memory in cfg.memories)
 
 
 def _block(constants=None, **variant):
@@ -254,7 +274,7 @@ def _segment(constants=None, **variant):
 
 def _story(constants=None, length=None, **variant):
     """A story of three segments, or of `length` tokens."""
-    cfg = replace(SMALL, **variant)
+    cfg = replace(SMALL, **variant | WIDER.get(variant.get("memory"), {}))
     return lambda d: call(d.params(model.param_shapes(cfg)), cfg=cfg, ids=d.ids(cfg.V, B, length or 3 * cfg.T),
                           **constants or {})
 
@@ -285,11 +305,11 @@ def cut_story_forward(params, *, ids, cfg, truncate, states):
 
 
 def story_cases(name):
-    """A story with a memory, in the ways that a memory can get wrong."""
+    """A story with a memory, in the ways that a memory can get wrong; one block is enough for all but the first."""
     yield Case(recurrence, "story", name, _story(memory=name))
-    yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name))
+    yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name, L=1))
     if MEMORIES[name] is not None:
-        yield Case(recurrence, "story", f"{name}, T < N, truncated", _cut_story(T=2, N=4, memory=name),
+        yield Case(recurrence, "story", f"{name}, T < N, truncated", _cut_story(T=2, N=4, memory=name, L=1),
                    slope_of=cut_story_forward)
 
 
@@ -315,9 +335,9 @@ MODEL = (
     Case(model, "segment", "tied, padded, last rows", _segment({"pad": PAD, "last": 2}, tied=True)),
     *(case for name in MEMORIES for case in story_cases(name)),
     Case(recurrence, "story", "memory in the second block only", _story(memory_blocks=(1,))),
-    Case(recurrence, "story", "grouped heads", _story(**GROUPED)),
-    Case(recurrence, "story", "tied, recomputed", _story({"recompute": True}, tied=True)),
-    Case(recurrence, "story", "a short last segment", _story(length=2 * T + 2)),
+    Case(recurrence, "story", "grouped heads", _story(**GROUPED, L=1)),
+    Case(recurrence, "story", "tied, recomputed", _story({"recompute": True}, tied=True, L=1)),
+    Case(recurrence, "story", "a short last segment", _story(length=2 * T + 2, L=1)),
 )
 MEMORY = tuple(case for name, memory in MEMORIES.items() if memory is not None for case in memory_cases(name))
 

@@ -1,0 +1,141 @@
+"""Memformer's memory: a slot keeps what it holds in competition with the tokens (Wu et al. 2020, arXiv 2010.06891).
+
+    read     tokens look into the bank M by cross-attention                                        section 3.3, eq. 4-6
+    write    every slot attends to itself and to the segment's tokens, in one softmax             section 3.4, eq. 7-11
+    forget   a fixed bias is added and the length of the slot set back, so old content shrinks   section 3.5, eq. 12-14
+
+The one softmax over [slot; tokens] is written as a gate: s is the weight that the slot gets, 1 - s what the tokens get
+together, and among them they share it as in attention without the slot. The paper has no `bown`, without which a new
+slot gives itself one share among T + 1, and no head of its own per slot; its temperature is a factor of Wslot here.
+"""
+
+from tinylm2 import layers, ops
+from tinylm2.backend import check_shapes, get_xp
+from tinylm2.memories import lm2
+
+VECTORS = {"mem.bout": -1.0, "mem.bown": 6.0}            # read with caution; of 32 tokens, e^6 outweighs 400
+WRITE_USES_READ = False
+PAIRS = {"compete": (("B N D", "B T D", "N D", "D D", "D D", "D D", "H"), lambda cfg: {"heads": cfg.H})}
+
+
+def param_shapes(cfg):
+    """The read, the output gate, and the write: queries of slots, keys of slots and tokens, values of tokens."""
+    W = (cfg.D, cfg.D)
+    return {"mem.Wq": W, "mem.Wk": W, "mem.Wv": W, **layers.output_gate_shapes(cfg), "mem.Wslot": W, "mem.Wkey": W,
+            "mem.Wvalue": W, "mem.bias": (cfg.N, cfg.D), "mem.bown": (cfg.H,)}
+
+
+def state_shapes(cfg):
+    """The bank."""
+    return {"M": (cfg.N, cfg.D)}
+
+
+def cost(cfg):
+    """(multiply-adds, attention weights) of a segment: the read and the write."""
+    D, N, T = cfg.D, cfg.N, cfg.T
+    read = T * D * D + 2 * N * D * D + 2 * T * N * D
+    return read + 2 * N * D * D + 2 * T * D * D + 2 * T * N * D, 2 * cfg.H * T * N
+
+
+def first_forward(p, *, cfg, B):
+    """The biases alone, at a row's usual length, the same for every story.   M_0 = set_rms(bias)        equation 14"""
+    M, cache = ops.set_rms_forward(p["mem.bias"])
+    return (get_xp(M).broadcast_to(M, (B, *M.shape)),), cache
+
+
+def first_backward(dstate, cache):
+    """Every story began with the same rows, so their gradient is the sum over the stories."""
+    (dbias,) = ops.set_rms_backward(dstate[0].sum(0), cache)
+    return {"mem.bias": dbias}
+
+
+def looks(read, write):
+    """Attention weights (B, H, ., .) of read and write; the slot's own share as its forget gate, the rest as input."""
+    found = {"read": ops.attention_weights(read["attend"])}
+    if write is not None:
+        own = write["own"]                                               # (B, N, H, 1)
+        forget = get_xp(own).broadcast_to(own, write["y"].shape).reshape(*own.shape[:2], -1)
+        found |= {"write": ops.attention_weights(write["attend"]), "input": 1 - forget, "forget": forget}
+    return found
+
+
+def read_forward(n, state, p, *, cfg):
+    """Tokens read the bank by cross-attention; its rows need no norm, the write left them at one length.
+
+    n (B, T, D), state (M,) with M (B, N, D), p with mem.Wq, mem.Wk, mem.Wv (D, D) -> y (B, T, D)
+    """
+    return lm2.cross_attention_forward(n, state[0], p["mem.Wq"], p["mem.Wk"], p["mem.Wv"], heads=cfg.H)
+
+
+def read_backward(dy, cache):
+    """Gradients at n, the state and p: the cross-attention backwards."""
+    dn, dM, *dW = lm2.cross_attention_backward(dy, cache)
+    return dn, (dM,), dict(zip(("mem.Wq", "mem.Wk", "mem.Wv"), dW, strict=True))
+
+
+def write_forward(seg, state, p, *, cfg, pad=None):
+    """The write: seg (n, y, k, v) of which n is used, state (M,), p, pad (B,) -> (M',), each bank (B, N, D)."""
+    M_next, cache = compete_forward(state[0], seg[0], p["mem.bias"], p["mem.Wslot"], p["mem.Wkey"], p["mem.Wvalue"],
+                                    p["mem.bown"], heads=cfg.H, pad=pad)
+    return (M_next,), cache
+
+
+def write_backward(dstate, cache):
+    """Gradients at the segment (n only), the state and p."""
+    dM, dn, *dp = compete_backward(dstate[0], cache)
+    names = "mem.bias", "mem.Wslot", "mem.Wkey", "mem.Wvalue", "mem.bown"
+    return (dn, None, None, None), (dM,), dict(zip(names, dp, strict=True))
+
+
+def compete_forward(M, n, bias, Wslot, Wkey, Wvalue, bown, *, heads, pad=None):
+    """Slots and tokens compete for the slot's next content.                                            equations 7-13
+
+    q = M Wslot,   y, lse = attend(q, n Wkey, n Wvalue),   own = q.(M Wkey) / sqrt(K) + bown,   s = sigmoid(own - lse)
+    M' = set_rms(s M + (1 - s) y + bias)                                         head by head, s one number per head
+
+    M (B, N, D), n (B, T, D), bias (N, D), W (D, D), bown (H,) -> M' (B, N, D). Padding is masked in attend.
+    """
+    check_shapes("compete", M=(M, "B N D"), n=(n, "B T D"), bias=(bias, "N D"), Wslot=(Wslot, "D D"),
+                 Wkey=(Wkey, "D D"), Wvalue=(Wvalue, "D D"), bown=(bown, f"{heads}"))
+    (B, N, D), T, cache = M.shape, n.shape[1], {}
+    by_slot, by_token = (B, N, heads, D // heads), (B, T, heads, D // heads)
+    q, cache["q"] = ops.linear_forward(M, Wslot)
+    old, cache["old"] = ops.linear_forward(M, Wkey)
+    k, cache["k"] = ops.linear_forward(n, Wkey)
+    v, cache["v"] = ops.linear_forward(n, Wvalue)
+    q, old, content = q.reshape(by_slot), old.reshape(by_slot), M.reshape(by_slot)
+    y, lse, cache["attend"] = ops.attend_lse_forward(q, k.reshape(by_token), v.reshape(by_token), pad=pad)
+    own = get_xp(q).einsum("bnhk,bnhk->bnh", q, old) / q.shape[-1] ** 0.5
+    own += bown
+    own -= lse
+    s, cache["sigmoid"] = ops.sigmoid_forward(own[..., None])            # (B, N, H, 1)
+    mixed = y + s * (content - y)
+    M_next, cache["norm"] = ops.set_rms_forward(mixed.reshape(M.shape) + bias)
+    return M_next, cache | {"own": s, "y": y, "content": content, "queries": q, "old keys": old}
+
+
+def compete_backward(dM_next, cache):
+    """Gradients at M, n, bias, Wslot, Wkey, Wvalue and bown.
+
+    The bias was added to every story. The mixture hands s of its gradient to the slot and 1 - s to the tokens, and s
+    itself gets what both differ in. s falls with lse, so lse gets the opposite of own. A slot is query, key and
+    content: three shares; Wkey served slots and tokens: two.
+    """
+    s, y, content, q, old = (cache[name] for name in ("own", "y", "content", "queries", "old keys"))
+    flat, xp, scale = dM_next.shape, get_xp(dM_next), q.shape[-1] ** -0.5
+    (dmixed,) = ops.set_rms_backward(dM_next, cache["norm"])             # (B, N, D)
+    dbias, dmixed = dmixed.sum(0), dmixed.reshape(y.shape)
+    (down,) = ops.sigmoid_backward(xp.einsum("bnhk,bnhk->bnh", dmixed, content - y)[..., None], cache["sigmoid"])
+    dq, dk, dv = ops.attend_lse_backward(dmixed * (1 - s), -down[..., 0], cache["attend"])
+    dq += down * old * scale
+    dM, dWslot = ops.linear_backward(dq.reshape(flat), cache["q"])
+    dM_old, dWkey = ops.linear_backward((down * q * scale).reshape(flat), cache["old"])
+    dM += dM_old
+    dM += (dmixed * s).reshape(flat)
+    rows = (*dk.shape[:2], flat[-1])
+    dn, dWkey_tokens = ops.linear_backward(dk.reshape(rows), cache["k"])
+    dn_v, dWvalue = ops.linear_backward(dv.reshape(rows), cache["v"])
+    dn += dn_v
+    dWkey += dWkey_tokens
+    return dM, dn, dbias, dWslot, dWkey, dWvalue, down.sum((0, 1))[..., 0]
+
