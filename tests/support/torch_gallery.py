@@ -72,7 +72,10 @@ def memformer_read(n, state, p, cfg):
 
 
 def memformer_write(n, k, v, state, p, cfg, start):
-    """One softmax per slot and head over [the slot itself; the tokens]; values [the slot itself; the tokens']."""
+    """One softmax per slot and head over [the slot itself; the tokens]; values [the slot itself; the tokens'].
+
+    What is added each time is a fifth of mem.bias, from which the first bank is made: its length is free there.
+    """
     (M,), slots = state, []
     for slot in M:
         heads = []
@@ -80,13 +83,14 @@ def memformer_write(n, k, v, state, p, cfg, start):
             q, own_key = (parts(slot @ p[name], cfg.H)[h] for name in ("mem.Wslot", "mem.Wkey"))
             scores = [q @ own_key / cfg.K**0.5 + p["mem.bown"][h]]
             values = [parts(slot, cfg.H)[h]]
-            for row in n[start:]:
-                scores.append(q @ parts(row @ p["mem.Wkey"], cfg.H)[h] / cfg.K**0.5)
-                values.append(parts(row @ p["mem.Wvalue"], cfg.H)[h])
+            for t in range(start, len(k)):
+                g = h * cfg.G // cfg.H
+                scores.append(turn(q, len(k)) @ k[t, g] / cfg.K**0.5)
+                values.append(v[t, g])
             weights = torch.softmax(torch.stack(scores), 0)
             heads.append(sum(w * value for w, value in zip(weights, values, strict=True)))
         slots.append(torch.cat(heads))
-    return (unit_rms(torch.stack(slots) + p["mem.bias"]),)
+    return (unit_rms(torch.stack(slots) + 0.2 * p["mem.bias"]),)
 
 
 # ----------------------------------------------------------------------------------- Infini-attention (Munkhdalai 2024)

@@ -5,8 +5,9 @@
     forget   a fixed bias is added and the length of the slot set back, so old content shrinks   section 3.5, eq. 12-14
 
 The one softmax over [slot; tokens] is written as a gate: s is the weight that the slot gets, 1 - s what the tokens get
-together, and among them they share it as in attention without the slot. The paper has no `bown`, without which a new
-slot gives itself one share among T + 1, and no head of its own per slot; its temperature is a factor of Wslot here.
+together, and among them they share it as in attention without the slot. Keys and values of the tokens are those of the
+block's own attention, as for LM2's slots; with matrices of its own the write learned half as fast. The paper has no
+`bown`, without which a new slot keeps one share among T + 1; its temperature is a factor of Wslot here.
 """
 
 from tinylm2 import layers, ops
@@ -14,15 +15,16 @@ from tinylm2.backend import check_shapes, get_xp
 from tinylm2.memories import lm2
 
 VECTORS = {"mem.bout": -1.0, "mem.bown": 6.0}            # read with caution; of 32 tokens, e^6 outweighs 400
+SHORT = 0.2                                              # of the bias: at full length half a slot is gone in 3 segments
 WRITE_USES_READ = False
-PAIRS = {"compete": (("B N D", "B T D", "N D", "D D", "D D", "D D", "H"), lambda cfg: {"heads": cfg.H})}
+PAIRS = {"compete": (("B N D", "B T G K", "B T G K", "N D", "D D", "D D", "H"), lambda cfg: {})}
 
 
 def param_shapes(cfg):
-    """The read, the output gate, and the write: queries of slots, keys of slots and tokens, values of tokens."""
+    """The read, the output gate, and the write: a slot's query, its own key, its own bias."""
     W = (cfg.D, cfg.D)
     return {"mem.Wq": W, "mem.Wk": W, "mem.Wv": W, **layers.output_gate_shapes(cfg), "mem.Wslot": W, "mem.Wkey": W,
-            "mem.Wvalue": W, "mem.bias": (cfg.N, cfg.D), "mem.bown": (cfg.H,)}
+            "mem.bias": (cfg.N, cfg.D), "mem.bown": (cfg.H,)}
 
 
 def state_shapes(cfg):
@@ -34,7 +36,7 @@ def cost(cfg):
     """(multiply-adds, attention weights) of a segment: the read and the write."""
     D, N, T = cfg.D, cfg.N, cfg.T
     read = T * D * D + 2 * N * D * D + 2 * T * N * D
-    return read + 2 * N * D * D + 2 * T * D * D + 2 * T * N * D, 2 * cfg.H * T * N
+    return read + 2 * N * D * D + 2 * T * N * D, 2 * cfg.H * T * N
 
 
 def first_forward(p, *, cfg, B):
@@ -74,68 +76,63 @@ def read_backward(dy, cache):
 
 
 def write_forward(seg, state, p, *, cfg, pad=None):
-    """The write: seg (n, y, k, v) of which n is used, state (M,), p, pad (B,) -> (M',), each bank (B, N, D)."""
-    M_next, cache = compete_forward(state[0], seg[0], p["mem.bias"], p["mem.Wslot"], p["mem.Wkey"], p["mem.Wvalue"],
-                                    p["mem.bown"], heads=cfg.H, pad=pad)
+    """The write: seg (n, y, k, v) of which k and v are used, state (M,), p, pad (B,) -> (M',), each bank (B, N, D)."""
+    M_next, cache = compete_forward(state[0], *seg[2:], p["mem.bias"], p["mem.Wslot"], p["mem.Wkey"], p["mem.bown"],
+                                    pad=pad)
     return (M_next,), cache
 
 
 def write_backward(dstate, cache):
-    """Gradients at the segment (n only), the state and p."""
-    dM, dn, *dp = compete_backward(dstate[0], cache)
-    names = "mem.bias", "mem.Wslot", "mem.Wkey", "mem.Wvalue", "mem.bown"
-    return (dn, None, None, None), (dM,), dict(zip(names, dp, strict=True))
+    """Gradients at the segment (k and v only), the state and p."""
+    dM, dk, dv, *dp = compete_backward(dstate[0], cache)
+    names = "mem.bias", "mem.Wslot", "mem.Wkey", "mem.bown"
+    return (None, None, dk, dv), (dM,), dict(zip(names, dp, strict=True))
 
 
-def compete_forward(M, n, bias, Wslot, Wkey, Wvalue, bown, *, heads, pad=None):
+def compete_forward(M, k, v, bias, Wslot, Wkey, bown, *, pad=None):
     """Slots and tokens compete for the slot's next content.                                            equations 7-13
 
-    q = M Wslot,   y, lse = attend(q, n Wkey, n Wvalue),   own = q.(M Wkey) / sqrt(K) + bown,   s = sigmoid(own - lse)
-    M' = set_rms(s M + (1 - s) y + bias)                                         head by head, s one number per head
+    q = M Wslot,   y, lse = attend(rope(q), k, v),   own = q.(M Wkey) / sqrt(K) + bown,   s = sigmoid(own - lse)
+    M' = set_rms(s M + (1 - s) y + SHORT bias)                                   head by head, s one number per head
 
-    M (B, N, D), n (B, T, D), bias (N, D), W (D, D), bown (H,) -> M' (B, N, D). Padding is masked in attend.
+    M (B, N, D), k rotated keys and v values (B, T, G, K), bias (N, D), W (D, D), bown (H,) -> M' (B, N, D). A slot
+    stands right after the last token, query and key, so between the two no turn is left. Padding is masked in attend.
     """
-    check_shapes("compete", M=(M, "B N D"), n=(n, "B T D"), bias=(bias, "N D"), Wslot=(Wslot, "D D"),
-                 Wkey=(Wkey, "D D"), Wvalue=(Wvalue, "D D"), bown=(bown, f"{heads}"))
-    (B, N, D), T, cache = M.shape, n.shape[1], {}
-    by_slot, by_token = (B, N, heads, D // heads), (B, T, heads, D // heads)
+    H, K = bown.size, k.shape[-1]
+    check_shapes("compete", M=(M, f"B N {H * K}"), k=(k, "B T G K"), v=(v, "B T G K"), bias=(bias, f"N {H * K}"),
+                 Wslot=(Wslot, "D D"), Wkey=(Wkey, "D D"))
+    cache, by_head = {}, (*M.shape[:2], H, K)
     q, cache["q"] = ops.linear_forward(M, Wslot)
     old, cache["old"] = ops.linear_forward(M, Wkey)
-    k, cache["k"] = ops.linear_forward(n, Wkey)
-    v, cache["v"] = ops.linear_forward(n, Wvalue)
-    q, old, content = q.reshape(by_slot), old.reshape(by_slot), M.reshape(by_slot)
-    y, lse, cache["attend"] = ops.attend_lse_forward(q, k.reshape(by_token), v.reshape(by_token), pad=pad)
-    own = get_xp(q).einsum("bnhk,bnhk->bnh", q, old) / q.shape[-1] ** 0.5
+    q, old, content = q.reshape(by_head), old.reshape(by_head), M.reshape(by_head)
+    turned, cache["rope"] = ops.rope_forward(q, start=k.shape[1], step=0)
+    y, lse, cache["attend"] = ops.attend_lse_forward(turned, k, v, pad=pad)
+    own = get_xp(q).einsum("bnhk,bnhk->bnh", q, old) / K**0.5
     own += bown
     own -= lse
-    s, cache["sigmoid"] = ops.sigmoid_forward(own[..., None])            # (B, N, H, 1)
+    s, _ = ops.sigmoid_forward(own[..., None])                           # (B, N, H, 1)
     mixed = y + s * (content - y)
-    M_next, cache["norm"] = ops.set_rms_forward(mixed.reshape(M.shape) + bias)
+    M_next, cache["norm"] = ops.set_rms_forward(mixed.reshape(M.shape) + SHORT * bias)
     return M_next, cache | {"own": s, "y": y, "content": content, "queries": q, "old keys": old}
 
 
 def compete_backward(dM_next, cache):
-    """Gradients at M, n, bias, Wslot, Wkey, Wvalue and bown.
+    """Gradients at M, k, v, bias, Wslot, Wkey and bown.
 
     The bias was added to every story. The mixture hands s of its gradient to the slot and 1 - s to the tokens, and s
     itself gets what both differ in. s falls with lse, so lse gets the opposite of own. A slot is query, key and
-    content: three shares; Wkey served slots and tokens: two.
+    content: three shares; its query met the tokens and itself: two.
     """
     s, y, content, q, old = (cache[name] for name in ("own", "y", "content", "queries", "old keys"))
     flat, xp, scale = dM_next.shape, get_xp(dM_next), q.shape[-1] ** -0.5
     (dmixed,) = ops.set_rms_backward(dM_next, cache["norm"])             # (B, N, D)
-    dbias, dmixed = dmixed.sum(0), dmixed.reshape(y.shape)
-    (down,) = ops.sigmoid_backward(xp.einsum("bnhk,bnhk->bnh", dmixed, content - y)[..., None], cache["sigmoid"])
-    dq, dk, dv = ops.attend_lse_backward(dmixed * (1 - s), -down[..., 0], cache["attend"])
+    dbias, dmixed = SHORT * dmixed.sum(0), dmixed.reshape(y.shape)
+    (down,) = ops.sigmoid_backward(xp.einsum("bnhk,bnhk->bnh", dmixed, content - y)[..., None], s)
+    dturned, dk, dv = ops.attend_lse_backward(dmixed * (1 - s), -down[..., 0], cache["attend"])
+    (dq,) = ops.rope_backward(dturned, cache["rope"])
     dq += down * old * scale
     dM, dWslot = ops.linear_backward(dq.reshape(flat), cache["q"])
     dM_old, dWkey = ops.linear_backward((down * q * scale).reshape(flat), cache["old"])
     dM += dM_old
     dM += (dmixed * s).reshape(flat)
-    rows = (*dk.shape[:2], flat[-1])
-    dn, dWkey_tokens = ops.linear_backward(dk.reshape(rows), cache["k"])
-    dn_v, dWvalue = ops.linear_backward(dv.reshape(rows), cache["v"])
-    dn += dn_v
-    dWkey += dWkey_tokens
-    return dM, dn, dbias, dWslot, dWkey, dWvalue, down.sum((0, 1))[..., 0]
-
+    return dM, dk, dv, dbias, dWslot, dWkey, down.sum((0, 1))[..., 0]
