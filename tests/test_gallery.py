@@ -94,7 +94,7 @@ BUGS = [
     ("memformer", "own -= lse", "own -= 0.99 * lse"),
     ("infini", "    df += new @ dA_next.swapaxes(2, 3)\n", ""),
     ("infini", "step=-1", "step=1"),
-    ("infini", "f = f * cache[\"real\"]", "pass"),
+    ("infini", "f = f * real", "pass"),
     ("armt", "    dk -= 2 * k * (dshare * den / length)\n", ""),
     ("armt", "(gamma > 0) / -length", "(gamma > 0) / length"),
     ("armt", "xp.maximum(1 - den / length, 0)", "(1 - den / length)"),

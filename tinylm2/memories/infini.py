@@ -4,6 +4,7 @@
     write    old = f(k) A / (f(k) z + eps),   A' = A + f(k)' (v - old),   z' = z + sum f(k)            equations 4 and 5
 
 f = elu + 1. A maps keys to values, z counts the keys. The delta rule stores only what the memory does not say already.
+But z only grows and nothing is replaced: a read is an average over all that a key ever meant, the latest included.
 q, k and v are those of the block's own attention before RoPE, so the memory has no parameters; what it reads passes
 LM2's output gate, where the paper mixes it with attention by one number per head (equation 6). It is the smallest
 memory of all: one matrix per key head.
@@ -97,15 +98,15 @@ def store_forward(k, v, A, z, *, pad=None):
     All keys see the old A, so two equal keys of one segment add twice what one would; z grows with them.
     """
     check_shapes("store", k=(k, "B T G K"), v=(v, "B T G K"), A=(A, "B G K K"), z=(z, "B G K"), pad=(pad, "B"))
-    xp, cache = get_xp(k, A), {"real": None}
+    xp, cache = get_xp(k, A), {}
     k, cache["rope"] = ops.rope_forward(k, step=-1)      # the angles of positions 0, -1, -2, ...: rope undone
     f, cache["elu1"] = ops.elu1_forward(k.swapaxes(1, 2))                # (B, G, T, K)
-    if pad is not None:
-        cache["real"] = (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
-        f = f * cache["real"]
+    real = None if pad is None else (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
+    if real is not None:
+        f = f * real
     old, _, cache["recall"] = ops.recall_forward(f, A, z, eps=EPS)
     new = v.swapaxes(1, 2) - old
-    cache["stored"] = f, new
+    cache["stored"] = f, new, real
     return A + f.swapaxes(2, 3) @ new, z + xp.einsum("bgtk->bgk", f), cache
 
 
@@ -115,15 +116,15 @@ def store_backward(dA_next, dz_next, cache):
     A' = A + f' new hands dA' on to A, to `new` through f, and to f through `new`. new = v - old: old is a read of the
     old memory, with three shares of its own. z' = z + sum f gives each key the same dz'. Padding has none.
     """
-    f, new = cache["stored"]
+    f, new, real = cache["stored"]
     dnew = f @ dA_next                                                   # (B, G, T, K)
     df, dA, dz = ops.recall_backward(-dnew, None, cache["recall"])
     df += new @ dA_next.swapaxes(2, 3)
     df += dz_next[:, :, None]
     dA += dA_next
     dz += dz_next
-    if cache["real"] is not None:
-        df *= cache["real"]
+    if real is not None:
+        df *= real
     (dk,) = ops.elu1_backward(df, cache["elu1"])
     (dk,) = ops.rope_backward(dk.swapaxes(1, 2), cache["rope"])
     return dk, dnew.swapaxes(1, 2), dA, dz
