@@ -2,13 +2,16 @@
 
 An experiment is a list of trials: one variant with one seed, an independent job that ends in numbers. Each finished
 trial goes into docs/results/NAME.json at once, so an interrupted experiment continues where it stopped; NAME.md and
-NAME.png are made from that file alone.
+NAME.png are made from that file alone. Trials may be spread over processes, of which the first one writes:
+
+    mpiexec -n 8 python -m mpi4py.futures -m experiments.table --budget medium
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
@@ -32,6 +35,7 @@ from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.inspect.evaluate import ask, score
 from tinylm2.model import Config
 from tinylm2.training.checkpoint import replacing
+from tinylm2.training.communicator import ranks_started
 from tinylm2.training.curriculum import curriculum
 from tinylm2.training.settings import whole_numbers
 from tinylm2.training.trainer import NotLearned, Trainer
@@ -67,27 +71,48 @@ class Experiment:
         return command(self._main)(argv)
 
     def _main(self, argv):
-        args = self._arguments(argv)
+        args, executor = self._arguments(argv), pool()
         given = {name: getattr(args, name) for name in self.options}
         budget = self.budgets[args.budget] | {name: bool(value) for name, value in given.items()}
         results = Results(self, args.out / f"{self.name}.json", budget, args.budget)
         jobs = [(seed, variant) for seed in args.seeds for variant in _chosen(args.only, results.variants)]
+        jobs = [(seed, variant) for seed, variant in jobs if not results.has(variant, seed)]
         began = time.monotonic()
-        with tqdm(jobs, unit="trial", desc=self.name, dynamic_ncols=True) as bar:
-            for seed, variant in bar:
-                if results.has(variant, seed):
-                    continue
-                if args.minutes is not None and time.monotonic() - began >= 60 * args.minutes:
-                    tqdm.write(f"{self.name}: {args.minutes:g} minutes are over; the same command continues")
-                    break
-                results.add(variant, seed, self._run(variant, seed, results.budget | given, bar))
+
+        def enough():
+            return args.minutes is not None and time.monotonic() - began >= 60 * args.minutes
+
+        with tqdm(total=len(jobs), unit="trial", desc=self.name, dynamic_ncols=True) as bar:
+            trials = (self._one_by_one(jobs, results.budget | given, enough, bar) if executor is None else
+                      self._over_processes(executor, jobs, results.budget | given, enough, bar))
+            for seed, variant, found in trials:
+                results.add(variant, seed, found)
+                bar.update()
+            if bar.n < len(jobs):
+                tqdm.write(f"{self.name}: {args.minutes:g} minutes are over; the same command continues")
         results.write(args.out)
 
-    def _run(self, variant, seed, budget, bar):
-        bar.set_postfix_str(f"{variant}, seed {seed}")
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = self.measure(variant, seed, budget, lambda text: bar.set_postfix_str(f"{variant}, seed {seed}: {text}"))
-        return {**found, "wall_s": round(time.perf_counter() - wall, 1), "cpu_s": round(time.process_time() - cpu, 1)}
+    def _one_by_one(self, jobs, budget, enough, bar):
+        """Run the trials here: (seed, variant, numbers) of each."""
+        for seed, variant in jobs:
+            if enough():
+                return
+            text = f"{variant}, seed {seed}"
+            bar.set_postfix_str(text)
+            yield seed, variant, trial(self.measure, variant, seed, budget, lambda more, text=text: bar.set_postfix_str(
+                f"{text}: {more}"))
+
+    def _over_processes(self, executor, jobs, budget, enough, bar):
+        """Run the trials in the other processes of mpiexec: (seed, variant, numbers) of each as it ends."""
+        waiting, running = list(jobs), {}
+        with executor() as workers:
+            while (waiting and not enough()) or running:
+                while waiting and len(running) < workers.num_workers and not enough():
+                    seed, variant = waiting.pop(0)
+                    running[workers.submit(trial, self.measure, variant, seed, budget)] = seed, variant
+                bar.set_postfix_str("; ".join(f"{variant}, seed {seed}" for seed, variant in running.values()))
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield *running.pop(future), future.result()
 
     def _arguments(self, argv):
         parser = Parser(prog=f"python -m experiments.{self.name}", description=self.question)
@@ -106,6 +131,26 @@ class Experiment:
         args.out = args.out or (Path("runs") / "quick" if quick else FOLDER)
         args.out.mkdir(parents=True, exist_ok=True)
         return args
+
+
+def trial(measure, variant, seed, budget, show=lambda text: None):
+    """The numbers of one trial, what it took and where."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = measure(variant, seed, budget, show)
+    return {"machine": f"one thread of {processor()}", **found, "wall_s": round(time.perf_counter() - wall, 1),
+            "cpu_s": round(time.process_time() - cpu, 1)}
+
+
+def pool():
+    """mpi4py's pool of processes where mpiexec started one; None in a single process.  BadInput in several without."""
+    if ranks_started() == 1:
+        return None
+    if "mpi4py.futures" not in sys.modules:              # as many programs would write one file
+        raise BadInput(f"found {ranks_started()} processes, expected mpiexec -n {ranks_started()} python -m "
+                       "mpi4py.futures -m experiments.NAME")
+    from mpi4py.futures import MPIPoolExecutor
+
+    return MPIPoolExecutor
 
 
 def _chosen(names, variants):
@@ -149,13 +194,20 @@ class Results:
         return [trial for trial in self.kept.values() if trial["variant"] == variant and trial["budget"] == self.budget]
 
     def add(self, variant, seed, found):
-        trial = {"variant": variant, "seed": seed, "budget": self.budget, "machine": f"one thread of {processor()}",
-                 "date": date.today().isoformat(), **found}
+        machine = {"machine": found["machine"], "date": date.today().isoformat()}
+        trial = {"variant": variant, "seed": seed, "budget": self.budget, **machine, **found}
         self.kept = self._read()                         # again: another process may have measured other trials
         self.kept[f"{self.name} / {variant} / seed {seed}"] = json.loads(json.dumps(trial))
+        self.kept = dict(sorted(self.kept.items(), key=self._place))     # trials of other processes end in any order
         trials = ",\n".join(f"{json.dumps(key)}: {json.dumps(trial)}" for key, trial in self.kept.items())
         with replacing(self.path) as file:
             file.write(f'{{"trials": {{\n{trials}\n}}}}\n'.encode())
+
+    def _place(self, item):
+        """Where a trial stands in the file: those of other budgets first, then seed by seed."""
+        key, trial = item
+        ours = key.startswith(f"{self.name} / ") and trial["variant"] in self.variants
+        return (1, trial["seed"], self.variants.index(trial["variant"])) if ours else (0,)
 
     def seeds(self, variant):
         """How many seeds a variant was trained with, and how many of them did not get past a required stage."""

@@ -1,6 +1,6 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | fuzz | mutants | lessons | bank | page | coverage | bits
+    python -m tests.full kills | ranks | fuzz | mutants | lessons | bank | page | coverage | bits
 """
 
 import argparse
@@ -27,6 +27,18 @@ def kills(count=100):
     done, inside, chains, faults = crash.kills(count, show=say)
     print(*faults, sep="\n")
     return f"{done} kills, {inside} of them inside saving; {chains} runs resumed, {len(faults)} faults", not faults
+
+
+def ranks(count=50):
+    """Kill one rank of a training on two or four ranks so many times, and resume it on another number."""
+    from tests.support import ranks
+
+    if ranks.lacking():
+        return ranks.lacking(), False
+    done, chains, slowest, faults = ranks.kills(count, show=say)
+    print(*faults, sep="\n")
+    return (f"{done} killed ranks, {chains} runs resumed to the end, {len(faults)} faults, a job ended at most "
+            f"{slowest:.1f} s after a kill", not faults)
 
 
 def fuzz(count=10_000):
@@ -126,7 +138,7 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, fuzz, mutants, lessons, bank, page, coverage, bits)}
+FIGURES = {f.__name__: f for f in (kills, ranks, fuzz, mutants, lessons, bank, page, coverage, bits)}
 
 
 def main(argv=None):

@@ -1,5 +1,6 @@
 """Training on several ranks: the bits of one process with as many shards, whatever fails on the way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests.support import crash, fake_cupy, ranks, small
+from tests.support import crash, fake_cupy, ranks, small, toy_experiment
 from tests.test_devices import a_batch
 from tinylm2.backend import to_device, to_host
 from tinylm2.data import TASKS, BucketSampler, HaystackSampler, Stories, word_tokenizer
@@ -446,3 +447,67 @@ def test_under_mpiexec_without_mpi4py_nothing_is_trained(tmp_path):
 def test_the_commands_of_the_readme_name_what_is_there():
     readme = (ranks.ROOT / "README.md").read_text(encoding="utf-8")
     assert "mpiexec -n 2 python train_tiny.py" in readme
+
+
+# -------------------------------------------------------------------------------------------------------- experiments
+
+
+def spread(size, out, *how, **environment):
+    """Start the toy experiment's six trials on so many processes, as the README says."""
+    command = ranks.command(size, *how, "-m", "tests.support.toy_experiment", "--quick", "--seeds", "0,1", "--out", out)
+    return subprocess.Popen(command, cwd=ranks.ROOT, env=ranks.environment(**environment), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
+
+
+def trials(folder):
+    """What the file of results holds, without the seconds."""
+    kept = json.loads((folder / "toy.json").read_text())["trials"]
+    return list({key: trial | {"wall_s": 0, "cpu_s": 0} for key, trial in kept.items()}.items())
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory):
+    """The trials of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    assert toy_experiment.experiment(0).main(["--quick", "--seeds", "0,1", "--out", str(folder)]) == 0
+    return [(key, trial | {"budget": {"seconds": 0.2}}) for key, trial in trials(folder)]
+
+
+@real
+def test_trials_are_spread_and_the_file_is_that_of_one_process(one_by_one, tmp_path):
+    (tmp_path / "begun").mkdir()
+    process = spread(3, tmp_path, "-m", "mpi4py.futures", TRIALS=str(tmp_path / "begun"))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert trials(tmp_path) == one_by_one
+    begun = [path.name.split() for path in (tmp_path / "begun").iterdir()]
+    assert len(begun) == 6
+    assert len({pid for _, pid in begun}) == 2           # of three processes the first one writes
+
+
+@real
+def test_a_killed_experiment_keeps_its_trials_and_continues(one_by_one, tmp_path):
+    (tmp_path / "begun").mkdir()
+    process = spread(2, tmp_path, "-m", "mpi4py.futures", TRIALS=str(tmp_path / "begun"))
+    while not (tmp_path / "toy.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    (worker,) = {path.name.split()[1] for path in (tmp_path / "begun").iterdir()}
+    os.kill(int(worker), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    done = len(trials(tmp_path))
+    assert 1 <= done < 6
+    process = spread(2, tmp_path, "-m", "mpi4py.futures")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert trials(tmp_path) == one_by_one
+
+
+@real
+def test_an_experiment_on_several_processes_without_a_pool_is_refused(tmp_path):
+    process = spread(2, tmp_path)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said.count("\n")) == (2, 1), said
+    assert "expected mpiexec -n 2 python -m mpi4py.futures -m experiments.NAME" in said
+    assert not (tmp_path / "toy.json").exists()

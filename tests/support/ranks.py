@@ -2,16 +2,20 @@
 
 import importlib.util
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from tests.support import fake_cupy
+from tests.support import crash, fake_cupy
 from tinylm2.training.communicator import MPI
 
 ROOT = Path(__file__).parents[2]
@@ -132,9 +136,69 @@ def pids(folder, ranks):
     return [int(file.read_text()) for file in files]
 
 
+def _begin(home, folder, ranks, pause, log):
+    """Start or resume a training of four shards that pauses after each step: the process, and its ranks' ids."""
+    for file in home.glob("pid*"):
+        file.unlink()
+    more = ["--resume"] if crash.begun(folder) else []
+    process = start(ranks, "-m", "tests.support.ranks", "--hook", "pids", home, "--hook", "pause", pause, "--out",
+                    folder, *crash.ARGUMENTS, "--shards", "4", *more, log=log)
+    while process.poll() is None and pids(home, ranks) is None:
+        time.sleep(0.005)
+    return process, pids(home, ranks)
+
+
+def kills(count, *, seed=0, chain=4, pause=0.03, show=print):
+    """Kill one of two or four ranks, `count` times, in chains: run, kill, resume on another number of ranks, kill, ...
+    then resume to the end and compare with an undisturbed run of one process.
+
+    -> (kills, chains, the longest time from a kill to the end of the job, what went wrong as text).
+    """
+    rng, faults = random.Random(seed), []
+    home = Path(tempfile.mkdtemp(prefix="tinylm2-ranks-"))
+    done = chains = 0
+    slowest = 0.0
+    try:
+        with open(home / "log", "w", encoding="utf-8") as log:
+            if crash.start(home / "undisturbed", "--shards", "4", log=log).wait():
+                raise AssertionError(f"an undisturbed run failed: {crash.log_tail(log)[-300:]}")
+            process, _ = _begin(home, home / "timed", 2, pause, log)
+            began = time.perf_counter()
+            process.wait()
+            seconds = time.perf_counter() - began
+            while done < count:
+                folder, chains = home / f"chain{chains}", chains + 1
+                finished, in_chain = False, min(chain, count - done)
+                while in_chain and not finished:
+                    process, ids = _begin(home, folder, rng.choice([2, 4]), pause, log)
+                    if ids is not None:
+                        time.sleep(rng.uniform(0, seconds))
+                        with suppress(ProcessLookupError):           # it was done before
+                            os.kill(rng.choice(ids), signal.SIGKILL)
+                    began = time.perf_counter()
+                    status = process.wait(60)
+                    slowest = max(slowest, time.perf_counter() - began)
+                    finished = status == 0
+                    done, in_chain = done + (not finished), in_chain - 1
+                    if not finished and "Traceback" in crash.log_tail(log)[-1000:]:
+                        faults.append(f"chain {chains}: {crash.log_tail(log)[-300:]}")
+                status = _begin(home, folder, rng.choice([1, 2, 4]), 0, log)[0].wait()
+                if status:
+                    faults.append(f"chain {chains}: resuming ended with status {status}: {crash.log_tail(log)[-300:]}")
+                elif names := crash.different(home / "undisturbed", folder):
+                    faults.append(f"chain {chains}: {', '.join(names)} differ from an undisturbed run's")
+                shutil.rmtree(folder, ignore_errors=True)
+                show(f"{done} of {count} kills, {len(faults)} faults")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return done, chains, slowest, faults
+
+
+# ------------------------------------------------------------------------------------------------- what runs on a rank
+
+
 def child(argv):
     """`train` with a curriculum of seconds, as crash.py has it, and with hooks named before its own arguments."""
-    from tests.support import crash
     from tinylm2.training import communicator
     from tinylm2.training.trainer import Trainer
 
