@@ -342,7 +342,7 @@ MODEL = (
     Case(model, "segment", "tied, padded, last rows", _segment({"pad": PAD, "last": 2}, tied=True)),
     *(case for name in MEMORIES for case in story_cases(name)),
     Case(recurrence, "story", "memory in the second block only", _story(memory_blocks=(1,))),
-    Case(recurrence, "story", "grouped heads", _story(**GROUPED, L=1)),
+    Case(recurrence, "story", "grouped heads", _story(L=1, D=CFG.D, H=CFG.H)),
     Case(recurrence, "story", "tied, recomputed", _story({"recompute": True}, tied=True, L=1)),
     Case(recurrence, "story", "a short last segment", _story(length=2 * T + 2, L=1)),
 )
