@@ -6,10 +6,10 @@ import pytest
 
 from tinylm2 import layers, model, ops, recurrence
 from tinylm2.checking.cases import CASES
-from tinylm2.memories import MEMORIES
+from tinylm2.memories import MEMORIES, primitives
 
 DIRECTIONS = 8                                           # of a model's tensors; the command checks every entry of them
-MODULES = {"ops": ops, "layers": layers, "model": model, "recurrence": recurrence,
+MODULES = {"ops": ops, "layers": layers, "primitives": primitives, "model": model, "recurrence": recurrence,
            **{name: memory for name, memory in MEMORIES.items() if memory is not None}}
 
 pytestmark = pytest.mark.core

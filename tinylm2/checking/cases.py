@@ -1,7 +1,8 @@
 """The cases that the tests and `python -m tinylm2 gradcheck` walk; the course's grader draws with the same `Draw`.
 
 A case says how to draw the arguments of one pair: shapes small, no two lengths alike where it can be, no axis of one.
-Every public pair of ops, layers, model and recurrence has one, and so has each use of it that takes a path of its own.
+Every public pair of ops, layers, memories/primitives, model and recurrence has one, and so has each use of it that
+takes a path of its own.
 The cases of a memory are made from what its file declares, so a new memory needs none here.
 """
 
@@ -16,10 +17,11 @@ import numpy as np
 from tinylm2 import layers, model, ops, recurrence
 from tinylm2.backend import Array
 from tinylm2.gradcheck import Checker, leaves, matched
-from tinylm2.memories import MEMORIES
+from tinylm2.memories import MEMORIES, primitives
 
 NAMES = {memory: name for name, memory in MEMORIES.items() if memory is not None}
-PARTS = {ops: "op", layers: "layer", model: "model", recurrence: "model"} | dict.fromkeys(NAMES, "memory")
+PARTS = {ops: "op", layers: "layer", primitives: "shared", model: "model", recurrence: "model"}
+PARTS |= dict.fromkeys(NAMES, "memory")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Draw:
     def W(self, *shape: Any) -> Any:
         """A matrix that keeps the size of what it multiplies."""
         return self(*shape, std=shape[0] ** -0.5)
+
+    def positive(self, *shape: int) -> Any:
+        """Numbers well above zero."""
+        return abs(self(*shape)) + 0.1
 
     def g(self, D: Any) -> Any:
         """Gains around one."""
@@ -161,10 +167,31 @@ LAYERS = (
     Case(layers, "output_gate", "", lambda d: call(d(B, T, D), d(B, T, D), d(B, T, D), d.W(D, D), d(D))),
 )
 
+# ----------------------------------------------------------------------------------------------- primitives of memories
+
+PRIMITIVES = (
+    Case(primitives, "attend_lse", "", lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4))),
+    Case(primitives, "attend_lse", "grouped, padded",
+         lambda d: call(d(2, 3, 4, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), pad=PAD)),
+    Case(primitives, "recall", "", lambda d: call(d.positive(2, 3, 5), d(2, 5, 4), d.positive(2, 5), eps=0.1)),
+    Case(primitives, "scan", "", lambda d: call(d(2, 5, 3), d(2, 6, 3))),
+    Case(primitives, "set_rms", "", lambda d: call(d(2, 3, 4), rms=0.5)),
+    Case(primitives, "elu1", "", lambda d: call(d(3, 4))),
+    Case(primitives, "dpfp", "", lambda d: call(d(3, 4))),
+    Case(primitives, "dpfp", "three turns", lambda d: call(d(3, 4), nu=3)),
+    Case(primitives, "unit_rows", "", lambda d: call(d(B, T, D), d.W(D, D), heads=H)),
+)
+
 # ------------------------------------------------------------------------------------------------------------- memories
 
 MEMORY_N = 7                                             # more than T, so that a window keeps some of what it had
-LETTERS = {"B": B, "T": T, "D": D, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1], "HK": Wo[0]}
+LETTERS = {"B": B, "T": T, "D": D, "C": D // 2, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1],
+           "HK": Wo[0]}
+
+
+def _state(d, memory, cfg):
+    positive = getattr(memory, "POSITIVE", ())
+    return tuple((d.positive if name in positive else d)(B, *shape) for name, shape in memory.state_shapes(cfg).items())
 
 
 def memory_cases(name: str) -> Iterator:
@@ -176,7 +203,7 @@ def memory_cases(name: str) -> Iterator:
         return d.params(model.params_of(model.param_shapes(cfg), cfg, place))
 
     def state(d):
-        return tuple(d(B, *shape) for shape in memory.state_shapes(cfg).values())
+        return _state(d, memory, cfg)
 
     def seg(d):
         return d(B, T, D), d(B, T, D), d(B, T, G, K), d(B, T, G, K)
@@ -236,8 +263,7 @@ GROUPED = {"D": CFG.D, "H": CFG.H}
 
 
 def _states(d, cfg):
-    return tuple(None if memory is None else tuple(d(B, *shape) for shape in memory.state_shapes(cfg).values())
-                 for memory in cfg.memories)
+    return tuple(None if memory is None else _state(d, memory, cfg) for memory in cfg.memories)
 
 
 def _block(constants=None, **variant):
@@ -253,14 +279,14 @@ def _segment(constants=None, **variant):
                           **constants or {})
 
 
-def _story(constants=None, length=None, **variant):
+def _story(constants=None, length=None, memory=CFG.memory, **variant: Any):
     """A story of three segments, or of `length` tokens."""
-    cfg = replace(SMALL, **variant)
+    cfg = replace(SMALL, memory=memory, **variant | getattr(MEMORIES[memory], "STORY", {}))
     return lambda d: call(d.params(model.param_shapes(cfg)), cfg=cfg, ids=d.ids(cfg.V, B, length or 3 * cfg.T),
                           **constants or {})
 
 
-def _cut_story(**variant):
+def _cut_story(**variant: Any):
     """Cut before the third segment: the writes before it still have gradients, from the second."""
     def draw(d):
         (params,), constants = _story({"truncate": 2}, **variant)(d)
@@ -286,11 +312,11 @@ def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, state
 
 
 def story_cases(name: str) -> Iterator:
-    """A story with a memory, in the ways that a memory can get wrong."""
+    """A story with a memory, in the ways that a memory can get wrong; one block is enough for all but the first."""
     yield Case(recurrence, "story", name, _story(memory=name))
-    yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name))
+    yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name, L=1))
     if MEMORIES[name] is not None:
-        yield Case(recurrence, "story", f"{name}, T < N, truncated", _cut_story(T=2, N=4, memory=name),
+        yield Case(recurrence, "story", f"{name}, T < N, truncated", _cut_story(T=2, N=4, memory=name, L=1),
                    slope_of=cut_story_forward)
 
 
@@ -316,10 +342,10 @@ MODEL = (
     Case(model, "segment", "tied, padded, last rows", _segment({"pad": PAD, "last": 2}, tied=True)),
     *(case for name in MEMORIES for case in story_cases(name)),
     Case(recurrence, "story", "memory in the second block only", _story(memory_blocks=(1,))),
-    Case(recurrence, "story", "grouped heads", _story(**GROUPED)),
-    Case(recurrence, "story", "tied, recomputed", _story({"recompute": True}, tied=True)),
-    Case(recurrence, "story", "a short last segment", _story(length=2 * T + 2)),
+    Case(recurrence, "story", "grouped heads", _story(**GROUPED, L=1)),
+    Case(recurrence, "story", "tied, recomputed", _story({"recompute": True}, tied=True, L=1)),
+    Case(recurrence, "story", "a short last segment", _story(length=2 * T + 2, L=1)),
 )
 MEMORY = tuple(case for name, memory in MEMORIES.items() if memory is not None for case in memory_cases(name))
 
-CASES = OPS + LAYERS + MEMORY + MODEL
+CASES = OPS + LAYERS + PRIMITIVES + MEMORY + MODEL

@@ -13,9 +13,9 @@ import numpy as np
 
 from tinylm2 import layers, model, ops, recurrence
 from tinylm2.backend import to_host
-from tinylm2.memories import MEMORIES
+from tinylm2.memories import MEMORIES, primitives
 
-WATCHED = (ops, layers, *filter(None, MEMORIES.values()), model, recurrence)
+WATCHED = (ops, layers, primitives, *filter(None, MEMORIES.values()), model, recurrence)
 COUNTED = ("segment", "block")
 
 

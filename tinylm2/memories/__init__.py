@@ -34,16 +34,28 @@ A segment's memory adds rows to the sequence that all blocks see:
 
 A memory may declare more: `check(cfg)` raises ValueError for a Config that it cannot serve; `hidden(state)` (B,) counts
 the keys to leave out; `looks(read, write)` names the attention weights and gates in its caches, for pictures; PAIRS
-names the further pairs of the file with the shapes that the gradient checker draws. PAGE_WRITE names the write of
-`inspect/page/model.js` that computes it as this file does; where none is declared, the page shows a recording.
+names the further pairs of the file with the shapes that the gradient checker draws, POSITIVE the arrays of the state
+that are above zero in use, which it then draws so, and STORY the letters of a Config that its stories need larger.
+PAGE_WRITE names the write of `inspect/page/model.js` that computes it as this file does; where none is declared, the
+page shows a recording.
 """
 
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
-from tinylm2.memories import lm2, pooled, rmt, window
+from tinylm2.memories import armt, infini, lm2, memformer, pooled, rmt, titans, window
 
-MEMORIES = {"lm2": lm2, "pooled": pooled, "rmt": rmt, "window": window, "none": None}
+MEMORIES = {
+    "lm2": lm2,
+    "pooled": pooled,
+    "rmt": rmt,
+    "window": window,
+    "memformer": memformer,
+    "infini": infini,
+    "armt": armt,
+    "titans": titans,
+    "none": None,
+}
 
 
 def variant(memory: Any, **functions: Any) -> Any:

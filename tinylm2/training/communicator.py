@@ -150,7 +150,7 @@ def agree(comm: Any, **values: Any) -> None:
 
 def checksum(array: Any) -> int:
     """A short number that differs, almost surely, where two arrays do."""
-    return zlib.crc32(np.ascontiguousarray(to_host(array.tobytes())))
+    return zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes())
 
 
 def own_shards(comm: Any, shards: int) -> Any:
