@@ -64,7 +64,7 @@ import numpy as np
 
 
 def rmsnorm_forward(x, g, *, eps=1e-5):
-    expect("rmsnorm", x=(x, "... D"), g=(g, "D"))
+    check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))
     r = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
     return g * x * r, (x * r, r, g)
 
