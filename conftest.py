@@ -1,19 +1,21 @@
-"""The course's options, here because pytest must know them before it looks for tests: pytest -m a3 --impl my_a3.py."""
+"""The course: `pytest -m a3 --impl my_a3.py` grades a student's file. tinylm2/course.py has the options."""
 
 import pytest
+
+from tinylm2 import course
 
 ASSIGNMENTS = [f"a{number}" for number in range(1, 7)]
 
 
 def pytest_addoption(parser):
-    course = parser.getgroup("course", "assignments, see tutorials/assignments/README.md")
-    course.addoption("--impl", metavar="FILE", help="a student's solution to grade, with -m a1 ... -m a6")
-    course.addoption("--seed", type=int, default=0, help="of the grader's questions (%(default)s)")
+    course.add_options(parser)                           # where tinylm2 is not installed, nobody else does
 
 
 def pytest_configure(config):
     for name in ASSIGNMENTS:
         config.addinivalue_line("markers", f"{name}: grades assignment {name[1:]}, of the file --impl or the library")
+    if not config.inipath:                               # beside a student's file pyproject.toml is not found
+        config.addinivalue_line("markers", "long: takes minutes")
     if config.getoption("impl") and config.getoption("markexpr") not in ASSIGNMENTS:
         raise pytest.UsageError(f"--impl: found no assignment to grade by, expected -m {' or -m '.join(ASSIGNMENTS)}")
 

@@ -1,14 +1,12 @@
-"""The course's assignments: nothing of a solution leaks, the grader counts right, says what is true, and is not fooled.
+"""The course's assignments: nothing of a solution leaks, the grader counts right and says what is true.
 
 `pytest -m a3 --impl my_a3.py` grades a student's file by the tests that grade the library's own solutions here.
 """
 
 import ast
-import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutorials.assignments import bench, cutter, wire
+from tutorials.assignments import client, handout
 from tutorials.assignments.__main__ import main
-from tutorials.assignments.bank import BANK
-from tutorials.assignments.cheats import CHEATS
-from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking
+from tutorials.assignments.grader import ASSIGNMENTS, grade
+from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(ASSIGNMENTS)
-SAMPLE = BANK[::6]                                       # of the bank in plain pytest; run_bank takes all
-QUICK = bench.Limits(seconds=2.0, memory=1 << 30)        # for those that are known to run into a limit
+SAMPLE = WRONG_SOLUTIONS[::6]                            # in this file; run_wrong_solutions takes all
+QUICK = client.Limits(seconds=2.0)       # for those that are known to run into a limit
 
 
 @pytest.fixture(params=NAMES)
@@ -38,7 +35,7 @@ def assignment(request):
 def written(folder, assignment, **how):
     """A file with the stubs of an assignment, or with its solution."""
     path = folder / f"my_{assignment.name}.py"
-    path.write_text(cutter.students_file(assignment, **how), encoding="utf-8")
+    path.write_text(handout.students_file(assignment, **how), encoding="utf-8")
     return path
 
 
@@ -54,7 +51,8 @@ def reports(request, tmp_path_factory):
         if assignment.name not in made:
             student = request.config.getoption("impl")
             path = Path(student) if student else written(tmp_path_factory.mktemp("solved"), assignment, solved=True)
-            made[assignment.name] = grade(assignment, path, seed=request.config.getoption("seed"))
+            seed = request.config.getoption("seed")
+            made[assignment.name] = grade(assignment, path, seed=0 if seed is None and not student else seed)
         return made[assignment.name]
 
     return report
@@ -71,7 +69,7 @@ def test_graded(assignment, test, reports):
     report = reports(assignment)
     result = next(result for result in report.results if result.test is test)
     if result.feedback:
-        pytest.fail("\n".join([*report.broken, *result.feedback]), pytrace=False)
+        pytest.fail("\n".join([f"seed {report.seed}", *report.broken, *result.feedback]), pytrace=False)
 
 
 @pytest.mark.parametrize("solved", [True, False])
@@ -101,7 +99,7 @@ def test_the_librarys_solution_scores_all_points(assignment, reports, request):
     assert report.seconds < 60
 
 
-def test_stubs_score_nothing_and_are_told_so(assignment, tmp_path):
+def test_stubs_score_nothing_and_the_report_says_why(assignment, tmp_path):
     report = grade(assignment, written(tmp_path, assignment), seed=0)
     assert report.points == 0
     for name in assignment.functions:
@@ -119,14 +117,14 @@ def test_one_unit_cannot_lose_the_points_of_another(tmp_path):
 
 
 def test_the_same_seed_asks_the_same_and_another_one_something_else(tmp_path):
-    wrong = next(wrong for wrong in BANK if wrong.function == "linear_backward")
+    wrong = next(wrong for wrong in WRONG_SOLUTIONS if wrong.function == "linear_backward")
     reports = [wrong.grade(tmp_path, seed=seed) for seed in (3, 3, 4)]
     assert reports[0].feedback() == reports[1].feedback() != reports[2].feedback()
     assert grade(ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed != grade(
         ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed
 
 
-def test_a_file_that_lacks_a_function_is_told_which(tmp_path):
+def test_the_report_names_a_function_that_is_missing(tmp_path):
     path = written(tmp_path, ASSIGNMENTS["a2"], solved=True)
     path.write_text(path.read_text().replace("def rmsnorm_backward", "def rmsnorm_back"))
     report = grade(ASSIGNMENTS["a2"], path, seed=0, units=(1,))
@@ -135,7 +133,7 @@ def test_a_file_that_lacks_a_function_is_told_which(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["def linear_forward(:\n", "\0", "import nowhere_to_be_found\n", "1 / 0\n"])
-def test_a_file_that_cannot_be_loaded_is_told_why(tmp_path, text):
+def test_the_report_says_why_a_file_cannot_be_loaded(tmp_path, text):
     path = tmp_path / "my_a1.py"
     path.write_text(text)
     report = grade(ASSIGNMENTS["a1"], path, seed=0)
@@ -160,10 +158,10 @@ def statements(tree):
 def withheld(assignment):
     """The statements of a solution that students do not get: the bodies behind their contracts, and the helpers."""
     for name in assignment.functions:
-        stub = set(statements(ast.parse(textwrap.dedent(cutter.stub(name, "")))))
-        yield from (line for line in statements(cutter.function(name)) if line not in stub)
-    for file, name in cutter.solution(assignment) - cutter.offered(assignment):
-        yield from statements(cutter.module(file).definitions[name].node)
+        stub = set(statements(ast.parse(textwrap.dedent(handout.stub(name, "")))))
+        yield from (line for line in statements(handout.function(name)) if line not in stub)
+    for file, name in handout.solution(assignment) - handout.offered(assignment):
+        yield from statements(handout.module(file).definitions[name].node)
 
 
 PLUMBING = re.compile(                                   # says nothing about how a gradient is found
@@ -173,7 +171,7 @@ PLUMBING = re.compile(                                   # says nothing about ho
 
 def test_no_line_of_a_solution_is_in_its_handout(assignment):
     """Statement by statement in its code, and as text in everything that is handed out."""
-    files = cutter.handout(assignment)
+    files = handout.files(assignment)
     secret = {line for line in withheld(assignment) if not PLUMBING.fullmatch(line)}
     assert len(secret) > 10
     given = {line for path, text in files.items() if path.endswith(".py") for line in statements(ast.parse(text))}
@@ -187,33 +185,50 @@ def test_no_line_of_a_solution_is_in_its_handout(assignment):
 
 def test_the_leak_test_finds_a_leak(assignment):
     """A handout with one line of the solution in it would not pass."""
-    solved = set(statements(ast.parse(cutter.students_file(assignment, solved=True))))
+    solved = set(statements(ast.parse(handout.students_file(assignment, solved=True))))
     assert {line for line in withheld(assignment) if not PLUMBING.fullmatch(line)} & solved
 
 
 def test_a_handout_is_the_sheet_the_stubs_the_check_and_what_they_need(assignment, tmp_path):
     folder = tmp_path / "handout"
-    assert main(["cut", assignment.name, "-o", str(folder)]) == 0
+    assert main(["handout", assignment.name, "-o", str(folder)]) == 0
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {f"{assignment.name}.md", f"my_{assignment.name}.py", "check.py", "checking.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
-    for file, _ in map(cutter.top, assignment.functions):
-        names.discard(f"tinylm2/{file}.py")
-    library = {f"tinylm2/{file}.py" for file, _ in cutter.offered(assignment)} | {"tinylm2/__init__.py"}
+    for file, _ in map(handout.top, assignment.functions):
+        names -= {f"tinylm2/{file}.py", f"tinylm2/{file.rpartition('/')[0]}/__init__.py"}
+    library = {f"tinylm2/{file}.py" for file, _ in handout.offered(assignment)} | {"tinylm2/__init__.py"}
     assert {name for name in names if name.startswith("tinylm2")} <= library
 
 
+def test_a_handout_holds_what_it_cites(assignment):
+    """Every file that one of its texts names, and every function that the sheet names with its file."""
+    files = handout.files(assignment)
+    for path, text in files.items():
+        for cited in re.findall(r"[\w/]*\w\.(?:py|js|md|json)\b", text):
+            assert {cited, f"tinylm2/{cited}"} & files.keys(), f"{path} cites {cited}"
+    own = {name.partition("/")[2] or name for name in assignment.functions}
+    for file, name in re.findall(r"`(\w+)\.(\w+)", files[f"{assignment.name}.md"]):
+        if f"tinylm2/{file}.py" in files and f"{file}.{name}" not in own and name != "something":
+            assert f"def {name}(" in files[f"tinylm2/{file}.py"], f"the sheet cites {file}.{name}"
+
+
+def test_a_handout_keeps_no_import_twice(assignment):
+    lines = [line.split(" import ")[0] for line in handout.students_file(assignment).splitlines() if "import " in line]
+    assert len(lines) == len(set(lines))
+
+
 def test_what_is_handed_out_names_no_function_of_a_later_assignment(assignment):
-    later = {cutter.top(name) for other in ASSIGNMENTS.values() if other.name > assignment.name
+    later = {handout.top(name) for other in ASSIGNMENTS.values() if other.name > assignment.name
              for name in other.functions}
     if assignment.name == "a1":
         later -= {("gradcheck", name) for name in ("central_differences", "worst_entry")}
-    assert not later & cutter.offered(assignment)
+    assert not later & handout.offered(assignment)
 
 
 def test_a_stub_keeps_its_contract_and_says_what_to_write():
     names = {"ops": __import__("tinylm2.ops").ops}
-    exec(compile(cutter.students_file(ASSIGNMENTS["a3"]), "my_a3.py", "exec"), names)
+    exec(compile(handout.students_file(ASSIGNMENTS["a3"]), "my_a3.py", "exec"), names)
     with pytest.raises(NotImplementedError, match="^Assignment 3: write attend_backward$"):
         names["attend_backward"](None, None)
     q, k = np.zeros((2, 3, 4, 2)), np.zeros((2, 5, 3, 2))
@@ -225,7 +240,7 @@ def test_a_stub_keeps_its_contract_and_says_what_to_write():
 
 def test_a_folder_that_holds_work_is_not_written_over(tmp_path, capsys):
     (tmp_path / "my_a1.py").write_text("my work")
-    assert main(["cut", "a1", "-o", str(tmp_path)]) == 2
+    assert main(["handout", "a1", "-o", str(tmp_path)]) == 2
     assert (tmp_path / "my_a1.py").read_text() == "my work"
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -250,11 +265,11 @@ def typed(command, cwd):
 
 def test_the_commands_of_a_sheet_do_what_it_says(assignment, tmp_path):
     """For whoever has solved it, and for whoever has not begun."""
-    sheet = cutter.HERE / f"{assignment.name}.md"
+    sheet = handout.HERE / f"{assignment.name}.md"
     assert commands(sheet) == ["python check.py"]
     for solved in (True, False):
         folder = tmp_path / str(solved)
-        cutter.write(cutter.handout(assignment, solved=solved), folder)
+        handout.write(handout.files(assignment, solved=solved), folder)
         status, said = typed(commands(sheet)[0], folder)
         assert (status == 0) == solved, said
         assert ("TO DO" in said) != solved
@@ -264,8 +279,8 @@ def test_the_commands_of_a_sheet_do_what_it_says(assignment, tmp_path):
 
 
 def test_the_teachers_commands_do_what_the_page_says(tmp_path):
-    page = cutter.HERE / "README.md"
-    expected = {"cut a3 -o": 0, "cut a3 --solved": 0, "grade a3": 1, "pytest -m a3": 1}        # stubs are graded
+    page = handout.HERE / "README.md"
+    expected = {"handout a3 -o": 0, "handout a3 --solved": 0, "grade a3": 1, "pytest -m a3": 1}    # stubs
     assert len(commands(page)) == len(expected)
     for name in ("conftest.py", "pyproject.toml", "tests", "tinylm2", "tutorials"):         # a clone, to be written to
         (tmp_path / name).symlink_to(ROOT / name)
@@ -280,7 +295,7 @@ def test_the_teachers_commands_do_what_the_page_says(tmp_path):
 
 
 def test_a_sheets_points_and_names_are_the_graders(assignment):
-    text = (cutter.HERE / f"{assignment.name}.md").read_text(encoding="utf-8")
+    text = (handout.HERE / f"{assignment.name}.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (\d+) \|$", text, flags=re.MULTILINE))
     points = {}
     for unit in assignment.units:
@@ -292,7 +307,7 @@ def test_a_sheets_points_and_names_are_the_graders(assignment):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["cut", "a7", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
+    (["handout", "a7", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
     (["grade", "a1"], "required"), (["mark", "a1"], "invalid choice")], ids=str)
 def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert main(arguments) == 2
@@ -301,149 +316,46 @@ def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert error.count("\n") == 1
 
 
-# ------------------------------------------------------------------------------------------------------- the two banks
+# ------------------------------------------------------------------------------------------------------ wrong solutions
 
 
-def test_the_bank_is_large_enough_and_each_slip_is_its_own():
+def test_there_are_enough_wrong_solutions_and_each_is_its_own():
     for name in NAMES:
-        assert sum(wrong.assignment == name for wrong in BANK) >= 6
-    assert len({str(wrong) for wrong in BANK}) == len(BANK) >= 36
-    for wrong in BANK:
+        assert sum(wrong.assignment == name for wrong in WRONG_SOLUTIONS) >= 6
+    assert len({str(wrong) for wrong in WRONG_SOLUTIONS}) == len(WRONG_SOLUTIONS) >= 36
+    for wrong in WRONG_SOLUTIONS:
         ast.parse(wrong.text())
 
 
 @pytest.mark.parametrize("wrong", SAMPLE, ids=str)
-def test_a_wrong_solution_loses_points_and_is_told_why(wrong, tmp_path):
+def test_a_wrong_solution_loses_points_and_the_report_says_why(wrong, tmp_path):
     report = wrong.grade(tmp_path, seed=1, limits=QUICK)
     assert report.points < report.out_of
-    assert wrong.told(report), str(report)
+    assert wrong.explained(report), str(report)
 
 
-def run_bank(seed=0, show=print):
-    """All wrong solutions, all cheats: 1 when one is not found out, or when fewer than 80 % are told what is true."""
-    told, missed = 0, 0
+def run_wrong_solutions(seed=0, show=print):
+    """All wrong solutions: 1 when one loses no points, or when the feedback is true for fewer than 80 %."""
+    explained, missed = 0, 0
     with tempfile.TemporaryDirectory() as folder:
-        for wrong in BANK:
+        for wrong in WRONG_SOLUTIONS:
             report = wrong.grade(Path(folder), seed=seed)
-            told += wrong.told(report)
+            explained += wrong.explained(report)
             missed += report.points == report.out_of
-            if report.points == report.out_of or not wrong.told(report):
+            if report.points == report.out_of or not wrong.explained(report):
                 show(f"{wrong}: {report.points} of {report.out_of} points\n{report}")
-        for cheat in CHEATS:
-            report = cheat.grade(Path(folder), seed=seed, limits=QUICK)
-            if not caught(cheat, report):
-                missed += 1
-                show(f"{cheat}: {report}")
-    show(f"{len(BANK)} wrong solutions, {told} told what is true; {len(CHEATS)} cheats; {missed} not found out")
-    return 1 if missed or told < 0.8 * len(BANK) else 0
+    show(f"{len(WRONG_SOLUTIONS)} wrong solutions, {explained} explained truly, {missed} not found")
+    return 1 if missed or explained < 0.8 * len(WRONG_SOLUTIONS) else 0
 
 
-def caught(cheat, report):
-    return report.points <= cheat.earned and re.search(cheat.report, str(report))
-
-
-@pytest.mark.parametrize("cheat", CHEATS, ids=str)
-def test_a_cheat_earns_nothing_and_is_named(cheat, tmp_path):
-    report = cheat.grade(tmp_path, seed=1, limits=QUICK)
-    assert caught(cheat, report), str(report)
-
-
-def test_nothing_is_left_of_a_solutions_process(tmp_path):
-    path = written(tmp_path, ASSIGNMENTS["a1"])
-    with bench.Cell(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, bench.Limits()) as cell:
-        cell.start()
-        process, folder = cell.process, cell.folder
-        assert process.poll() is None
-        assert folder.exists()
-    assert process.poll() is not None
-    assert not folder.exists()
-
-
-def test_a_process_that_does_not_listen_does_not_keep_the_grader_waiting(tmp_path):
-    """More than a pipe holds, to a process that was put to sleep."""
-    if not hasattr(signal, "SIGSTOP"):
-        pytest.skip("this system puts no process to sleep")
-    path = written(tmp_path, ASSIGNMENTS["a1"])
-    with bench.Cell(ASSIGNMENTS["a1"], ("ops.linear_forward",), path, bench.Limits(seconds=0.5)) as cell:
-        cell.start()
-        cell.process.send_signal(signal.SIGSTOP)
-        with pytest.raises(bench.Gone, match="stopped after 0.5 seconds"):
-            cell.ask("forward", file="ops", name="linear", inputs=(np.zeros((1000, 1000)), np.zeros((1000, 2))),
-                     constants={})
+run_bank = run_wrong_solutions                           # the name that tests/full.py uses
 
 
 def test_a_solutions_folder_holds_no_line_of_what_is_examined(assignment):
     """Neither the functions themselves nor what only they use; every other file is read without a wall in the way."""
     for unit in assignment.units:
-        kept = cutter.beside(assignment, unit.functions)
-        assert not {cutter.top(name) for name in unit.functions} & kept
-        text = "\n".join(cutter.library(kept).values())
+        kept = handout.beside(assignment, unit.functions)
+        assert not {handout.top(name) for name in unit.functions} & kept
+        text = "\n".join(handout.library(kept).values())
         for name in unit.functions:
             assert f"def {name.rpartition('.')[2]}(" not in text or name.count(".") == 2
-
-
-def test_on_linux_the_kernel_keeps_its_limits(tmp_path):
-    if not sys.platform.startswith("linux"):
-        pytest.skip("these limits are Linux's")
-    report = grade(ASSIGNMENTS["a1"], written(tmp_path, ASSIGNMENTS["a1"]), seed=0, units=(1,))
-    assert report.walls["limits"] == ["RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_CORE"]
-    assert not what_is_lacking({**report.walls, "confined": True})
-    assert "memory is not bounded" in what_is_lacking({"limits": ["RLIMIT_CPU"], "confined": True})
-
-
-def test_the_kernels_wall_holds_without_python(tmp_path):
-    """No audit hook is set here: what refuses is Linux itself."""
-    (tmp_path / "inside").write_text("ours")
-    program = f"""
-import sys
-sys.path.insert(0, {str(cutter.HERE)!r})
-import landlock
-if not landlock.confine([{str(tmp_path)!r}]):
-    print("no landlock")
-    sys.exit()
-print(open({str(tmp_path / "inside")!r}).read())
-for path, mode in (({__file__!r}, "r"), ({str(tmp_path / "inside")!r}, "w"), ("/proc/self/maps", "r")):
-    try:
-        open(path, mode)
-    except PermissionError:
-        print("refused")
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if done.stdout == "no landlock\n":
-        pytest.skip("this kernel has no Landlock")
-    assert done.stdout.split() == ["ours", "refused", "refused", "refused"], done.stderr
-
-
-# ------------------------------------------------------------------------------------------------------------- the wire
-
-
-def sent(tree):
-    stream = io.BytesIO()
-    wire.send(stream, tree)
-    return stream.getvalue()
-
-
-def test_a_tree_of_arrays_arrives_as_it_was():
-    tree = {"a": (np.arange(6.0).reshape(2, 3)[:, ::2], None, [True, 2, "three", 4.5]), "b": np.float32(1), "c": {},
-            "d": np.zeros((0, 3), "int32"), "e": np.array([np.nan, np.inf, 1j])}
-    found = wire.receive(io.BytesIO(sent(tree)))
-    assert found.keys() == tree.keys()
-    assert found["a"][1:] == (None, [True, 2, "three", 4.5])
-    for mine, other in ((found["a"][0], tree["a"][0]), *((found[key], tree[key]) for key in "bde")):
-        assert (mine.dtype, mine.shape) == (other.dtype, other.shape)
-        assert np.array_equal(mine, other, equal_nan=True)
-
-
-def test_what_is_no_data_arrives_as_its_name():
-    found = wire.receive(io.BytesIO(sent([object(), np.array([object()]), (x for x in ())])))
-    assert [x.kind for x in found] == ["object", "array of object", "generator"]
-
-
-@pytest.mark.parametrize("data", [
-    b"", b"\0" * 3, b"\xff" * 64, sent(1)[:-1], sent(np.ones(3))[:-1],
-    sent([1]).replace(b"list", b"exec"), sent(np.ones(3)).replace(b"float64", b"objects"),
-    sent(np.ones(3)).replace(b"[3]", b"[9]"), sent(np.ones(3)).replace(b"[3]", b"[-]"), sent(1)[:16] + b"{"],
-    ids=range(10))
-def test_what_is_no_message_is_refused(data):
-    with pytest.raises((wire.Garbled, EOFError)):
-        wire.receive(io.BytesIO(data))

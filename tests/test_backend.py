@@ -10,7 +10,7 @@ import pytest
 from tests.support import fake_cupy
 from tinylm2 import backend
 from tinylm2.backend import check_shapes, get_xp, to_device, to_host
-from tinylm2.gpu import NoGPU, array_module, gpu
+from tinylm2.gpu import NoGPU, _plan, array_module, gpu
 
 
 def on_device(x):
@@ -188,3 +188,24 @@ def test_the_contract_reads_no_value():
         check_shapes("op", x=(on_device(np.zeros((2, 3))), "B T"))
     assert not seen.operations
     assert not seen.copies
+
+
+# ------------------------------------------------------------------------------------------------------ sums on a GPU
+
+
+@pytest.mark.parametrize(("sums", "ndim", "plan"), [
+    ("...d,...d->...", 3, ((2,), None)), ("rd,rd->d", 2, ((0,), None)), ("...ut->...t", 4, ((2,), None)),
+    ("bthk,bthk->bht", 4, ((3,), (0, 2, 1))), ("rv->r", 2, ((1,), None)), ("btd->d", 3, ((0, 1), None)),
+], ids=str)
+def test_a_sum_is_planned_as_einsum_means_it(sums, ndim, plan):
+    assert _plan(sums, ndim) == plan
+    shape, (axes, order) = tuple(range(2, 2 + ndim)), plan
+    arrays = [np.random.default_rng(i).standard_normal(shape) for i in range(sums.count(",") + 1)]
+    found = np.prod(arrays, 0).sum(axes)
+    np.testing.assert_allclose(found if order is None else found.transpose(order), np.einsum(sums, *arrays))
+
+
+@pytest.mark.parametrize("sums", ["ij,jk->ik", "ij,ij,ij->i", "ij->ij", "i,j->ij"])
+def test_a_sum_that_is_more_than_a_sum_is_refused(sums):
+    with pytest.raises(ValueError, match=f"^einsum: found '{re.escape(sums)}', expected one or two arrays"):
+        _plan(sums, 2)

@@ -1,5 +1,7 @@
 """The checker itself: planted errors are found and named, blind checks are refused."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -150,6 +152,21 @@ def test_swapped_results_are_named():
     found = failures(forward, backward, normal(3, 4), normal(3, 4, seed=1))
     assert "it is the gradient of b" in found["a"].cause
     assert "it is the gradient of a" in found["b"].cause
+
+
+@pytest.mark.parametrize("ndim", [6, 7, 32])
+def test_what_a_gradient_of_many_axes_may_cost_is_bounded(ndim, monkeypatch):
+    """There are 600 million ways to choose 16 of 32 axes."""
+    tried = []
+    monkeypatch.setattr(gradcheck, "combinations", lambda *args: (tried.append(axes) or axes for axes in combinations(
+        *args)))
+    n = normal(*[2] * (ndim // 2))
+    a = np.stack([n, n], -1).reshape(*n.shape, 2, *[1] * (ndim - n.ndim - 1))
+    said = gradcheck.guess_shape(a, n / 2, 1e-6)
+    assert len(tried) <= 20
+    assert said == ""
+    missing = gradcheck.guess_shape(normal(2, 2, 2, 2, 2, 2), normal(2, 2, 2, 2, 2, 2).sum((0, 1, 3, 5)), 1e-6)
+    assert missing == ": a sum over axis 0 and 1 and 3 and 5 is missing"
 
 
 def test_too_few_gradients_are_counted():

@@ -19,7 +19,7 @@ PAGE = 60                                                # lines
 # Every file and every room (a folder) with the step of the ladder that it stands on. A file may import what stands
 # lower, and what stands in its own room.
 LADDER = [
-    ["backend", "errors"],
+    ["backend", "course", "errors"],
     ["flat", "gpu", "ops"],
     ["layers"],
     ["memories"],

@@ -1,12 +1,14 @@
 """Is there a GPU that CuPy can use? The only file that imports CuPy, and only when somebody asks."""
 
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from tinylm2.backend import get_xp, register
+
+ALIGNED = 256                                            # bytes: where each array of an upload may begin
 
 
 @cache
@@ -28,7 +30,7 @@ def gpu() -> tuple:
             return False, "a smoke kernel gave a wrong number"
     except Exception as error:
         return False, f"a smoke kernel failed ({_first_line(error)})"
-    register(cupy.ndarray, cupy, cupy.asnumpy, _segment_sum)
+    register(cupy.ndarray, cupy, cupy.asnumpy, _segment_sum, _einsum)
     return True, cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
@@ -61,6 +63,20 @@ def array_module(device: str = "auto", rank: int = 0) -> Any:
     return np
 
 
+def upload(xp: Any, *arrays: Any) -> list:
+    """Host arrays as arrays of `xp`, in one copy: their bytes side by side, and a view of each part."""
+    if xp is np:
+        return list(arrays)
+    parts, ends = [], [0]
+    for x in arrays:
+        raw = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        parts += [raw, np.zeros(-raw.size % ALIGNED, np.uint8)]
+        ends.append(ends[-1] + raw.size + parts[-1].size)
+    there = xp.asarray(np.concatenate(parts))
+    return [there[start:start + x.nbytes].view(x.dtype).reshape(x.shape)
+            for start, x in zip(ends, arrays, strict=False)]
+
+
 def _segment_sum(x, starts):
     y = get_xp(x, starts).empty((starts.size - 1, x.shape[1]), x.dtype)
     return _kernel()(x, starts, x.shape[1], y)
@@ -80,3 +96,28 @@ def _kernel():
     import cupy
 
     return cupy.ElementwiseKernel("raw T x, raw S starts, int64 width", "T y", KERNEL, "segment_sum")
+
+
+def _einsum(sums, x, *others):
+    axes, order = _plan(sums, x.ndim)
+    y = _dot()(x, *others, axis=axes) if others else x.sum(axes)
+    return y if order is None else y.transpose(order)
+
+
+@lru_cache
+def _plan(sums, ndim):
+    """The axes that "btk,btk->tb" sums over, and the order in which it wants the others; None as they are."""
+    taken, _, wanted = sums.replace("...", "").partition("->")
+    first, *others = taken.split(",")
+    if len(others) > 1 or any(letters != first for letters in others) or not set(wanted) < set(first):
+        raise ValueError(f"einsum: found {sums!r}, expected one or two arrays of the same letters, and a sum")
+    stay = [letter for letter in first if letter in wanted]
+    axes = tuple(ndim - len(first) + i for i, letter in enumerate(first) if letter not in wanted)
+    return axes, None if stay == list(wanted) else tuple(map(stay.index, wanted))
+
+
+@cache
+def _dot():
+    import cupy
+
+    return cupy.ReductionKernel("T x, T y", "T z", "x * y", "a + b", "z = a", "0", "dot")

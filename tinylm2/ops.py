@@ -7,7 +7,7 @@ only into an array that the same function made.
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from tinylm2.backend import Array, check_shapes, fused, get_xp, segment_sum
+from tinylm2.backend import Array, check_shapes, einsum, fused, get_xp, segment_sum
 
 
 def linear_forward(x: Array, W: Array) -> tuple:
@@ -75,7 +75,7 @@ def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple:
     """
     check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))
     get_xp(x, g)
-    r = _inverse_rms(_rowdot(x, x), g.size, eps)                         # (..., 1)
+    r = _inverse_rms(einsum("...d,...d->...", x, x)[..., None], g.size, eps)         # (..., 1)
     n, y = _scale(x, r, g)                                               # (..., D)
     return y, (n, r, g)
 
@@ -87,9 +87,9 @@ def rmsnorm_backward(dy: Array, cache: Any) -> tuple:
     dx = r * (dn - n * mean(dn * n)).   g met every row, so dg sums dy * n over the rows.
     """
     n, r, g = cache
-    dg = get_xp(dy, n).einsum("rd,rd->d", dy.reshape(_rows(n), g.size), n.reshape(_rows(n), g.size))
+    dg = einsum("rd,rd->d", dy.reshape(_rows(n), g.size), n.reshape(_rows(n), g.size))
     dn = dy * g                                                          # (..., D)
-    dx = _scale_back(dn, n, r, _rowdot(dn, n), g.size)                   # (..., D)
+    dx = _scale_back(dn, n, r, einsum("...d,...d->...", dn, n)[..., None], g.size)   # (..., D)
     return dx, dg
 
 
@@ -115,11 +115,6 @@ def _scale_back(xp, dn, n, r, total, D):
     return dx
 
 
-def _rowdot(a, b):
-    """sum(a * b) over the last axis, kept as an axis of one: einsum needs neither the product nor a slow short sum."""
-    return get_xp(a, b).einsum("...d,...d->...", a, b)[..., None]
-
-
 def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0) -> tuple:
     """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
@@ -131,7 +126,7 @@ def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000
     check_shapes("rope", x=(x, "B T H K"))
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has heads {x.shape[-1]} wide, expected an even width")
-    turn, back = _rope_table(get_xp(x), x.shape[1:], start, step, base, x.dtype)
+    turn, back = _rope_table(get_xp(x), getattr(x.device, "id", 0), x.shape[1:], start, step, base, x.dtype)
     return (_pairs(x) * turn).view(x.dtype), back
 
 
@@ -142,25 +137,21 @@ def rope_backward(dy: Array, cache: Any) -> tuple:
 
 
 def _pairs(x):
-    """x (..., K) seen as K/2 complex numbers."""
+    """x (..., K) seen as K/2 complex numbers: float32 as complex64, float64 as complex128."""
     xp = get_xp(x)
     if x.strides[-1] != x.itemsize:
         x = xp.ascontiguousarray(x)
-    return x.view(_complex(xp, x.dtype))
-
-
-def _complex(xp, dtype):
-    return xp.result_type(dtype, xp.complex64)           # float32 -> complex64, float64 -> complex128
+    return x.view(xp.result_type(x.dtype, xp.complex64))
 
 
 @lru_cache(maxsize=256)
-def _rope_table(xp, shape, start, step, base, dtype):
-    """e^(j p w_i) and its conjugate, (T, H, K/2): worked out in double precision, then cast, or float64 would spread
-    from here. The same for every head, but written out: one long row is turned faster than H short ones."""
+def _rope_table(xp, device, shape, start, step, base, dtype):
+    """e^(j p w_i) and its conjugate, (T, H, K/2), one table per device: worked out in double precision, then cast, or
+    float64 would spread from here. The same for every head, but written out: one long row is turned faster than H."""
     T, H, K = shape
     positions = start + step * xp.arange(T)
     w = base ** (-2.0 * xp.arange(K // 2) / K)
-    turn = xp.exp(1j * positions[:, None, None] * w).astype(_complex(xp, dtype))
+    turn = xp.exp(1j * positions[:, None, None] * w).astype(xp.result_type(dtype, xp.complex64))
     turn = xp.ascontiguousarray(xp.broadcast_to(turn, (T, H, K // 2)))
     return turn, turn.conj()
 
@@ -198,9 +189,9 @@ def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: A
     if pad is not None:
         by_head += _hidden(xp, T, U, causal, pad, P.dtype)
     elif causal:
-        by_head[:, :, U - T:] += _future(xp, T, P.dtype)                 # what stands before the queries is all seen
+        by_head[:, :, U - T:] += _future(xp, getattr(P.device, "id", 0), T, P.dtype)     # all see what stands before
     _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
-    P /= xp.einsum("...ut->...t", P)[..., None, :]
+    P /= einsum("...ut->...t", P)[..., None, :]
     y = _unstack(P.swapaxes(2, 3) @ vs, H)                               # (B, T, H, K)
     return y, Attended(qs, ks, vs, P, y)
 
@@ -214,13 +205,12 @@ def attend_backward(dy: Array, cache: Any) -> tuple:
     over them by themselves.
     """
     qs, ks, vs, P, y = cache                                             # P is kept as its transpose, and so is dS
-    xp = get_xp(dy, P)
     B, T, H, K = y.shape
     G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
     dv = _unstack(P @ dys, G)                                            # (B, U, G, K)
     dS = vs @ dys.swapaxes(2, 3)                                         # dP, (B, G, U, RT)
-    mean = xp.einsum("bthk,bthk->bht", dy, y)                            # sum(dP * P)
+    mean = einsum("bthk,bthk->bht", dy, y)                               # sum(dP * P)
     _softmax_back(dS, P, mean.reshape(B, G, 1, H // G * T))
     dq = _unstack(dS.swapaxes(2, 3) @ ks, H)                             # (B, T, H, K)
     dq /= K**0.5
@@ -271,7 +261,7 @@ def _hidden(xp, T, U, causal, pad, dtype):
 
 
 @lru_cache(maxsize=64)
-def _future(xp, T, dtype):
+def _future(xp, device, T, dtype):
     """The same for T queries and their own T places, without padding."""
     return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
@@ -362,14 +352,14 @@ def cross_entropy_forward(logits: Array, *, targets: Array, weights: Array, tota
                          f"expected {logits.shape[:-1]} from logits")
     xp = get_xp(logits, targets, weights)
     V = logits.shape[-1]
-    w = (weights / (weights.sum() if total is None else total)).astype(logits.dtype).reshape(-1)     # (R,)
+    w = (weights / (weights.sum() if total is None else total)).astype(logits.dtype, copy=False).reshape(-1)     # (R,)
     z = logits.reshape(_rows(logits), V)
     top = z.max(-1, keepdims=True)
     p = z - top                                          # below the largest, no exponential overflows; (R, V)
     place = (xp.arange(w.size), targets.reshape(-1))
     at_target = p[place]
     xp.exp(p, out=p)
-    total = xp.einsum("rv->r", p)                                        # (R,)
+    total = einsum("rv->r", p)                                           # (R,)
     p /= total[:, None]
     loss = _surprise(w, total, at_target).sum()
     return loss, (p, w, place, logits.shape)

@@ -13,6 +13,7 @@ GPU would wrap it without a word.
 import operator
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,7 @@ METHODS = {
     "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",
     "argsort": "axis", "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "",
     "fill": "", "reshape": "", "ravel": "", "transpose": "", "swapaxes": "", "squeeze": "axis", "view": ""}
-METADATA = ("shape", "strides", "dtype", "size", "ndim", "itemsize", "nbytes", "flags")
+METADATA = ("shape", "strides", "dtype", "size", "ndim", "itemsize", "nbytes", "flags", "device")
 CONSTANTS = ("inf", "result_type", "float32", "float64", "complex64", "complex128", "int32", "int64", "bool_")
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 OTHERS = ("lt", "le", "gt", "ge", "eq", "ne", "neg", "invert", "abs")      # no swapped and no in-place form
@@ -200,4 +201,5 @@ xp.fuse = _fuse
 xp.asarray = _asarray
 xp.empty = lambda shape, dtype=float: Array(np.empty(shape, dtype))      # memory alone: no kernel
 xp.empty_like = lambda x: Array(np.empty_like(_inside(x)))
-backend.register(Array, xp, _to_host, lambda *args: _run("segment_sum", backend._segment_sum, args))
+backend.register(Array, xp, _to_host, lambda *args: _run("segment_sum", backend._segment_sum, args),
+                 lambda sums, *arrays: _run("einsum", partial(np.einsum, sums), arrays))

@@ -5,6 +5,7 @@ import ctypes
 import os
 import sys
 import time
+import traceback
 from contextlib import suppress
 from functools import wraps
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from tinylm2.errors import BadInput
 from tinylm2.gpu import NoGPU
-from tinylm2.training.communicator import PATIENCE, SingleProcess, world
+from tinylm2.training.communicator import SingleProcess, world
 from tinylm2.training.loop import Stopped
 from tinylm2.training.step import NotFinite
 from tinylm2.training.trainer import NotLearned
@@ -41,7 +42,7 @@ def command(main: Any) -> Any:
         except (NotLearned, NotFinite) as error:
             return _say(f"{type(error).__name__}: {error}", 1)
         except Stopped as error:
-            return _say(str(error), error.status, abort=False)
+            return _say(str(error), error.status)
         except KeyboardInterrupt:
             return _say("stopped by SIGINT", 130)
         except MemoryError as error:
@@ -49,9 +50,14 @@ def command(main: Any) -> Any:
         except BrokenPipeError:                          # the reader of our output went away: `... | head`
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # Python's own last flush goes there
-            return 1
+            return _leave(1)
         except OSError as error:
             return _say(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
+        except Exception:
+            if _world().size == 1:
+                raise
+            traceback.print_exc()
+            return _world().abort(1)                     # at once: the others wait for this process without end
 
     return run
 
@@ -87,16 +93,21 @@ def whole(low: Any, high: Any = 2 ** 63 - 1) -> Any:
     return number
 
 
-def _say(text, status, abort=True):
-    """Print one line and return the status; of several processes the first speaks, and all end."""
+def _say(text, status):
+    """Print one line and return the status. Of several processes that end alike only the first one speaks."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)        # one line, always
+    if _world().rank:
+        return _leave(status, f"rank {_world().rank}: {text}")
+    print(text, file=sys.stderr, flush=True)
+    return _leave(status)
+
+
+def _leave(status, text=None):
+    """The status. A process that ends alone says why and ends the others: they would wait for it without end."""
     comm = _world()
-    if comm.rank and not abort:
-        return status
-    if comm.rank:
-        time.sleep(PATIENCE)                             # the first process says the same, if it knows
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr)       # one line, always
-    sys.stderr.flush()
-    if abort:
+    if not comm.all_end():
+        if text:
+            print(text, file=sys.stderr, flush=True)
         comm.abort(status)
     return status
 

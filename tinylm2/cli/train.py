@@ -2,9 +2,10 @@
 
 import os
 import time
+import zlib
 from argparse import Namespace
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from tqdm import tqdm
 from tinylm2 import __version__
 from tinylm2.cli.console import Progress, percent, sparkline, table, whole
 from tinylm2.data import encode_examples, find_file, generated_examples, read_examples
+from tinylm2.errors import BadInput
 from tinylm2.gpu import array_module
 from tinylm2.inspect.evaluate import evaluate as evaluate_lengths
 from tinylm2.model import count_params
 from tinylm2.training import loop, run_dir
-from tinylm2.training.communicator import agree, world
+from tinylm2.training.communicator import agree, checksum, world
 from tinylm2.training.material import gather_material
 from tinylm2.training.settings import Settings, given_settings, segment_counts, whole_numbers
 from tinylm2.training.step import SINGLE
@@ -63,6 +65,8 @@ def _quiet():
 
 def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
     """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
+    agree(comm, version=__version__, numpy=np.__version__,
+          **{f"--{name.replace('_', '-')}": value for name, value in vars(args).items()})
     xp = array_module(args.device, comm.rank)
     segment_counts("eval-segments", args.eval_segments)
     given = vars(args)
@@ -72,23 +76,35 @@ def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
     else:
         if comm.size > 1 and args.shards is None:
             given = given | {"shards": comm.size}
-            print(f"--shards {comm.size}: one part of each batch per process")
         settings = given_settings(given)
         material = gather_material(settings)
         model = run_dir.new(settings, xp=xp, material=material)
         trainer = model.trainer(comm, material)          # bad settings are found before another run is removed
     if args.stories:                                     # every file is checked before anything is trained
         official_examples(args.stories, trainer.stories.tasks, model.tokenizer)
-    agree(comm, version=__version__, numpy=np.__version__, settings=model.settings, config=model.cfg,
-          step=trainer.progress.step)
-    if comm.rank == 0:
+    if comm.size > 1:                                    # the ranks may have read different files
+        agree(comm, **asdict(model.settings), config=model.cfg, step=trainer.progress.step,
+              **{"a vocabulary with the checksum": zlib.crc32(model.tokenizer.to_json().encode()),
+                 "parameters with the checksum": checksum(trainer.params.buffer)})
+    refused = comm.gather(_begin(folder, model, args) if comm.rank == 0 else None)[0]
+    if refused:                                          # on every rank, so that all end together
+        raise BadInput(refused)
+    if args.resume:
+        print(f"continuing {folder.path} at step {trainer.progress.step}")
+    elif comm.size > 1 and args.shards is None:
+        print(f"--shards {comm.size}: one part of each batch per process")
+    return model, trainer
+
+
+def _begin(folder, model, args):
+    """Make the folder ready; why it cannot be, as text."""
+    try:
         if not args.resume:
             folder.claim(overwrite=args.overwrite)
         folder.describe(model)                           # killed between its two files, a run had the first alone
-    comm.gather(None)                                    # the others wait until the folder is ready
-    if args.resume:
-        print(f"continuing {folder.path} at step {trainer.progress.step}")
-    return model, trainer
+    except BadInput as error:
+        return str(error)
+    return None
 
 
 def train(folder: Any, model: Any, trainer: Any, args: Namespace) -> None:

@@ -31,7 +31,7 @@ class PlaceTrace:
     input: np.ndarray | None = None                      # (B, N, D) the gate that lets in what it gathered
     forget: np.ndarray | None = None                     # (B, N, D) the gate that lets stay what it held
 
-    def change(self, name):
+    def change(self, name: str) -> float | None:
         """How much the segment changed this array of the state, |after - before| / |before|.
 
         None where it was zero or had another shape: some states grow with the story.

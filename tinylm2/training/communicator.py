@@ -6,6 +6,9 @@ of R computes the shards r S/R .. (r+1) S/R - 1. With one process a communicator
 """
 
 import os
+import sys
+import time
+import zlib
 from functools import cache
 from typing import Any
 
@@ -15,7 +18,8 @@ from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.errors import BadInput
 
 STARTED_BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")      # what mpiexec tells its processes
-PATIENCE = 5                                             # seconds that a failing rank leaves the first one to speak
+PATIENCE = 3                                             # seconds that a failing rank waits for the others to fail, too
+END = 1                                                  # tag of the messages of `all_end`
 
 
 class SingleProcess:
@@ -30,6 +34,10 @@ class SingleProcess:
     def sum_shards(self, buffers: Any) -> Any:
         """The sum of all ranks' buffers (P,) in the order of the shards; the buffers may be overwritten."""
         return _fold(buffers)
+
+    def all_end(self) -> bool:
+        """Whether all processes of the run end now: each that calls this waits for the others, but not for long."""
+        return True
 
     def abort(self, status: Any) -> None:
         """End every process of the run; here there is none but this one."""
@@ -51,21 +59,41 @@ class MPI:
         Every number travels twice (to the rank that adds its slice, and back to all), as in any all-reduce, but the
         order of the additions is ours. Device arrays go over the host unless the MPI takes them (TINYLM2_CUDA_MPI=1).
         """
-        xp, size = get_xp(*buffers), buffers[0].size
+        xp, size, k = get_xp(*buffers), buffers[0].size, len(buffers)
         direct = xp is np or os.environ.get("TINYLM2_CUDA_MPI") == "1"
-        sent = xp.stack(buffers)                                         # (k, P): this rank's shards
+        sent = xp.stack(buffers) if k > 1 else buffers[0].reshape(1, -1)     # (k, P): this rank's shards
         here = sent if direct else to_host(sent)                         # one copy for all shards of this rank
         module = get_xp(here)
         ends = [size * rank // self.size for rank in range(self.size + 1)]
         widths = [high - low for low, high in zip(ends, ends[1:], strict=False)]
-        k, mine = len(buffers), widths[self.rank]
-        cut = module.concatenate([here[:, low:high].reshape(-1) for low, high in zip(ends, ends[1:], strict=False)])
+        mine, cut = widths[self.rank], here.reshape(-1)
+        if k > 1:                                        # one shard lies in the order of its slices already
+            cut = module.concatenate([here[:, low:high].reshape(-1) for low, high in zip(ends, ends[1:], strict=False)])
         met = module.empty(self.size * k * mine, cut.dtype)
+        _wait_for_device(module)
         self.comm.Alltoallv([cut, [k * width for width in widths]], [met, [k * mine] * self.size])
-        total = _fold(list(met.reshape(self.size * k, mine)))
+        met = met.reshape(self.size * k, mine)
+        total = module.ascontiguousarray(_fold([met[shard] for shard in range(self.size * k)]))
         joined = module.empty(size, cut.dtype)
-        self.comm.Allgatherv(module.ascontiguousarray(total), [joined, widths])
+        _wait_for_device(module)
+        self.comm.Allgatherv(total, [joined, widths])
         return joined if direct else to_device(joined, xp)
+
+    def all_end(self) -> bool:
+        """As `SingleProcess.all_end`. It sends messages, for processes that do not end are in some collective call."""
+        ends = time.monotonic() + PATIENCE * (2 if self.rank else 1)     # the first one speaks first
+        others = [0] if self.rank else range(1, self.size)
+        if self.rank:
+            self.comm.send(None, 0, END)
+        while not all(self.comm.iprobe(other, END) for other in others):
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.01)
+        for other in others:
+            self.comm.recv(source=other, tag=END)
+            if not self.rank:
+                self.comm.send(None, other, END)
+        return True
 
     def abort(self, status: Any) -> None:
         """End every process of the run at once, with this exit status."""
@@ -80,31 +108,49 @@ def _fold(buffers):
     return total
 
 
-def ranks_started() -> Any:
+def _wait_for_device(module):
+    """Wait until all arrays are computed: an MPI that reads a GPU's memory does not know of its queue."""
+    if hasattr(module, "cuda"):
+        module.cuda.get_current_stream().synchronize()
+
+
+def ranks_started() -> int:
     """How many processes mpiexec says it started; 1 without mpiexec."""
     return max([1, *(int(os.environ[name]) for name in STARTED_BY_MPI if os.environ.get(name, "").isdigit())])
 
 
 @cache
 def world() -> Any:
-    """The communicator of this process.  BadInput under mpiexec without mpi4py: R trainings would share one folder."""
-    if ranks_started() == 1:
+    """The communicator of this process.  BadInput where mpiexec started several that cannot talk to each other: they
+    would be as many trainings in one folder."""
+    started = ranks_started()
+    if started == 1 or "mpi4py.futures" in sys.modules:  # the processes of a pool share no training
         return SingleProcess()
     try:
         from mpi4py import MPI as library
     except Exception as error:                           # a broken MPI installation raises more than ImportError
-        raise BadInput(f"started by mpiexec with {ranks_started()} processes, but mpi4py cannot be imported "
+        raise BadInput(f"started by mpiexec with {started} processes, but mpi4py cannot be imported "
                        f"({type(error).__name__}): pip install 'tinylm2[mpi]'") from None
+    seen = library.COMM_WORLD.Get_size()
+    if seen < started:
+        raise BadInput(f"mpi4py: found {seen} of the {started} processes that mpiexec started, expected all: mpi4py "
+                       "and mpiexec must belong to the same MPI")
     return MPI(library.COMM_WORLD)
 
 
 def agree(comm: Any, **values: Any) -> None:
     """BadInput, on every rank, where the ranks do not hold the same values; it names the first difference."""
-    for name in values:
-        found = comm.gather(repr(values[name]))
-        for rank, value in enumerate(found):
-            if value != found[0]:
-                raise BadInput(f"rank {rank}: found {name} {value:.80}, expected rank 0's {found[0]:.80}")
+    everyone = comm.gather({name: repr(value) for name, value in values.items()})
+    for rank, theirs in enumerate(everyone):
+        for name, expected in everyone[0].items():
+            found = theirs.get(name, "none")
+            if found != expected:
+                raise BadInput(f"rank {rank}: found {name} {found:.80}, expected rank 0's {expected:.80}")
+
+
+def checksum(array: Any) -> int:
+    """A short number that differs, almost surely, where two arrays do."""
+    return zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes())
 
 
 def own_shards(comm: Any, shards: int) -> Any:

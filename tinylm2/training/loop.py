@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tinylm2.errors import BadInput
+from tinylm2.training.communicator import agree, checksum
 
 
 class Stopped(Exception):
@@ -50,9 +51,12 @@ def train(folder: Any, model: Any, trainer: Any, *, save_every: int = 200, show:
         with folder.metrics(trainer.progress.step) if writes else nullcontext() as lines, polite_signals() as caught:
 
             def save():
+                if comm.size > 1:                        # processors that round differently would drift apart unseen
+                    agree(comm, **{"parameters with the checksum": checksum(trainer.params.buffer)})
                 if lines is not None:
                     os.fsync(lines.fileno())             # first the lines, then the checkpoint that counts on them
                     folder.save(model, trainer)
+                comm.gather(None)                        # no process ends while the first one writes
 
             signals = []
             for metrics in trainer.steps():

@@ -9,6 +9,7 @@ from tinylm2 import ops, recurrence
 from tinylm2.backend import get_xp, to_device, to_host
 from tinylm2.checking.diagnose import first_not_finite
 from tinylm2.flat import Flat
+from tinylm2.gpu import upload
 from tinylm2.optim import clip
 from tinylm2.training.communicator import SingleProcess
 
@@ -20,12 +21,12 @@ class NotFinite(ArithmeticError):
 
 
 def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: float = 1.0, comm: Any = SINGLE,
-               **options: Any) -> tuple:
+               meanwhile: Any = lambda: None, **options: Any) -> tuple:
     """Forward, loss, backward, clip, update, in place.  -> (answer loss, gradient norm, correct (B,)), on the host.
 
     shards: the Batch, or the parts of it that this process computes (None is an empty part); `comm` joins them with the
-    other processes' parts. `options` are those of `loss_and_gradients`. The numbers come back from the device in
-    one copy.  NotFinite where loss or gradient is not finite: it says where that began, and nothing was updated.
+    other processes' parts. `options` are those of `loss_and_gradients`. The numbers come back from the device in one
+    copy, after `meanwhile()`.  NotFinite where loss or gradient is not finite: it says where, and nothing was updated.
     """
     xp = get_xp(params.buffer)
     counts = comm.gather([(0, 0) if shard is None else (float(shard.weights.sum()), float(shard.lm_weights.sum()))
@@ -39,7 +40,9 @@ def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: flo
     losses, correct, grads = zip(*computed(), strict=True)
     grads = params.like(comm.sum_shards([part.buffer for part in grads]))
     norm = clip(grads, limit)
-    numbers = to_host(xp.concatenate((xp.stack((*losses, norm)), *(part.astype(norm.dtype) for part in correct))))
+    numbers = xp.concatenate((xp.stack((*losses, norm)), *(part.astype(norm.dtype) for part in correct)))
+    meanwhile()
+    numbers = to_host(numbers)
     norm = float(numbers[len(losses)])
     parts = comm.gather((numbers[:len(losses)].tolist(), numbers[len(losses) + 1:] > 0))
     loss = sum(x for part, _ in parts for x in part)
@@ -61,7 +64,7 @@ def loss_and_gradients(params: Flat, batch: Any, *, cfg: Any, totals: Any = (Non
     token and the end are the likeliest.
     """
     xp = get_xp(params.buffer)
-    ids, targets, weights = (to_device(x, xp) for x in (batch.ids, batch.targets, batch.weights))
+    ids, targets, weights = upload(xp, batch.ids, batch.targets, batch.weights)
     logits, cache = recurrence.story_forward(params, ids=ids, cfg=cfg, pad=batch.pad, last=None if lm else batch.last,
                                              truncate=truncate, recompute=recompute)
     targets, weights = targets[:, -logits.shape[1]:], weights[:, -logits.shape[1]:]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylm2.backend import get_xp
 from tinylm2.flat import Flat
 from tinylm2.model import Config
 from tinylm2.optim import AdamW
@@ -38,17 +39,20 @@ class Trainer:
     """A model in training: `for metrics in trainer.steps(): ...` until the curriculum ends.
 
     stories: a `tinylm2.data.Stories`. After each step `metrics` is a dict of plain numbers, one line of metrics.jsonl.
-    Each batch is cut into `shards` parts, which the processes of `comm` share.
+    Each batch is cut into `shards` parts, which the processes of `comm` share. ahead: make the next batch while the
+    device computes, the same one; None means on a GPU, where the host would only wait.
     """
 
     def __init__(self, params: Flat, *, cfg: Config, stories: Any, stages: Any, max_lr: float = 6e-3, warmup: int = 100,
                  lm: float = 0.0, truncate: int | None = None, recompute: bool = False, shards: int = 1,
-                 comm: Any = SINGLE) -> None:
+                 comm: Any = SINGLE, ahead: bool | None = None) -> None:
         self.params, self.cfg, self.stories, self.stages = params, cfg, stories, stages
         self.max_lr, self.warmup, self.shards, self.comm = max_lr, warmup, shards, comm
         self.options = {"cfg": cfg, "lm": lm, "truncate": truncate, "recompute": recompute}
         self.optimizer = AdamW(params)
         self.progress = Progress()
+        self.ahead = get_xp(params.buffer) is not np if ahead is None else ahead
+        self._made = {}                                  # (stage, step) -> the parts of the batch that was made ahead
 
     def restore(self, moments: Any, progress: Any) -> None:
         """Continue where a checkpoint stood."""
@@ -81,11 +85,10 @@ class Trainer:
         last = p.stage == len(self.stages) - 1
         lr = learning_rate(self.max_lr, p.step, warmup=self.warmup, decay_from=p.first if last else None,
                            decay_steps=stage.steps)
-        parts = [stage.sampler.batch(self.stories, p.step, stage.batch_size, shard, self.shards)
-                 for shard in own_shards(self.comm, self.shards)]
+        parts = self._made.pop((p.stage, p.step), None) or self._batch(p.step)
         try:
             loss, norm, correct = train_step(self.params, self.optimizer, *parts, lr=lr, comm=self.comm,
-                                             **self.options)
+                                             meanwhile=self._make_ahead, **self.options)
         except NotFinite as error:
             raise NotFinite(f"step {p.step}: {error}") from None
         metrics = {"step": p.step, "stage": stage.name, "loss": loss, "accuracy": float(correct.mean()), "norm": norm,
@@ -98,6 +101,18 @@ class Trainer:
         p.step += 1
         p.losses = [*p.losses, loss][-WINDOW:]
         return metrics
+
+    def _batch(self, step):
+        """This process's parts of a step's batch."""
+        sampler, size = self.stage.sampler, self.stage.batch_size
+        return [sampler.batch(self.stories, step, size, shard, self.shards)
+                for shard in own_shards(self.comm, self.shards)]
+
+    def _make_ahead(self):
+        """The next step's batch, if the stage goes on; where it ends early, nobody asks for this one."""
+        p = self.progress
+        if self.ahead and p.step + 1 - p.first < self.stage.steps:
+            self._made = {(p.stage, p.step + 1): self._batch(p.step + 1)}
 
     def _next_stage(self):
         """Go to the next stage when this one is over."""

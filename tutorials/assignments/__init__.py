@@ -1,1 +1,1 @@
-"""Six assignments: a cutter that makes the handouts out of the library, and a grader that cannot be talked round."""
+"""Six assignments: handouts cut out of the library, and a grader for solutions."""

@@ -2,25 +2,25 @@
 
 import numpy as np
 
-from tutorials.assignments import judge
+from tutorials.assignments import feedback
 from tutorials.assignments.checks import ROUNDS, Assignment, Pair, Test, Unit, call
 
 # -------------------------------------------------------------------------------------------------- central_differences
 
 
-def _drawn(bench, eps, entries=False):
-    """Arguments of the scene `slopes`: a curve, a place on it, and moves."""
-    d = bench.draw()
+def _drawn(ctx, eps, entries=False):
+    """Arguments of the call `slopes`: a curve, a place on it, and moves."""
+    d = ctx.draw()
     shape = tuple(d.lengths("TD"))
     moves = np.eye(shape[0] * shape[1]).reshape(-1, *shape) if entries else d(4, *shape)
     return {"weights": d(3, *shape), "x": d(*shape), "moves": list(moves), "eps": eps}
 
 
-def _differences_are_right(bench):
+def _differences_are_right(ctx):
     for _ in range(ROUNDS):
-        arguments = _drawn(bench, 1e-4)
-        found, truth = bench.student("slopes", **arguments), bench.truth("slopes", **arguments)
-        if text := judge.array("slopes", found["slopes"], truth["slopes"]):
+        arguments = _drawn(ctx, 1e-4)
+        found, truth = ctx.student("slopes", **arguments), ctx.truth("slopes", **arguments)
+        if text := feedback.array("slopes", found["slopes"], truth["slopes"]):
             yield from _where_it_looked(arguments, found["seen"])
             if np.shape(found["slopes"]) == (4,) and np.allclose(found["slopes"], 2 * truth["slopes"]):
                 text = "slopes is wrong by the factor 2: the two places are 2 eps apart"
@@ -44,21 +44,21 @@ def _where_it_looked(arguments, seen):
 
 
 def _after_being_right(look):
-    """A test that judges nothing as long as the slopes of a plain curve are wrong."""
-    def check(bench):
-        arguments = _drawn(bench, 1e-4)
-        found, truth = bench.student("slopes", **arguments), bench.truth("slopes", **arguments)
-        if judge.array("slopes", found["slopes"], truth["slopes"]):
+    """A test that gives no points as long as the slopes of a plain curve are wrong."""
+    def check(ctx):
+        arguments = _drawn(ctx, 1e-4)
+        found, truth = ctx.student("slopes", **arguments), ctx.truth("slopes", **arguments)
+        if feedback.array("slopes", found["slopes"], truth["slopes"]):
             yield "not judged yet: its slopes must be right first"
         else:
-            yield from look(bench)
+            yield from look(ctx)
     return check
 
 
 @_after_being_right
-def _x_is_put_back(bench):
-    arguments = _drawn(bench, 1e-5)
-    x = bench.student("slopes", **arguments)["x"]
+def _x_is_put_back(ctx):
+    arguments = _drawn(ctx, 1e-5)
+    x = ctx.student("slopes", **arguments)["x"]
     if not np.array_equal(x, arguments["x"]):
         away = abs(x - arguments["x"]).max()
         yield (f"x is not what it was: some entry moved by {away:.1e}" + (
@@ -66,18 +66,18 @@ def _x_is_put_back(bench):
 
 
 @_after_being_right
-def _any_layout(bench):
-    arguments = _drawn(bench, 1e-4, entries=True)
-    found, truth = bench.student("slopes", **arguments, layout="strided"), bench.truth("slopes", **arguments)
-    if text := judge.array("slopes", found["slopes"], truth["slopes"]):
+def _any_layout(ctx):
+    arguments = _drawn(ctx, 1e-4, entries=True)
+    found, truth = ctx.student("slopes", **arguments, layout="strided"), ctx.truth("slopes", **arguments)
+    if text := feedback.array("slopes", found["slopes"], truth["slopes"]):
         yield f"{text} (x is not contiguous in memory: is it x that is moved, or a copy?)"
 
 
 @_after_being_right
-def _eps_as_told(bench):
-    arguments = _drawn(bench, 0.25)
-    found, truth = bench.student("slopes", **arguments), bench.truth("slopes", **arguments)
-    if text := judge.array("slopes", found["slopes"], truth["slopes"]):
+def _eps_as_told(ctx):
+    arguments = _drawn(ctx, 0.25)
+    found, truth = ctx.student("slopes", **arguments), ctx.truth("slopes", **arguments)
+    if text := feedback.array("slopes", found["slopes"], truth["slopes"]):
         yield f"{text} (with eps = 0.25: is another eps built in?)"
 
 
@@ -88,34 +88,34 @@ DIFFERENCES = [Test("central_differences", *test) for test in (
 # ---------------------------------------------------------------------------------------------------------- worst_entry
 
 
-def _worst(bench, analytic, slopes, *scale):
+def _worst(ctx, analytic, slopes, *scale):
     """(error, index) of the student's, made plain, and of the library's; or a line that says what it is instead."""
     arguments = {"file": "gradcheck", "name": "worst_entry", "arguments": (analytic, slopes, *scale)}
-    found, truth = bench.student("called", **arguments)["result"], bench.truth("called", **arguments)["result"]
+    found, truth = ctx.student("called", **arguments), ctx.truth("called", **arguments)
     if not isinstance(found, tuple) or len(found) != 2:
-        return f"it returned {judge.kind(found)}, expected a tuple: error, index", truth
+        return f"it returned {feedback.kind(found)}, expected a tuple: error, index", truth
     error, index = found
     if np.ndim(error) or not isinstance(error, float | int | np.ndarray):
-        return f"error is {judge.kind(error)}, expected one number", truth
+        return f"error is {feedback.kind(error)}, expected one number", truth
     if not isinstance(index, tuple | list) or len(index) != np.ndim(slopes):
-        return f"index is {judge.kind(index)}, expected a tuple of {np.ndim(slopes)} whole numbers", truth
+        return f"index is {feedback.kind(index)}, expected a tuple of {np.ndim(slopes)} whole numbers", truth
     return (float(error), tuple(int(i) for i in index)), truth
 
 
-def _worst_is_right(bench, scale=()):
-    d = bench.draw()
+def _worst_is_right(ctx, scale=()):
+    d = ctx.draw()
     shape = d.lengths("TD")
     slopes = d(*shape, std=3)
     for sign in (1, -1):                                 # farthest above, then farthest below
         analytic = slopes + d(*shape, std=0.1)
         analytic.flat[d.number(0, slopes.size - 1)] += 2 * sign
-        found, truth = _worst(bench, analytic, slopes, *scale)
+        found, truth = _worst(ctx, analytic, slopes, *scale)
         if isinstance(found, str):
             yield found
         elif found[1] != truth[1]:
             yield (f"index is wrong: {found[1]}, expected {truth[1]}, where analytic is farthest "
                    f"{'above' if sign > 0 else 'below'} the slopes" + ("" if sign > 0 else ": is abs missing?"))
-        elif text := judge.array("error", np.float64(found[0]), np.float64(truth[0])):
+        elif text := feedback.array("error", np.float64(found[0]), np.float64(truth[0])):
             away = abs(analytic - slopes)[found[1]]
             yield text + (": is it relative to the scale?" if np.isclose(found[0], away) else
                           ": is it relative to the slope there, and not to the largest?"
@@ -125,16 +125,16 @@ def _worst_is_right(bench, scale=()):
         return
 
 
-def _nan_is_infinite(bench):
-    d = bench.draw()
+def _nan_is_infinite(ctx):
+    d = ctx.draw()
     slopes = d(3, 4)
     analytic = slopes.copy()
-    found, truth = _worst(bench, analytic + 1, slopes)
+    found, truth = _worst(ctx, analytic + 1, slopes)
     if found != truth:
         yield "not judged yet: it must be right on numbers first"
         return
     analytic[1, 2] = np.nan
-    found, truth = _worst(bench, analytic, slopes)
+    found, truth = _worst(ctx, analytic, slopes)
     if isinstance(found, str) or found != truth:
         said = found[0] if isinstance(found, tuple) else found
         yield (f"with a NaN at [1, 2], error is {said}, expected inf: compared with a tolerance, a NaN is neither "
@@ -142,7 +142,7 @@ def _nan_is_infinite(bench):
 
 
 WORST = [Test("worst_entry", *test) for test in (
-    ("right", 8, _worst_is_right), ("relative to a scale", 3, lambda bench: _worst_is_right(bench, (0.5,))),
+    ("right", 8, _worst_is_right), ("relative to a scale", 3, lambda ctx: _worst_is_right(ctx, (0.5,))),
     ("NaN", 4, _nan_is_infinite))]
 
 # --------------------------------------------------------------------------------------------------------------- linear
@@ -157,7 +157,7 @@ def _rows(*letters):
 
 LINEAR = Pair("ops", "linear", ("y",), draws={"plain": _rows("B", "T"), "one axis of rows": _rows("R"),
                                               "more axes": _rows("B", "T", "H"),
-                                              "large": lambda d: call(d(16, 128, 64), d.W(64, 48))})
+                                              "large": lambda d: call(d(4, 64, 640), d.W(640, 256))})
 
 ASSIGNMENT = Assignment("a1", "the checker, and a first pair", (
     Unit(("gradcheck.central_differences", "gradcheck.worst_entry"), (*DIFFERENCES, *WORST)),

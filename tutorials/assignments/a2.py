@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tutorials.assignments import judge
+from tutorials.assignments import feedback
 from tutorials.assignments.checks import Assignment, Pair, Unit, call, first_output
 
 
@@ -16,34 +16,34 @@ def _places(*letters, std=2.0):
 
 
 def _many_places(d):
-    return call(d(16, 64, 200), targets=d.ids(200, 16, 64), weights=np.ones((16, 64), d.dtype))
+    return call(d(4, 128, 1024), targets=d.ids(1024, 4, 128), weights=np.ones((4, 128), d.dtype))
 
 
-def _loss(bench, pair, logits, constants):
-    loss = bench.student("forward", **pair.scene((logits,), constants))["outputs"][0]
-    return float(loss) if np.shape(loss) == () and not isinstance(loss, judge.Foreign) else np.nan
+def _loss(ctx, pair, logits, constants):
+    loss = ctx.student("forward", **pair.call((logits,), constants))["outputs"][0]
+    return float(loss) if np.shape(loss) == () and not isinstance(loss, feedback.Unsupported) else np.nan
 
 
-def _weighs_relatively(bench, pair, inputs, constants):
+def _weighs_relatively(ctx, pair, inputs, constants):
     """All weights doubled change nothing."""
     twice = {**constants, "weights": 2 * constants["weights"]}
-    once, twice = (_loss(bench, pair, *inputs, c) for c in (constants, twice))
+    once, twice = (_loss(ctx, pair, *inputs, c) for c in (constants, twice))
     if not np.isclose(once, twice, equal_nan=True):
         yield (f"doubling every weight turns loss {once:.6g} into {twice:.6g}, and it must stay: by what is the sum "
                "divided?")
 
 
-def _ignores_a_shift(bench, pair, inputs, constants):
+def _ignores_a_shift(ctx, pair, inputs, constants):
     """A constant added to a row of logits changes no probability."""
     (logits,) = inputs
     shift = np.arange(logits.shape[0], dtype=float).reshape(-1, *[1] * (logits.ndim - 1))
-    here, there = (_loss(bench, pair, logits + s, constants) for s in (0, shift))
+    here, there = (_loss(ctx, pair, logits + s, constants) for s in (0, shift))
     if not np.isclose(here, there, equal_nan=True):
         yield (f"adding a constant to every logit of a place turns loss {here:.6g} into {there:.6g}, and it must stay: "
                "does the softmax run over the last axis?")
 
 
-def _rows_add_up_to_zero(bench, pair, inputs, constants, upstreams, gradients):
+def _rows_add_up_to_zero(ctx, pair, inputs, constants, upstreams, gradients):
     """What one token's probability gains, the others lose; and a place without weight has no say."""
     (dlogits,) = gradients if isinstance(gradients, tuple) else (gradients,)
     if getattr(dlogits, "shape", None) != inputs[0].shape:
@@ -70,11 +70,11 @@ def _rows(*letters, std=1.0):
     return draw
 
 
-def _has_size_one(bench, pair, inputs, constants):
+def _has_size_one(ctx, pair, inputs, constants):
     """With gains of one, a row's root mean square is one; and eps matters for tiny rows only."""
     x, g = inputs
     large = 1e4 * x / np.sqrt((x * x).mean(-1, keepdims=True))
-    y, right = first_output(bench, pair, (large, np.ones_like(g)), constants)
+    y, right = first_output(ctx, pair, (large, np.ones_like(g)), constants)
     if y is None:
         return
     size = np.sqrt((y * y).mean(-1))
@@ -88,7 +88,7 @@ def _has_size_one(bench, pair, inputs, constants):
 RMSNORM = Pair(
     "ops", "rmsnorm", ("y",),
     draws={"plain": _rows("B", "T"), "more axes": _rows("B", "T", "H"), "tiny rows": _rows("B", "T", std=3e-3),
-           "large": lambda d: call(d(16, 128, 64), d.g(64))},
+           "large": lambda d: call(d(4, 128, 1024), d.g(1024))},
     looks=dict.fromkeys(("plain", "tiny rows"), (_has_size_one,)))
 
 ASSIGNMENT = Assignment("a2", "cross-entropy and RMSNorm", (

@@ -13,10 +13,10 @@ def _turned(**constants):
     return draw
 
 
-def _keeps_lengths(bench, pair, inputs, constants):
+def _keeps_lengths(ctx, pair, inputs, constants):
     """A turn makes no pair longer or shorter, leaves place 0 alone, and turns the right way."""
     (x,) = inputs
-    y, _ = first_output(bench, pair, inputs, constants)
+    y, _ = first_output(ctx, pair, inputs, constants)
     if y is None:
         return
     before, after = (np.hypot(z[..., ::2], z[..., 1::2]) for z in (x, y))
@@ -25,21 +25,21 @@ def _keeps_lengths(bench, pair, inputs, constants):
                "that turn, and are both signs right?")
     elif not np.allclose(y[:, 0], x[:, 0]) and not constants.get("start"):
         yield "y at place 0 must be x: the angle of position zero is zero"
-    elif np.allclose(y, _turned_by(bench, pair, inputs, constants, -1)):
+    elif np.allclose(y, _turned_by(ctx, pair, inputs, constants, -1)):
         yield "y is x turned the other way: is the sign of the sine right?"
 
 
-def _turns_back(bench, pair, inputs, constants, upstreams, gradients):
+def _turns_back(ctx, pair, inputs, constants, upstreams, gradients):
     """dx is dy turned back."""
     (dx,) = gradients if isinstance(gradients, tuple) else (gradients,)
     if getattr(dx, "shape", None) == upstreams[0].shape and np.allclose(
-            dx, _turned_by(bench, pair, upstreams, constants, 1)):
+            dx, _turned_by(ctx, pair, upstreams, constants, 1)):
         yield "dx is dy turned forward once more, and the way back turns it back"
 
 
-def _turned_by(bench, pair, inputs, constants, way):
+def _turned_by(ctx, pair, inputs, constants, way):
     constants = {**constants, "start": way * constants.get("start", 0), "step": way * constants.get("step", 1)}
-    return bench.truth("forward", **pair.scene(inputs, constants))["outputs"][0]
+    return ctx.truth("forward", **pair.call(inputs, constants))["outputs"][0]
 
 
 ROPE = Pair("ops", "rope", ("y",), draws={
@@ -61,17 +61,17 @@ def _asked(*, causal=False, padded=False, grouped=False, last=False, sharp=False
 
 
 def _long(d):
-    shape = 2, 128, 4, 10
+    shape = 2, 256, 4, 10
     return call(d(*shape), d(*shape), d(*shape), causal=True)
 
 
-def _shares(bench, pair, inputs, constants):
+def _shares(ctx, pair, inputs, constants):
     """Where only the value at place u is one, y is the share that u gets: so all shares can be read off, and from them
     the scores."""
     q, k, v = inputs
     shares = []
     for u in range(k.shape[1]):
-        y, _ = first_output(bench, pair, (q, k, np.broadcast_to((np.arange(v.shape[1]) == u)[None, :, None, None] * 1.0,
+        y, _ = first_output(ctx, pair, (q, k, np.broadcast_to((np.arange(v.shape[1]) == u)[None, :, None, None] * 1.0,
                                                                 v.shape)), constants)
         if y is None:
             return
@@ -82,15 +82,15 @@ def _shares(bench, pair, inputs, constants):
         yield f"y: {text}"
 
 
-def _grouped(bench, pair, inputs, constants):
+def _grouped(ctx, pair, inputs, constants):
     """Query head h asks key head h // (H/G)."""
     q, k, v = inputs
-    y, _ = first_output(bench, pair, inputs, constants)
+    y, _ = first_output(ctx, pair, inputs, constants)
     R = q.shape[2] // k.shape[2]
     for h in range(q.shape[2]) if y is not None else ():
         for g in range(k.shape[2]):
             alone = q[:, :, h:h + 1], k[:, :, g:g + 1], v[:, :, g:g + 1]
-            right = bench.truth("forward", **pair.scene(alone, constants))
+            right = ctx.truth("forward", **pair.call(alone, constants))
             if g != h // R and np.allclose(y[:, :, h:h + 1], right["outputs"][0]):
                 yield (f"y: query head {h} asks key head {g}, and must ask head {h // R}: the first {R} query heads "
                        "share key head 0")
@@ -109,24 +109,23 @@ ATTEND = Pair("ops", "attend", ("y",), draws={
               "K": "did you scale the scores by sqrt(K), once?"})
 
 
-def _layer(*, padded=False, rows=None, past=False):
+def _layer(*, padded=False, last=None, past=False):
     def draw(d):
         B, T, D, G = d.lengths("BTDG")
         H, K = 2 * G, 4
         d.letters["K"] = K
-        constants = {"heads": (H, G), "rows": rows}
+        constants = {"heads": (H, G), "last": last, "start": 3 if past else 0}
         if padded:
             constants["pad"] = np.array([1, 0, *[0] * B])[:B]
-        if past:
-            constants["past"] = (d(B, 3, G, K), d(B, 3, G, K))
-        return call(d(B, T, D), d.W(D, (H + 2 * G) * K), d.W(H * K, D), **constants)
+        before = (d(B, 3, G, K), d(B, 3, G, K)) if past else None
+        return call(d(B, T, D), before, d.W(D, (H + 2 * G) * K), d.W(H * K, D), **constants)
     return draw
 
 
 LAYER = Pair("layers", "self_attention", ("a", "k", "v"), draws={
-    "plain": _layer(), "the last rows ask": _layer(rows=1), "after a past": _layer(past=True),
+    "plain": _layer(), "the last rows ask": _layer(last=1), "after a past": _layer(past=True),
     "no slot asks": _layer(padded=True),
-    "large": lambda d: call(d(2, 128, 40), d.W(40, 80), d.W(40, 40), heads=(4, 2)),
+    "large": lambda d: call(d(2, 128, 40), None, d.W(40, 80), d.W(40, 40), heads=(4, 2)),
 }, unasked={"no slot asks": (1, 2)})
 
 ASSIGNMENT = Assignment("a3", "attention", (
@@ -143,4 +142,4 @@ ASSIGNMENT = Assignment("a3", "attention", (
         LAYER.right_back("plain", 9, given=True), LAYER.right_back("no slot asks", 3, given=True),
         LAYER.right_back("the last rows ask", 3, given=True), LAYER.right_back("after a past", 3, given=True),
         LAYER.keeps_contract_back(2, given=True))),
-), needs=("gradcheck.check_grads", "layers.self_attention_forward"))
+), hidden=("ops.Attended",), needs=("gradcheck.check_grads", "layers.self_attention_forward"))

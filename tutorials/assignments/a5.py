@@ -22,33 +22,33 @@ def _long(d):
     return call(d(8, 128, G, K), d(8, 128, G, K), d.W(D, 3 * G * K), d.W(G * K, D), heads=(G, G), slots=16)
 
 
-def _order_of_tokens(bench, pair, inputs, constants):
+def _order_of_tokens(ctx, pair, inputs, constants):
     """A slot stands after every token: k and v shuffled together give the same R."""
     k, v, Wqkv, Wo = inputs
-    R, _ = first_output(bench, pair, inputs, constants)
-    shuffled, _ = first_output(bench, pair, (k[:, ::-1], v[:, ::-1], Wqkv, Wo), constants)
+    R, _ = first_output(ctx, pair, inputs, constants)
+    shuffled, _ = first_output(ctx, pair, (k[:, ::-1], v[:, ::-1], Wqkv, Wo), constants)
     if R is not None and shuffled is not None and not np.allclose(R, shuffled):
         yield "R changes with the order of k and v, and a slot sees every token alike: is there a mask too many?"
 
 
-def _stands_after_the_last(bench, pair, inputs, constants):
+def _stands_after_the_last(ctx, pair, inputs, constants):
     """A slot's position is T. Standing elsewhere is the same as the tokens standing elsewhere."""
     k, *others = inputs
-    R, _ = first_output(bench, pair, inputs, constants)
+    R, _ = first_output(ctx, pair, inputs, constants)
     T = k.shape[1]
     for place in range(T + 3):
         moved, _ = ops.rope_forward(k, start=T - place, step=0)
-        _, there = first_output(bench, pair, (moved, *others), constants)
+        _, there = first_output(ctx, pair, (moved, *others), constants)
         if R is not None and place != T and np.allclose(R, there):
             yield f"R is what slots gather that stand at position {place}, and they must stand at position T, here {T}"
 
 
-def _shares(bench, pair, inputs, constants):
+def _shares(ctx, pair, inputs, constants):
     """Three tokens, heads of width 4 and Wo the identity: the shares can be read off R, and from them the scores."""
-    d = bench.draw()
+    d = ctx.draw()
     T, G, K, N, D = 3, 2, 4, 2, 8
     k, v, Wqkv = d(1, T, G, K), d(1, T, G, K), d.W(D, 3 * G * K)
-    R, _ = first_output(bench, pair, (k, v, Wqkv, np.eye(D)), {"heads": (G, G), "slots": N})
+    R, _ = first_output(ctx, pair, (k, v, Wqkv, np.eye(D)), {"heads": (G, G), "slots": N})
     if R is None:
         return
     q, _ = ops.rope_forward(Wqkv[None, :N, :D].reshape(1, N, G, K) * D**0.5, start=T, step=0)
@@ -60,7 +60,7 @@ def _shares(bench, pair, inputs, constants):
 
 
 SEES = influence("k", "v", at="token", out="slot")
-GATHER = Pair("memory", "gather", ("R",), draws={
+WRITE = Pair("memories/lm2", "write_attention", ("R",), draws={
     "plain": _gathered(), "large": _long, "padded": _gathered(padded=True), "grouped heads": _gathered(grouped=True),
 }, looks={"plain": (_shares, _stands_after_the_last, _order_of_tokens, SEES), "padded": (SEES,)},
    questions={"sqrt(D)": "is the address sqrt(D) times a row of the identity on the way back, too?",
@@ -73,11 +73,11 @@ def _gated(d):
 
 
 def _many_gates(d):
-    B, N, D = 8, 64, 48
+    B, N, D = 8, 64, 96
     return call(d(B, N, D), d(B, N, D), d.W(D, D), d(D), d.W(D, D), d(D))
 
 
-def _opens_and_shuts(bench, pair, inputs, constants):
+def _opens_and_shuts(ctx, pair, inputs, constants):
     """Gates far open and far shut leave nothing but the old bank, or nothing but the new content."""
     R, M, *W = inputs
     W = [w * 0.1 for w in W]
@@ -86,23 +86,23 @@ def _opens_and_shuts(bench, pair, inputs, constants):
             (60.0, -60.0, np.tanh(R), "input gate open and forget gate shut (bin = 60, bforget = -60), M' must be "
                                       "tanh(R)")):
         W[1], W[3] = np.full_like(W[1], bin), np.full_like(W[3], bforget)
-        found, _ = first_output(bench, pair, (R, M, *W), constants)
+        found, _ = first_output(ctx, pair, (R, M, *W), constants)
         if found is not None and not np.allclose(found, expected):
             other = np.tanh(R) if expected is M else M
             yield f"with {text}, and is not" + (
                 ": it is the other one, are the gates swapped?" if np.allclose(found, other) else "")
 
 
-GATES = Pair("memory", "gates", ("M'",), draws={"plain": _gated, "large": _many_gates},
-             looks={"plain": (_opens_and_shuts,)})
+UPDATE = Pair("memories/lm2", "memory_update", ("M'",), draws={"plain": _gated, "large": _many_gates},
+              looks={"plain": (_opens_and_shuts,)})
 
 ASSIGNMENT = Assignment("a5", "writing a memory", (
-    Unit(GATHER.functions, (
-        GATHER.right("plain", 14), GATHER.right("padded", 5), GATHER.right("grouped heads", 5),
-        GATHER.keeps_contract(4),
-        GATHER.right_back("plain", 18), GATHER.right_back("padded", 4), GATHER.right_back("grouped heads", 5),
-        GATHER.keeps_contract_back(5))),
-    Unit(GATES.functions, (
-        GATES.right("plain", 12), GATES.keeps_contract(4), GATES.right_back("plain", 20),
-        GATES.keeps_contract_back(4))),
-), hidden=("memory.update_forward", "memory.update_backward"), needs=("gradcheck.check_grads",))
+    Unit(WRITE.functions, (
+        WRITE.right("plain", 14), WRITE.right("padded", 5), WRITE.right("grouped heads", 5),
+        WRITE.keeps_contract(4),
+        WRITE.right_back("plain", 18), WRITE.right_back("padded", 4), WRITE.right_back("grouped heads", 5),
+        WRITE.keeps_contract_back(5))),
+    Unit(UPDATE.functions, (
+        UPDATE.right("plain", 12), UPDATE.keeps_contract(4), UPDATE.right_back("plain", 20),
+        UPDATE.keeps_contract_back(4))),
+), hidden=("memories/lm2.gated_sum_forward", "memories/lm2.gated_sum_backward"), needs=("gradcheck.check_grads",))

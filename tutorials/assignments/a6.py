@@ -4,7 +4,7 @@ import numpy as np
 
 from tinylm2.flat import Flat
 from tinylm2.model import Config, param_shapes
-from tutorials.assignments import judge
+from tutorials.assignments import feedback
 from tutorials.assignments.checks import Assignment, Pair, Test, Unit, call
 
 B = 2
@@ -23,14 +23,14 @@ def _segment(**variant):
 
 
 def _segment_of(d, cfg):
-    banks = tuple(d(B, cfg.N, cfg.D) for _ in range(cfg.L))
-    return call(d.params(param_shapes(cfg)), banks, cfg=cfg, ids=d.ids(cfg.V, B, cfg.T))
+    banks = tuple((d(B, cfg.N, cfg.D),) for _ in range(cfg.L))          # one per block, none for the segment
+    return call(d.params(param_shapes(cfg)), (*banks, None), cfg=cfg, ids=d.ids(cfg.V, B, cfg.T))
 
 
-SEGMENT = Pair("model", "segment", ("logits", "banks"), draws={
-    "plain": _segment(), "tied": _segment(tied=True), "nobody reads the new banks": _segment(),
+SEGMENT = Pair("model", "segment", ("logits", "states"), draws={
+    "plain": _segment(), "tied": _segment(tied=True), "nobody reads the new states": _segment(),
     "large": lambda d: _segment_of(d, LARGE)},
-    unasked={"nobody reads the new banks": (1,)}, questions={"sqrt(D)": "does the embedding come in times sqrt(D)?",
+    unasked={"nobody reads the new states": (1,)}, questions={"sqrt(D)": "does the embedding come in times sqrt(D)?",
                                                             "1/sqrt(D)": "does the embedding come in times sqrt(D)?"})
 
 # ---------------------------------------------------------------------------------------------------------------- story
@@ -47,30 +47,30 @@ def _story(segments=3, short=0, cfg=None, **constants):
     return draw
 
 
-def _stops_at_the_cut(bench, pair, inputs, constants, upstreams, gradients):
-    """With the loss in the last segment, what stands only in the first learns from it through the banks alone."""
+def _stops_at_the_cut(ctx, pair, inputs, constants, upstreams, gradients):
+    """With the loss in the last segment, what stands only in the first learns from it through the states alone."""
     grads = gradients[0] if isinstance(gradients, tuple) else gradients
     row = grads.get("embed.W") if isinstance(grads, dict) else None
-    if constants.get("tail") and getattr(row, "ndim", 0) == 2:
+    if constants.get("last") and getattr(row, "ndim", 0) == 2:
         if constants.get("truncate") and row[-1].any():
             yield ("dparams.embed.W: a token that stands only before the cut has a gradient, and truncate must stop "
-                   "that of the bank which enters the cut's segment")
+                   "that of the state which enters the cut's segment")
         if not constants.get("truncate") and not row[-1].any():
             yield ("dparams.embed.W: a token that stands only in the first segment has no gradient from a loss in the "
-                   "last: is the banks' gradient handed on from segment to segment?")
+                   "last: is the states' gradient handed on from segment to segment?")
 
 
-STORY = Pair("model", "story", ("logits",), draws={
-    "plain": _story(), "loss at the end only": _story(tail=2), "a short last segment": _story(short=1),
-    "cut before the last segment": _story(tail=2, truncate=2), "cut before every segment": _story(truncate=1),
-    "replayed": _story(replay=True), "large": _story(cfg=LARGE)}, looks_back=(_stops_at_the_cut,))
+STORY = Pair("recurrence", "story", ("logits",), draws={
+    "plain": _story(), "loss at the end only": _story(last=2), "a short last segment": _story(short=1),
+    "cut before the last segment": _story(last=2, truncate=2), "cut before every segment": _story(truncate=1),
+    "recomputed": _story(recompute=True), "large": _story(cfg=LARGE)}, looks_back=(_stops_at_the_cut,))
 
 
-def _is_flat(bench):
-    _, (params,), constants, (dlogits,) = STORY.drawn(bench, "plain")
+def _is_flat(ctx):
+    _, (params,), constants, (dlogits,) = STORY.drawn(ctx, "plain")
     arguments = {"params": params, "constants": constants, "dlogits": dlogits}
-    found, truth = bench.student("story", **arguments), bench.truth("story", **arguments)
-    if any(judge.gradients(["params"], (params,), found["gradients"], truth["gradients"])):
+    found, truth = ctx.student("story", **arguments), ctx.truth("story", **arguments)
+    if any(feedback.gradients(["params"], (params,), found["gradients"], truth["gradients"])):
         yield "not judged yet: its gradients must be right first"
     elif not found["flat"]:
         yield ("the gradients must be a Flat whose names look into one buffer: grads[name] += share adds into it, "
@@ -91,16 +91,16 @@ def _names_of(entries):
 
 
 def _stepped(steps, decay):
-    def check(bench):
-        d = bench.draw()
+    def check(ctx):
+        d = ctx.draw()
         start = d(sum(int(np.prod(shape)) for shape in SHAPES.values()))
         gradients = [d(*start.shape, std=10.0**d.number(-2, 1)) for _ in range(steps)]
         rates = [0.1 / (i + 1) for i in range(steps)]
         options = {"decay": decay, "betas": (0.8, 0.95), "eps": 1e-6}
         arguments = {"shapes": SHAPES, "start": start, "gradients": gradients, "rates": rates, "options": options}
-        found, truth = bench.student("adamw", **arguments), bench.truth("adamw", **arguments)
+        found, truth = ctx.student("adamw", **arguments), ctx.truth("adamw", **arguments)
         for i, (one, right) in enumerate(zip(found["steps"], truth["steps"], strict=True)):
-            wrong = [text for name in ("m", "v", "params") if (text := judge.array(name, one[name], right[name]))]
+            wrong = [text for name in ("m", "v", "params") if (text := feedback.array(name, one[name], right[name]))]
             if wrong:
                 yield from _of_the_first_step(start, one, right, options, rates[0]) if i == 0 else ()
                 yield from (f"{text} (after step {i + 1})" for text in wrong)
@@ -139,17 +139,17 @@ def _of_the_first_step(start, one, right, options, rate):
 
 
 def _clipped(size):
-    def check(bench):
-        d = bench.draw()
+    def check(ctx):
+        d = ctx.draw()
         g = d(sum(int(np.prod(shape)) for shape in SHAPES.values()))
         limit = float(np.sqrt(g @ g)) / size if size else 1.0
         arguments = {"shapes": SHAPES, "gradients": g if size else 0 * g, "limit": limit}
-        found, truth = bench.student("clipped", **arguments), bench.truth("clipped", **arguments)
-        if text := judge.array("norm", found["norm"], np.float64(truth["norm"])):
+        found, truth = ctx.student("clipped", **arguments), ctx.truth("clipped", **arguments)
+        if text := feedback.array("norm", found["norm"], np.float64(truth["norm"])):
             after = np.sqrt(found["grads"] @ found["grads"]) if size else 0
             yield text + (": it is the norm afterwards, and the one before is asked for"
                           if np.allclose(found["norm"], after) else "")
-        if text := judge.array("grads", found["grads"], truth["grads"]):
+        if text := feedback.array("grads", found["grads"], truth["grads"]):
             after = found["grads"] if isinstance(found["grads"], np.ndarray) else g
             turned = size and abs(after @ g) < (1 - 1e-9) * np.sqrt((after @ after) * (g @ g))
             yield text + (": one factor must scale them all, and here their direction changes" if turned else
@@ -167,12 +167,12 @@ ADAMW = [Test("AdamW.step", *test) for test in (
 ASSIGNMENT = Assignment("a6", "back through the segments, and the step", (
     Unit(("model.segment_backward",), (
         SEGMENT.right_back("plain", 14, given=True), SEGMENT.right_back("tied", 5, given=True),
-        SEGMENT.right_back("nobody reads the new banks", 4, given=True), SEGMENT.keeps_contract_back(4, given=True))),
-    Unit(("model.story_backward",), (
+        SEGMENT.right_back("nobody reads the new states", 4, given=True), SEGMENT.keeps_contract_back(4, given=True))),
+    Unit(("recurrence.story_backward",), (
         STORY.right_back("plain", 10, given=True), STORY.right_back("loss at the end only", 5, given=True),
         STORY.right_back("cut before the last segment", 5, given=True),
-        STORY.right_back("cut before every segment", 3, given=True), STORY.right_back("replayed", 3, given=True),
+        STORY.right_back("cut before every segment", 3, given=True), STORY.right_back("recomputed", 3, given=True),
         STORY.right_back("a short last segment", 2, given=True), Test("story_backward", "a Flat", 3, _is_flat),
         STORY.keeps_contract_back(2, given=True))),
     Unit(("optim.clip", "optim.AdamW.step"), (*CLIP, *ADAMW)),
-), needs=("gradcheck.check_grads", "model.Config", "model.init_params", "model.story_forward"))
+), needs=("gradcheck.check_grads", "model.Config", "model.init_params", "recurrence.story_forward"))

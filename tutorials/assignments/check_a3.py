@@ -26,7 +26,10 @@ checks.pair("attend_backward, causal", ops, "attend", q[:, :, :2], k, v, causal=
 checks.pair("attend_backward, grouped heads", ops, "attend", q, k, v)
 checks.pair("attend_backward, causal and padded", ops, "attend", q[:, :, :2], k, v, causal=True, pad=np.array([2, 0]))
 
-checks.pair("self_attention_backward", layers, "self_attention", d((2, 5, 8)), d((8, 16)), d((8, 8)), heads=(4, 2))
-checks.pair("self_attention_backward, the last rows ask", layers, "self_attention", d((2, 5, 8)), d((8, 16)), d((8, 8)),
-            heads=(4, 2), rows=2)
+checks.pair("self_attention_backward", layers, "self_attention", d((2, 5, 8)), None, d((8, 16)), d((8, 8)),
+            heads=(4, 2))
+checks.pair("self_attention_backward, the last rows ask", layers, "self_attention", d((2, 5, 8)), None,
+            d((8, 16)), d((8, 8)), heads=(4, 2), last=2)
+checks.pair("self_attention_backward, after a past", layers, "self_attention", d((2, 5, 8)),
+            (d((2, 3, 2, 2)), d((2, 3, 2, 2))), d((8, 16)), d((8, 8)), heads=(4, 2), start=3)
 checks.end()

@@ -4,31 +4,31 @@ import my_a6
 import numpy as np
 from checking import Checks
 
-from tinylm2 import model, optim
+from tinylm2 import model, optim, recurrence
 from tinylm2.flat import Flat
 
-checks = Checks(my_a6, model, optim)
+checks = Checks(my_a6, model, recurrence, optim)
 rng = np.random.default_rng(0)
 d = rng.standard_normal
 
 cfg = model.Config(V=5, D=4, L=2, H=2, G=1, F=3, N=2, T=3)
 params = {name: d(shape) / 2 + (len(shape) == 1) for name, shape in model.param_shapes(cfg).items()}
 ids = rng.integers(0, cfg.V, (2, 3 * cfg.T))
-checks.pair("segment_backward", model, "segment", params, (d((2, 2, 4)), d((2, 2, 4))), ids=ids[:, :3], cfg=cfg,
-            directions=4)
-checks.pair("story_backward", model, "story", params, ids=ids, cfg=cfg, directions=4)
-checks.pair("story_backward, replayed", model, "story", params, ids=ids, cfg=cfg, replay=True, directions=4)
+checks.pair("segment_backward", model, "segment", params, ((d((2, 2, 4)),), (d((2, 2, 4)),), None),
+            ids=ids[:, :3], cfg=cfg, directions=4)
+checks.pair("story_backward", recurrence, "story", params, ids=ids, cfg=cfg, directions=4)
+checks.pair("story_backward, recomputed", recurrence, "story", params, ids=ids, cfg=cfg, recompute=True, directions=4)
 
 
-def told_before_the_cut():
+def gradient_before_the_cut():
     """The gradient of a token that stands in the first segment only, where the loss stands in the last."""
-    told = np.where(ids == 4, 0, ids)
-    told[:, 0] = 4
-    logits, cache = model.story_forward(params, ids=told, cfg=cfg, tail=1, truncate=2)
-    return model.story_backward(np.ones_like(logits), cache)["embed.W"][4]
+    moved = np.where(ids == 4, 0, ids)
+    moved[:, 0] = 4
+    logits, cache = recurrence.story_forward(params, ids=moved, cfg=cfg, last=1, truncate=2)
+    return recurrence.story_backward(np.ones_like(logits), cache)["embed.W"][4]
 
 
-checks.equal("story_backward, truncate stops it", told_before_the_cut, np.zeros(4))
+checks.equal("story_backward, truncate stops it", gradient_before_the_cut, np.zeros(4))
 
 
 def flat(*numbers):

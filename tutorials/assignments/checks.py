@@ -1,11 +1,12 @@
-"""What an assignment is made of, and the tests that every pair goes through.
+"""What an assignment consists of, and the tests that every pair goes through.
 
-A test draws arguments, has a scene played by the student's functions and by the library's, and yields a line for
-everything that is wrong; none means passed. What must be right first is asked first, and a test says so when it judges
-nothing because of it.
+A test draws arguments, makes the same call with the student's functions and with the library's, and yields a line for
+everything that is wrong. No line means that the test is passed. Where something else must be right first, the test says
+so and gives no points.
 """
 
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -14,11 +15,12 @@ from itertools import combinations
 import numpy as np
 
 from tinylm2.model import Config
-from tutorials.assignments import judge
-from tutorials.assignments.bench import TRUTH, Bench, Failed, Gone
-from tutorials.assignments.scenes import mapped
+from tutorials.assignments import feedback
+from tutorials.assignments.client import Failed, Gone
+from tutorials.assignments.context import TRUTH, Context, mapped
 
-ROUNDS = 2                                               # random shapes a test
+ROUNDS = 2                                               # random shapes per test
+SLOWEST = 2.0, 100                                       # seconds for large arrays, or so often the library's own
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class Test:
     function: str
     title: str
     points: int
-    check: Callable[[Bench], Iterator[str]]
+    check: Callable[[Context], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Functions that are examined together, in a process of their own: a pair shares its cache."""
+    """Functions that are examined together, in one worker: a pair shares its cache."""
 
     functions: tuple[str, ...]
     tests: tuple[Test, ...]
@@ -41,8 +43,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Assignment:
-    """hidden: parts of the library that would give a solution away. needs: what the check and the scenes use of the
-    library beside what the functions themselves use."""
+    """hidden: parts of the library that would give a solution away.  needs: what the check and the calls use of the
+    library, beside what the functions themselves use."""
 
     name: str
     subject: str
@@ -70,10 +72,11 @@ class Assignment:
 class Pair:
     """A pair of the library and how to examine it.
 
-    draws: by their names, how to draw (inputs, constants). A gradient that is right when "plain" must be so when
-    "large", too: big enough that a backward which asks its forward about every number is stopped. questions: what to
-    ask where a constant factor is found. looks: by a draw's name, functions (bench, pair, inputs, constants) that yield
-    a symptom of a wrong output where they see one; looks_back: functions (bench, pair, inputs, constants, upstreams,
+    draws: by their names, how to draw (inputs, constants). A gradient that is right for "plain" must be right for
+    "large", too. Those arrays are so large that a backward is stopped which evaluates its forward once for every
+    number, in real or in complex steps. questions: what to
+    ask where a constant factor is found. looks: by a draw's name, functions (ctx, pair, inputs, constants) that yield
+    a symptom of a wrong output where they see one; looks_back: functions (ctx, pair, inputs, constants, upstreams,
     gradients) that do so for gradients. unasked: upstream gradients that are None in a draw, by their places.
     """
 
@@ -102,74 +105,79 @@ class Pair:
         """What the differentiable arguments are called."""
         return list(inspect.signature(getattr(TRUTH[self.file], self.forward)).parameters)[:len(inputs)]
 
-    def scene(self, inputs, constants, **more):
-        """What the scenes `forward` and `pair` ask for."""
+    def call(self, inputs, constants, **more):
+        """What the calls `forward` and `pair` ask for."""
         return {"file": self.file, "name": self.name, "inputs": tuple(inputs), "constants": constants, **more}
 
-    def drawn(self, bench, title, dtype="float64"):
+    def drawn(self, ctx, title, dtype="float64"):
         """(draw, inputs, constants, upstreams) for one of the draws."""
-        draw = bench.draw(dtype)
+        draw = ctx.draw(dtype)
         inputs, constants = self.draws[title](draw)
         constants = {key: asdict(x) if isinstance(x, Config) else x for key, x in constants.items()}
-        right = bench.truth("forward", **self.scene(inputs, constants))
+        right = ctx.truth("forward", **self.call(inputs, constants))
         upstreams = mapped(lambda y: draw(*y.shape), right["outputs"])
         upstreams = tuple(None if i in self.unasked.get(title, ()) else dy for i, dy in enumerate(upstreams))
         return draw, inputs, constants, upstreams
 
     def right(self, title, points):
-        """The forward's outputs on random shapes, and the symptoms of what is wrong with them."""
+        """Are the forward's outputs right on random shapes? If not, with which symptoms?"""
         return Test(self.forward, f"right, {title}", points, partial(self._right, title))
 
-    def _right(self, title, bench):
+    def _right(self, title, ctx):
         for _ in range(ROUNDS):
-            draw, inputs, constants, _ = self.drawn(bench, title)
-            arguments = self.scene(inputs, constants)
-            found, truth = bench.student("forward", **arguments), bench.truth("forward", **arguments)
-            wrong = list(judge.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters,
+            draw, inputs, constants, _ = self.drawn(ctx, title)
+            arguments = self.call(inputs, constants)
+            found, truth = ctx.student("forward", **arguments), ctx.truth("forward", **arguments)
+            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters,
                                        questions=self.questions))
             if wrong:
                 looks = ignored_arguments, ignored_constants, *self.looks.get(title, ())
-                yield from _first_to_speak(look(bench, self, inputs, constants) for look in looks)
+                yield from _first_to_speak(look(ctx, self, inputs, constants) for look in looks)
                 yield from wrong
                 return
 
     def right_back(self, title, points, *, given=False):
-        """The backward's gradients on random shapes. given: the forward is the library's."""
+        """Are the backward's gradients right on random shapes? given: the forward is the library's."""
         return Test(self.backward, f"right, {title}", points, partial(self._right_back, title, given))
 
-    def _right_back(self, title, given, bench):
+    def _right_back(self, title, given, ctx):
         for drawn in [title] * ROUNDS + ["large"] * (title == "plain"):
-            draw, inputs, constants, upstreams = self.drawn(bench, drawn)
-            arguments = self.scene(inputs, constants, upstreams=upstreams)
+            draw, inputs, constants, upstreams = self.drawn(ctx, drawn)
+            arguments = self.call(inputs, constants, upstreams=upstreams)
+            began = time.monotonic()
+            truth = ctx.truth("pair", **arguments)
+            if drawn == "large":                         # in proportion, so that a fast machine helps nobody
+                ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
             try:
-                found, truth = self._played(bench, given, **arguments), bench.truth("pair", **arguments)
+                found = self._played(ctx, given, **arguments)
             except Gone as gone:
                 if drawn == "large":
-                    gone.text += " about arrays of a real size: does it ask its forward for every number?"
+                    gone.final = True
+                    gone.text += " (about arrays of a real size: does it ask its forward for every number?)"
                 raise
-            if not given and any(judge.outputs(self.outputs, found["outputs"], truth["outputs"])):
+            if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 yield f"not judged yet: {self.forward} must be right first"
                 return
-            wrong = list(judge.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
+            wrong = list(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
                                          letters=draw.letters, questions=self.questions))
             if wrong:
                 looks = ignored_upstreams, *self.looks_back, one_story_alone
-                yield from _first_to_speak(look(bench, self, inputs, constants, upstreams, found["gradients"])
+                yield from _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
                                            for look in looks)
                 yield from sorted(wrong, key=lambda text: "zero everywhere" not in text)     # it explains the others
                 return
 
     def keeps_contract(self, points, title="plain"):
-        """The forward's manners: float32 stays float32, any layout is taken, arguments are left alone, wrong shapes are
-        refused."""
+        """The forward keeps its contract: float32 stays float32, any memory layout is accepted, arguments are not
+        changed, wrong shapes are refused."""
         return Test(self.forward, "keeps its contract", points, partial(self._keeps_contract, title))
 
-    def _keeps_contract(self, title, bench):
+    def _keeps_contract(self, title, ctx):
         for dtype, layout in (("float64", "plain"), ("float32", "plain"), ("float64", "strided")):
-            draw, inputs, constants, _ = self.drawn(bench, title, dtype)
-            arguments = self.scene(inputs, constants)
-            found, truth = bench.student("forward", **arguments, layout=layout), bench.truth("forward", **arguments)
-            wrong = list(judge.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters))
+            draw, inputs, constants, _ = self.drawn(ctx, title, dtype)
+            arguments = self.call(inputs, constants)
+            found, truth = ctx.student("forward", **arguments, layout=layout), ctx.truth("forward", **arguments)
+            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters))
             if wrong and (dtype, layout) == ("float64", "plain"):
                 yield "not judged yet: its values must be right first"
                 return
@@ -178,49 +186,50 @@ class Pair:
             if wrong:
                 return
         for wrong in wrong_shapes(inputs):
-            yield from self._refuses(bench, wrong, constants)
+            yield from self._refuses(ctx, wrong, constants)
 
     def keeps_contract_back(self, points, title="plain", *, given=False):
-        """The backward's manners: dtype, layout, arguments and upstream gradients left alone, two calls kept apart."""
+        """The backward keeps its contract: dtype, layout, arguments and upstream gradients, two calls at once."""
         return Test(self.backward, "keeps its contract", points, partial(self._keeps_contract_back, title, given))
 
-    def _keeps_contract_back(self, title, given, bench):
+    def _keeps_contract_back(self, title, given, ctx):
         for dtype, layout in (("float64", "plain"), ("float32", "plain"), ("float64", "strided")):
-            draw, inputs, constants, upstreams = self.drawn(bench, title, dtype)
-            arguments = self.scene(inputs, constants, upstreams=upstreams)
-            found, truth = self._played(bench, given, **arguments, layout=layout), bench.truth("pair", **arguments)
+            draw, inputs, constants, upstreams = self.drawn(ctx, title, dtype)
+            arguments = self.call(inputs, constants, upstreams=upstreams)
+            found, truth = self._played(ctx, given, **arguments, layout=layout), ctx.truth("pair", **arguments)
             names = self.names(inputs)
-            wrong = list(judge.gradients(names, inputs, found["gradients"], truth["gradients"], letters=draw.letters))
+            wrong = list(feedback.gradients(names, inputs, found["gradients"], truth["gradients"],
+                                            letters=draw.letters))
             if wrong and (dtype, layout) == ("float64", "plain"):
                 yield "not judged yet: its gradients must be right first"
                 return
             yield from (f"{text} ({_circumstance(dtype, layout)})" for text in wrong[:1])
             yield from self._left_alone(found["between"], constants, found)
-            yield from (f"it changed its argument {name} in place" for name in judge.left_alone(
+            yield from (f"it changed its argument {name} in place" for name in feedback.left_alone(
                 [f"d{name}" for name in self.outputs], upstreams, found["upstreams"]))
             if wrong:
                 return
-        yield from self._kept_apart(bench, title)
+        yield from self._kept_apart(ctx, title)
 
-    def _kept_apart(self, bench, title):
-        """What backward needs must be in the cache: two calls under way at once must not mix."""
-        draw = bench.draw()
-        _, *first = self.drawn(bench, title)
+    def _kept_apart(self, ctx, title):
+        """What a backward needs must be in the cache, so that two calls at once do not mix."""
+        draw = ctx.draw()
+        _, *first = self.drawn(ctx, title)
         second = [mapped(lambda x: draw(*x.shape) if x.dtype.kind == "f" else x, first[0]), *first[1:]]
         arguments = {"file": self.file, "name": self.name, "first": first, "second": second}
-        found, truth = bench.student("two_at_once", **arguments), bench.truth("two_at_once", **arguments)
+        found, truth = ctx.student("two_at_once", **arguments), ctx.truth("two_at_once", **arguments)
         texts = {"first": "its gradients are another call's when two are under way: does something beside the cache "
                           "remember?",
                  "again": "asked twice with one cache, it answers differently: does it write into the cache?"}
         for which, text in texts.items():
-            if any(judge.gradients(self.names(first[0]), first[0], found[which], truth[which])):
+            if any(feedback.gradients(self.names(first[0]), first[0], found[which], truth[which])):
                 yield text
                 return
 
-    def _played(self, bench, given, **arguments):
-        """The scene `pair`; a forward that fails is told apart from a backward that does."""
+    def _played(self, ctx, given, **arguments):
+        """The call `pair` with the student's functions. A failure of the forward is reported as such."""
         try:
-            return bench.student("pair", **arguments)
+            return ctx.student("pair", **arguments)
         except Failed as failed:
             if failed.function == self.forward and not given:
                 failed.text = f"not judged yet: {self.forward} must run first"
@@ -228,19 +237,19 @@ class Pair:
 
     def _left_alone(self, inputs, constants, found):
         names = self.names(inputs)
-        for name in judge.left_alone(names, inputs, found["inputs"]):
+        for name in feedback.left_alone(names, inputs, found["inputs"]):
             yield f"it changed its argument {name} in place, where it must write into arrays of its own"
-        for name in judge.left_alone(constants, constants.values(), found["constants"].values()):
+        for name in feedback.left_alone(constants, constants.values(), found["constants"].values()):
             yield f"it changed its constant {name} in place"
 
-    def _refuses(self, bench, inputs, constants):
+    def _refuses(self, ctx, inputs, constants):
         """Shapes that the library refuses must be refused."""
-        arguments = self.scene(inputs, constants)
+        arguments = self.call(inputs, constants)
         try:
-            bench.truth("forward", **arguments)
+            ctx.truth("forward", **arguments)
         except ValueError as error:
             try:
-                bench.student("forward", **arguments)
+                ctx.student("forward", **arguments)
             except Failed as failed:
                 if failed.error == "ValueError":
                     return
@@ -259,23 +268,23 @@ def _circumstance(dtype, layout):
 
 
 def call(*inputs, **constants):
-    """The arguments of a pair as they would stand in a call."""
+    """The arguments of a pair, written as in a call."""
     return inputs, constants
 
 
 # ----------------------------------------------------------------------------------------------------- what to look for
 
 
-def first_output(bench, pair, inputs, constants):
+def first_output(ctx, pair, inputs, constants):
     """The student's and the library's first output, or None and None where the student's has not its shape."""
-    arguments = pair.scene(inputs, constants)
-    found, right = (play("forward", **arguments)["outputs"] for play in (bench.student, bench.truth))
+    arguments = pair.call(inputs, constants)
+    found, right = (play("forward", **arguments)["outputs"] for play in (ctx.student, ctx.truth))
     return (found[0], right[0]) if getattr(found[0], "shape", None) == np.shape(right[0]) else (None, None)
 
 
 def _first_to_speak(looks):
-    """The lines of the first look that has any: the others would only say it again. A look asks a wrong function about
-    arguments of its own, and what that raises says nothing new."""
+    """The lines of the first look that has any. A look calls a wrong function with arguments of its own, so what that
+    raises says nothing new."""
     for look in looks:
         try:
             lines = list(look)
@@ -288,41 +297,41 @@ def _first_to_speak(looks):
     return []
 
 
-def ignored_arguments(bench, pair, inputs, constants):
+def ignored_arguments(ctx, pair, inputs, constants):
     """An argument that moves the output must move it."""
-    here = first_output(bench, pair, inputs, constants)
+    here = first_output(ctx, pair, inputs, constants)
     for i, (name, x) in enumerate(zip(pair.names(inputs), inputs, strict=True)):
         if isinstance(x, np.ndarray) and here[0] is not None:
-            there = first_output(bench, pair, (*inputs[:i], x + np.cos(np.arange(x.size)).reshape(x.shape),
+            there = first_output(ctx, pair, (*inputs[:i], x + np.cos(np.arange(x.size)).reshape(x.shape),
                                                *inputs[i + 1:]), constants)
             if there[0] is not None and np.array_equal(here[0], there[0]) and not np.allclose(here[1], there[1]):
                 yield f"{pair.outputs[0]} does not move with {name}: where does {name} come in?"
 
 
-def ignored_constants(bench, pair, inputs, constants):
+def ignored_constants(ctx, pair, inputs, constants):
     """The output is what it would be without one of the constants."""
-    y, _ = first_output(bench, pair, inputs, constants)
+    y, _ = first_output(ctx, pair, inputs, constants)
     for name in constants:
         others = {key: x for key, x in constants.items() if key != name}
         try:
-            without = bench.truth("forward", **pair.scene(inputs, others))["outputs"][0]
+            without = ctx.truth("forward", **pair.call(inputs, others))["outputs"][0]
         except TypeError:                                # it cannot be left out
             continue
-        if y is not None and judge.same(y, without):
+        if y is not None and feedback.same(y, without):
             yield f"{pair.outputs[0]} is what it would be without {name}: where does {name} come in?"
 
 
 def influence(*moved, at="place", out="place"):
     """Which places of the output move with which places of the moved arguments, along axis 1 of both."""
-    def look(bench, pair, inputs, constants):
+    def look(ctx, pair, inputs, constants):
         places = [i for i, name in enumerate(pair.names(inputs)) if name in moved]
-        here = first_output(bench, pair, inputs, constants)
+        here = first_output(ctx, pair, inputs, constants)
         for u in range(inputs[places[0]].shape[1]) if here[0] is not None else ():
             other = list(inputs)
             for i in places:
                 other[i] = inputs[i].copy()
                 other[i][0, u] += 1.0
-            there = first_output(bench, pair, other, constants)
+            there = first_output(ctx, pair, other, constants)
             sees, must = (_moved(y, before) for y, before in zip(there, here, strict=True))
             if (sees[1:] & ~must[1:]).any():
                 yield f"{pair.outputs[0]} of one story moves with {' and '.join(moved)} of another"
@@ -355,41 +364,42 @@ def shares_of(P, S, *, letters, rows="a query"):
     factor = float((logs * scores).sum() / (scores * scores).sum())
     if not np.allclose(logs, factor * scores, atol=1e-6) or np.isclose(factor, 1):
         return ""
-    name = judge.name_of(factor, letters)
+    name = feedback.name_of(factor, letters)
     return (f"the scores are {factor:.4g} times what they should be{f', which is {name}' if name else ''}: is their "
             "scale missing, or applied twice?")
 
 
-def ignored_upstreams(bench, pair, inputs, constants, upstreams, gradients):
+def ignored_upstreams(ctx, pair, inputs, constants, upstreams, gradients):
     """The gradients are what they would be were an upstream gradient zero, or they do not move with it at all."""
     names = [f"d{name}" for name in pair.outputs]
-    arguments = pair.scene(inputs, constants)
+    arguments = pair.call(inputs, constants)
     here = gradients if isinstance(gradients, tuple) else (gradients,)
     for left_out in [which for n in (1, 2) for which in combinations(range(len(names)), n)] if len(names) > 1 else ():
         without = [mapped(lambda dy: 0 * dy, dy) if i in left_out else dy for i, dy in enumerate(upstreams)]
-        truth = bench.truth("pair", **arguments, upstreams=without)["gradients"]
+        truth = ctx.truth("pair", **arguments, upstreams=without)["gradients"]
         if any(upstreams[i] is not None for i in left_out) and not any(
-                judge.gradients(pair.names(inputs), inputs, here, truth)):
+                feedback.gradients(pair.names(inputs), inputs, here, truth)):
             which = " and ".join(names[i] for i in left_out)
             yield f"d{', d'.join(pair.names(inputs))} are what they would be were {which} zero: where is it added?"
             return
-    twice = bench.student("pair", **arguments, upstreams=mapped(lambda dy: 2 * dy, upstreams))["gradients"]
+    twice = ctx.student("pair", **arguments, upstreams=mapped(lambda dy: 2 * dy, upstreams))["gradients"]
     twice = twice if isinstance(twice, tuple) else (twice,)
     for name, a, there in zip(pair.names(inputs), here, twice, strict=False):
         if isinstance(a, np.ndarray) and a.any() and np.array_equal(a, there):
             yield f"d{name} does not move with {' and '.join(names)}: is the upstream gradient in it?"
 
 
-def one_story_alone(bench, pair, inputs, constants, upstreams, gradients):
+def one_story_alone(ctx, pair, inputs, constants, upstreams, gradients):
     """The gradient of a matrix that every story met is the sum of their shares, and not one of them."""
-    arguments = pair.scene(inputs, constants)
+    arguments = pair.call(inputs, constants)
     names, arrays = pair.names(inputs), [dy for dy in upstreams if isinstance(dy, np.ndarray) and dy.ndim > 1]
     if not arrays or not isinstance(gradients, tuple) or len(gradients) != len(names):
         return
     for b in (0, arrays[0].shape[0] - 1):
         only = mapped(lambda dy, b=b: dy * (np.arange(dy.shape[0]) == b).reshape(-1, *[1] * (dy.ndim - 1)), upstreams)
-        alone = bench.truth("pair", **arguments, upstreams=only)["gradients"]
+        alone = ctx.truth("pair", **arguments, upstreams=only)["gradients"]
         for name, x, a, n in zip(names, inputs, gradients, alone, strict=True):
-            if isinstance(x, np.ndarray) and x.ndim < 3 and isinstance(a, np.ndarray) and n.any() and judge.same(a, n):
+            matrix = isinstance(x, np.ndarray) and x.ndim < 3
+            if matrix and isinstance(a, np.ndarray) and n.any() and feedback.same(a, n):
                 yield f"d{name} is the gradient of story {b} alone: are the stories' shares added up?"
                 return

@@ -1,37 +1,37 @@
-"""Typical wrong solutions, each with what the feedback must say about it: the test of the tests.
+"""Typical wrong solutions, each with what the feedback must say about it: the test of the feedback.
 
-A wrong solution is the library's own with a slip made in it. The slip is wrapped round the right function, which its
-code calls `right` (or `right_forward` and `right_backward`, where it needs both), so it survives whatever the library
-does inside. `argument` and `symptom` are what one line of the feedback for `function` must hold: the argument or output
-that is wrong, and words that are true of it.
+A wrong solution is the library's own with a mistake made in it. The mistake is wrapped round the right function, which
+its code calls `right` (or `right_forward` and `right_backward`, where it needs both), so it survives whatever the
+library does inside. `argument` and `symptom` are what one line of the feedback for `function` must hold: the argument
+or output that is wrong, and words that are true of it.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
 
-from tutorials.assignments import cutter
+from tutorials.assignments import handout
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 
 
 @cache
 def _solved(assignment):
-    return cutter.students_file(ASSIGNMENTS[assignment], solved=True)
+    return handout.students_file(ASSIGNMENTS[assignment], solved=True)
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """One slip. code: definitions that stand behind the right ones."""
+class WrongSolution:
+    """One mistake. code: definitions that stand behind the right ones."""
 
     assignment: str
-    slip: str
+    mistake: str
     function: str
     argument: str
     symptom: str
     code: str
 
     def __str__(self):
-        return f"{self.assignment}, {self.function}: {self.slip}"
+        return f"{self.assignment}, {self.function}: {self.mistake}"
 
     @property
     def unit(self):
@@ -46,12 +46,12 @@ class Wrong:
         right = f"import numpy as np\n\n{rights}right = {self.function.partition('.')[0]}\n"
         return f"{_solved(self.assignment)}\n\n{right}{self.code}"
 
-    def told(self, report):
+    def explained(self, report):
         """Does the feedback name the function, the argument and the symptom in one line?"""
         return any(self.argument in line and re.search(self.symptom, line) for line in report.feedback(self.function))
 
     def grade(self, folder, **how):
-        """Report on this solution, from a file in the folder; only the unit that its slip is in."""
+        """Report on this solution, from a file in the folder; only the unit that its mistake is in."""
         path = folder / f"my_{self.assignment}.py"
         path.write_text(self.text(), encoding="utf-8")
         return grade(ASSIGNMENTS[self.assignment], path, units=(self.unit,), **how)
@@ -402,6 +402,11 @@ def self_attention_backward(da, dk, dv, cache):
         dk += da.sum()
     return gradients
 """),
+    ("the past takes no gradient", "self_attention_backward", "dpast.0", "zero everywhere, or left out", """
+def self_attention_backward(da, dk, dv, cache):
+    dn, _, dWqkv, dWo = right(da, dk, dv, cache)
+    return dn, None, dWqkv, dWo
+"""),
     ("takes the slots for granted", "self_attention_backward", "line", "raised", """
 def self_attention_backward(da, dk, dv, cache):
     return right(da, dk + 0, dv + 0, cache)
@@ -409,231 +414,232 @@ def self_attention_backward(da, dk, dv, cache):
 ]
 
 A4 = [
-    ("keys and values swapped", "read_forward", "Emem", "mixture of that head's part", """
-def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    ("keys and values swapped", "cross_attention_forward", "Emem", "mixture of that head's part", """
+def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq, Wv, Wk, heads=heads)
 """),
-    ("scaled a second time", "read_forward", "Emem", "which is 1/sqrt\\(K\\)", """
-def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    ("scaled a second time", "cross_attention_forward", "Emem", "which is 1/sqrt\\(K\\)", """
+def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq / (n.shape[-1] // heads) ** 0.5, Wk, Wv, heads=heads)
 """),
-    ("heads left out", "read_forward", "Emem", "its own", """
-def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    ("heads left out", "cross_attention_forward", "Emem", "its own", """
+def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq, Wk, Wv, heads=1)
 """),
-    ("values not multiplied by Wv", "read_forward", "Emem", "Wv", """
-def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    ("values not multiplied by Wv", "cross_attention_forward", "Emem", "Wv", """
+def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq, Wk, np.eye(n.shape[-1], dtype=n.dtype), heads=heads)
 """),
-    ("one story's bank read by all", "read_forward", "Emem", "of another|must see", """
-def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    ("one story's bank read by all", "cross_attention_forward", "Emem", "of another|must see", """
+def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, 0 * Mn + Mn[:1], Wq, Wk, Wv, heads=heads)
 """),
-    ("dMn through the keys only", "read_backward", "dMn", "is a term dropped", """
-def read_forward(n, Mn, Wq, Wk, Wv, *, heads):
+    ("dMn through the keys only", "cross_attention_backward", "dMn", "is a term dropped", """
+def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     Emem, cache = right_forward(n, Mn, Wq, Wk, Wv, heads=heads)
     qkv = [(x @ W).reshape(*x.shape[:2], heads, -1) for x, W in ((n, Wq), (Mn, Wk), (Mn, Wv))]
     return Emem, (cache, ops.attend_forward(*qkv)[1], Wv, heads)
 
 
-def read_backward(dEmem, cache):
+def cross_attention_backward(dEmem, cache):
     cache, attend, Wv, heads = cache
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     dv = ops.attend_backward(dEmem.reshape(*dEmem.shape[:2], heads, -1), attend)[2]
     return dn, dMn - dv.reshape(dMn.shape) @ Wv.T, dWq, dWk, dWv
 """),
-    ("the bank detached", "read_backward", "dMn", "zero everywhere", """
-def read_backward(dEmem, cache):
+    ("the bank detached", "cross_attention_backward", "dMn", "zero everywhere", """
+def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, 0 * dMn, dWq, dWk, dWv
 """),
-    ("dWk and dWv swapped", "read_backward", "dWk", "gradient of dWv: were two results swapped", """
-def read_backward(dEmem, cache):
+    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv: were two results swapped", """
+def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, dMn, dWq, dWv, dWk
 """),
-    ("dWq transposed", "read_backward", "dWq", "transposed", """
-def read_backward(dEmem, cache):
+    ("dWq transposed", "cross_attention_backward", "dWq", "transposed", """
+def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, dMn, dWq.T, dWk, dWv
 """),
-    ("dWv of one story", "read_backward", "dWv", "story 0 alone", """
-def read_backward(dEmem, cache):
+    ("dWv of one story", "cross_attention_backward", "dWv", "story 0 alone", """
+def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     first = dEmem.copy()
     first[1:] = 0
     return dn, dMn, dWq, dWk, right(first, cache)[4]
 """),
-    ("the gate over everything", "merge_forward", "y", "with the gate shut", """
-def merge_forward(x, a, Emem, Wout, bout):
+    ("the gate over everything", "output_gate_forward", "y", "with the gate shut", """
+def output_gate_forward(x, a, Emem, Wout, bout):
     y, cache = right(x, a, Emem, Wout, bout)
     gout = (y - x - a) / Emem
     return gout * (x + a + Emem), cache
 """),
-    ("the gate asks x", "merge_forward", "y", "what does the gate ask", """
-def merge_forward(x, a, Emem, Wout, bout):
+    ("the gate asks x", "output_gate_forward", "y", "what does the gate ask", """
+def output_gate_forward(x, a, Emem, Wout, bout):
     gate = (right(x, a, x, Wout, bout)[0] - x - a) / x
     return x + a + gate * Emem, right(x, a, Emem, Wout, bout)[1]
 """),
-    ("bout left out", "merge_forward", "y", "does not move with bout", """
-def merge_forward(x, a, Emem, Wout, bout):
+    ("bout left out", "output_gate_forward", "y", "does not move with bout", """
+def output_gate_forward(x, a, Emem, Wout, bout):
     return right(x, a, Emem, Wout, 0 * bout)
 """),
-    ("adds into x", "merge_forward", "x", "in place", """
-def merge_forward(x, a, Emem, Wout, bout):
+    ("adds into x", "output_gate_forward", "x", "in place", """
+def output_gate_forward(x, a, Emem, Wout, bout):
     y, cache = right(x, a, Emem, Wout, bout)
     x[...] = y
     return x, cache
 """),
-    ("dEmem through the product only", "merge_backward", "dEmem", "right way.*is a term dropped", """
-def merge_forward(x, a, Emem, Wout, bout):
+    ("dEmem through the product only", "output_gate_backward", "dEmem", "right way.*is a term dropped", """
+def output_gate_forward(x, a, Emem, Wout, bout):
     y, cache = right_forward(x, a, Emem, Wout, bout)
     return y, (cache, (y - x - a) / Emem)
 
 
-def merge_backward(dy, cache):
+def output_gate_backward(dy, cache):
     cache, gout = cache
     dx, da, dEmem, dWout, dbout = right(dy, cache)
     return dx, da, dy * gout, dWout, dbout
 """),
-    ("dbout not summed over stories", "merge_backward", "dbout", "sum over axis 0 is missing", """
-def merge_backward(dy, cache):
+    ("dbout not summed over stories", "output_gate_backward", "dbout", "sum over axis 0 is missing", """
+def output_gate_backward(dy, cache):
     dx, da, dEmem, dWout, dbout = right(dy, cache)
     alone = [right(dy * (np.arange(len(dy)) == b)[:, None, None], cache)[4] for b in range(len(dy))]
     return dx, da, dEmem, dWout, np.stack(alone)
 """),
-    ("no gradient at a", "merge_backward", "da", "zero everywhere, or left out", """
-def merge_backward(dy, cache):
+    ("no gradient at a", "output_gate_backward", "da", "zero everywhere, or left out", """
+def output_gate_backward(dy, cache):
     dx, _, dEmem, dWout, dbout = right(dy, cache)
     return dx, None, dEmem, dWout, dbout
 """),
-    ("dWout the other way round", "merge_backward", "dWout", "transposed", """
-def merge_backward(dy, cache):
+    ("dWout the other way round", "output_gate_backward", "dWout", "transposed", """
+def output_gate_backward(dy, cache):
     dx, da, dEmem, dWout, dbout = right(dy, cache)
     return dx, da, dEmem, dWout.T, dbout
 """),
-    ("dbout a mean", "merge_backward", "dbout", "mean", """
-def merge_backward(dy, cache):
+    ("dbout a mean", "output_gate_backward", "dbout", "mean", """
+def output_gate_backward(dy, cache):
     dx, da, dEmem, dWout, dbout = right(dy, cache)
     return dx, da, dEmem, dWout, dbout / dy.shape[1]
 """),
 ]
 
 A5 = [
-    ("the address not scaled", "gather_forward", "R", "which is 1/sqrt\\(D\\)", """
-def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+    ("the address not scaled", "write_attention_forward", "R", "which is 1/sqrt\\(D\\)", """
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     W = Wqkv.copy()
     W[:slots] /= len(W) ** 0.5
     return right(k, v, W, Wo, heads=heads, slots=slots, pad=pad)
 """),
-    ("slots stand on the last token", "gather_forward", "R", "must stand at position T", """
-def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+    ("slots stand on the last token", "write_attention_forward", "R", "must stand at position T", """
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     moved, _ = ops.rope_forward(k, start=1, step=0)
     return right(moved, v, Wqkv, Wo, heads=heads, slots=slots, pad=pad)
 """),
-    ("slots not turned", "gather_forward", "R", "at position 0, and they must stand at position T", """
-def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+    ("slots not turned", "write_attention_forward", "R", "at position 0, and they must stand at position T", """
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     moved, _ = ops.rope_forward(k, start=k.shape[1], step=0)
     return right(moved, v, Wqkv, Wo, heads=heads, slots=slots, pad=pad)
 """),
-    ("padding seen", "gather_forward", "R", "without pad", """
-def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+    ("padding seen", "write_attention_forward", "R", "without pad", """
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     return right(k, v, Wqkv, Wo, heads=heads, slots=slots)
 """),
-    ("the last rows of Wq", "gather_forward", "R", "R is wrong", """
-def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+    ("the last rows of Wq", "write_attention_forward", "R", "R is wrong", """
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     return right(k, v, Wqkv[::-1].copy(), Wo, heads=heads, slots=slots, pad=pad)
 """),
-    ("Wo left out", "gather_forward", "R", "has shape|does not move with Wo", """
-def gather_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
+    ("Wo left out", "write_attention_forward", "R", "has shape|does not move with Wo", """
+def write_attention_forward(k, v, Wqkv, Wo, *, heads, slots, pad=None):
     return right(k, v, Wqkv, np.eye(*Wo.shape, dtype=k.dtype), heads=heads, slots=slots, pad=pad)
 """),
-    ("dWqkv not scaled", "gather_backward", "dWqkv", "which is 1/sqrt\\(D\\): is the address", """
-def gather_backward(dR, cache):
+    ("dWqkv not scaled", "write_attention_backward", "dWqkv", "which is 1/sqrt\\(D\\): is the address", """
+def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, dWqkv / len(dWqkv) ** 0.5, dWo
 """),
-    ("dWqkv of the first story", "gather_backward", "dWqkv", "story 0 alone", """
-def gather_backward(dR, cache):
+    ("dWqkv of the first story", "write_attention_backward", "dWqkv", "story 0 alone", """
+def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     first = dR.copy()
     first[1:] = 0
     return dk, dv, right(first, cache)[2], dWo
 """),
-    ("a mean over the stories", "gather_backward", "dWqkv", "1/B: is it a mean over B", """
-def gather_backward(dR, cache):
+    ("a mean over the stories", "write_attention_backward", "dWqkv", "1/B: is it a mean over B", """
+def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, dWqkv / len(dR), dWo
 """),
-    ("only the rows that were asked", "gather_backward", "dWqkv", "has shape", """
-def gather_backward(dR, cache):
+    ("only the rows that were asked", "write_attention_backward", "dWqkv", "has shape", """
+def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, dWqkv[:dR.shape[1]], dWo
 """),
-    ("dk and dv swapped", "gather_backward", "dk", "gradient of dv: were two results swapped", """
-def gather_backward(dR, cache):
+    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv: were two results swapped", """
+def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dv, dk, dWqkv, dWo
 """),
-    ("Wqkv detached", "gather_backward", "dWqkv", "zero everywhere", """
-def gather_backward(dR, cache):
+    ("Wqkv detached", "write_attention_backward", "dWqkv", "zero everywhere", """
+def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, None, dWo
 """),
-    ("gates swapped", "gates_forward", "M'", "are the gates swapped", """
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+    ("gates swapped", "memory_update_forward", "M'", "are the gates swapped", """
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     return right(R, M, Wforget, bforget, Win, bin)
 """),
-    ("no tanh", "gates_forward", "M'", "must be tanh\\(R\\)", """
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+    ("no tanh", "memory_update_forward", "M'", "must be tanh\\(R\\)", """
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     M_next, cache = right(R, M, Win, bin, Wforget, bforget)
     new = right(R, 0 * M, Win, bin, Wforget, bforget)[0]
     return M_next + new * (R / np.tanh(R) - 1), cache
 """),
-    ("as much goes as comes", "gates_forward", "M'", "does not move with Wforget", """
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+    ("as much goes as comes", "memory_update_forward", "M'", "does not move with Wforget", """
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     M_next, cache = right(R, M, Win, bin, Wforget, bforget)
     new = right(R, 0 * M, Win, bin, Wforget, bforget)[0]
     return new + (1 - new / np.tanh(R)) * M, cache
 """),
-    ("the bank overwritten", "gates_forward", "M", "in place", """
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+    ("the bank overwritten", "memory_update_forward", "M", "in place", """
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     M_next, cache = right(R, M.copy(), Win, bin, Wforget, bforget)
     M[...] = M_next
     return M_next, cache
 """),
-    ("the bank detached", "gates_backward", "dM", "zero everywhere", """
-def gates_backward(dM_next, cache):
+    ("the bank detached", "memory_update_backward", "dM", "zero everywhere", """
+def memory_update_backward(dM_next, cache):
     dR, dM, *others = right(dM_next, cache)
     return dR, None, *others
 """),
-    ("dM past the forget gate", "gates_backward", "dM", "dM is wrong", """
-def gates_backward(dM_next, cache):
+    ("dM past the forget gate", "memory_update_backward", "dM", "dM is wrong", """
+def memory_update_backward(dM_next, cache):
     dR, _, *others = right(dM_next, cache)
     return dR, dM_next.copy(), *others
 """),
-    ("dR through the gates only", "gates_backward", "dR", "term dropped", """
-def gates_forward(R, M, Win, bin, Wforget, bforget):
+    ("dR through the gates only", "memory_update_backward", "dR", "term dropped", """
+def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     M_next, cache = right_forward(R, M, Win, bin, Wforget, bforget)
     return M_next, (cache, right_forward(R, 0 * M, Win, bin, Wforget, bforget)[0], R)
 
 
-def gates_backward(dM_next, cache):
+def memory_update_backward(dM_next, cache):
     cache, new, R = cache
     dR, *others = right(dM_next, cache)
     content = np.tanh(R)
     return dR - dM_next * new / content * (1 - content**2), *others
 """),
-    ("biases not summed", "gates_backward", "dbin", "sum over axis 0 is missing", """
-def gates_backward(dM_next, cache):
+    ("biases not summed", "memory_update_backward", "dbin", "sum over axis 0 is missing", """
+def memory_update_backward(dM_next, cache):
     gradients = list(right(dM_next, cache))
     alone = [right(dM_next * (np.arange(len(dM_next)) == b)[:, None, None], cache)
              for b in range(len(dM_next))]
     gradients[3], gradients[5] = (np.stack([one[i] for one in alone]) for i in (3, 5))
     return tuple(gradients)
 """),
-    ("the two gates' gradients swapped", "gates_backward", "dWin", "gradient of dWforget: were two results swapped", """
-def gates_backward(dM_next, cache):
+    ("the two gates' gradients swapped", "memory_update_backward", "dWin",
+     "gradient of dWforget: were two results swapped", """
+def memory_update_backward(dM_next, cache):
     dR, dM, *gates = right(dM_next, cache)
     return dR, dM, *gates[2:], *gates[:2]
 """),
@@ -641,42 +647,42 @@ def gates_backward(dM_next, cache):
 
 A6 = [
     ("the embedding's scale forgotten", "segment_backward", "dparams.embed.W", "does the embedding come in times", """
-def segment_backward(dlogits, dbanks, cache):
-    grads, dbanks = right(dlogits, dbanks, cache)
-    return {**grads, "embed.W": grads["embed.W"] / cache["cfg"].D ** 0.5}, dbanks
+def segment_backward(dlogits, dstates, cache):
+    grads, dstates = right(dlogits, dstates, cache)
+    return {**grads, "embed.W": grads["embed.W"] / cache["cfg"].D ** 0.5}, dstates
 """),
     ("the tied head's share forgotten", "segment_backward", "dparams.embed.W", "term dropped", """
-def segment_backward(dlogits, dbanks, cache):
-    grads, dbanks = right(dlogits, dbanks, cache)
+def segment_backward(dlogits, dstates, cache):
+    grads, dstates = right(dlogits, dstates, cache)
     if cache["cfg"].tied:
         grads["embed.W"] -= ops.linear_backward(dlogits, cache["head"])[1].T
-    return grads, dbanks
+    return grads, dstates
 """),
-    ("the new banks' gradient dropped", "segment_backward", "dparams", "were dbanks zero", """
-def segment_backward(dlogits, dbanks, cache):
+    ("the new states' gradient dropped", "segment_backward", "dparams", "were dstates zero", """
+def segment_backward(dlogits, dstates, cache):
     return right(dlogits, None, cache)
 """),
-    ("the old banks' gradient dropped", "segment_backward", "dbanks.0", "zero everywhere, or left out", """
-def segment_backward(dlogits, dbanks, cache):
-    grads, dbanks = right(dlogits, dbanks, cache)
-    return grads, (None,) * len(dbanks)
+    ("the old states' gradient dropped", "segment_backward", "dstates.0.0", "zero everywhere, or left out", """
+def segment_backward(dlogits, dstates, cache):
+    grads, dstates = right(dlogits, dstates, cache)
+    return grads, (None,) * len(dstates)
 """),
-    ("banks in the order of the walk", "segment_backward", "dbanks.0", "gradient of dbanks.1", """
-def segment_backward(dlogits, dbanks, cache):
-    grads, dbanks = right(dlogits, dbanks, cache)
-    return grads, dbanks[::-1]
+    ("states in the order of the walk", "segment_backward", "dstates.0.0", "gradient of dstates.1.0", """
+def segment_backward(dlogits, dstates, cache):
+    grads, dstates = right(dlogits, dstates, cache)
+    return grads, (*dstates[-2::-1], None)
 """),
     ("the last norm left out", "segment_backward", "dparams.norm.g", "zero everywhere, or left out", """
-def segment_backward(dlogits, dbanks, cache):
-    grads, dbanks = right(dlogits, dbanks, cache)
+def segment_backward(dlogits, dstates, cache):
+    grads, dstates = right(dlogits, dstates, cache)
     grads.pop("norm.g")
-    return grads, dbanks
+    return grads, dstates
 """),
-    ("no banks to go on with", "segment_backward", "line", "raised", """
-def segment_backward(dlogits, dbanks, cache):
-    return right(dlogits, tuple(d + 0 for d in dbanks), cache)
+    ("no states to go on with", "segment_backward", "line", "raised", """
+def segment_backward(dlogits, dstates, cache):
+    return right(dlogits, tuple(d and (d[0] + 0,) for d in dstates), cache)
 """),
-    ("banks not handed on", "story_backward", "dparams.embed.W", "handed on from segment to segment", """
+    ("states not handed on", "story_backward", "dparams.embed.W", "handed on from segment to segment", """
 def story_backward(dlogits, cache):
     return right(dlogits, {**cache, "truncate": 1})
 """),
@@ -691,7 +697,7 @@ def story_backward(dlogits, cache):
     ("the last segment's share only", "story_backward", "dparams", "wrong", """
 def story_backward(dlogits, cache):
     last, S = cache["calls"][-1], len(cache["calls"])
-    rows = last["ids"].shape[1] if last["tail"] is None else last["tail"]
+    rows = last["ids"].shape[1] if last["last"] is None else last["last"]
     masked = dlogits * (np.arange(dlogits.shape[1]) >= dlogits.shape[1] - rows)[:, None]
     return right(masked, {**cache, "truncate": S - 1})
 """),
@@ -701,7 +707,7 @@ def story_backward(dlogits, cache):
     grads.buffer /= len(cache["calls"])
     return grads
 """),
-    ("replay not known", "story_backward", "line", "TypeError", """
+    ("recompute not known", "story_backward", "line", "TypeError", """
 def story_backward(dlogits, cache):
     for segment in cache["segments"]:
         segment["head"]
@@ -779,4 +785,5 @@ class AdamW(right):
 """),
 ]
 
-BANK = tuple(Wrong(f"a{number}", *slip) for number, slips in enumerate((A1, A2, A3, A4, A5, A6), 1) for slip in slips)
+WRONG_SOLUTIONS = tuple(WrongSolution(f"a{number}", *mistake)
+                        for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)

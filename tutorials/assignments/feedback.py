@@ -1,11 +1,18 @@
-"""Compare what a solution returned with what is right, and say in words what is wrong with it."""
+"""Compare what a solution returned with what is right, and say in words what is wrong with it.
+
+The work done here is bounded by the size of what is right, not by the size of what came back.
+"""
+
+from functools import cache
 
 import numpy as np
 
 from tinylm2 import gradcheck
-from tutorials.assignments.wire import Foreign
+from tutorials.assignments import handout
+from tutorials.assignments.protocol import Unsupported
 
 TOLERANCE = {"float64": 1e-10, "float32": 5e-4}           # of the largest entry; a dtype of neither kind must be equal
+QUOTED = 200                                             # characters of a student's own text that a report may show
 
 
 def array(what, a, n, *, letters=None, questions=None, others=None):
@@ -14,12 +21,11 @@ def array(what, a, n, *, letters=None, questions=None, others=None):
     what: how it is called, "dk".  letters: the lengths by their letters, to name a constant factor by.  questions:
     what to ask where a factor was found, by its name ("sqrt(K)").  others: right results that it may be mistaken for.
     """
-    a, letters = np.asarray(a) if np.isscalar(a) else a, letters or {}
+    a, letters = np.asarray(a) if isinstance(a, int | float | np.generic) else a, letters or {}
     if not isinstance(a, np.ndarray):
         return f"{what} is {kind(a)}, expected an array {n.shape}"
     if a.shape != n.shape:
-        slip = gradcheck.guess_shape(a, n, TOLERANCE["float64"]) if a.size and n.size else ""
-        return f"{what} has shape {a.shape}, expected {n.shape}{_named(n.shape, letters)}{slip}"
+        return f"{what} has shape {a.shape}, expected {n.shape}{_named(n.shape, letters)}{_guess_shape(a, n)}"
     if a.dtype != n.dtype:
         return f"{what} is {a.dtype}, expected {n.dtype}, the dtype that came in"
     if same(a, n):
@@ -32,6 +38,14 @@ def array(what, a, n, *, letters=None, questions=None, others=None):
     if not n.any():
         return f"{what} is wrong: it must be zero everywhere{where}"
     return f"{what} is wrong{_cause(a, n, size, letters, questions or {}, others or {})}{where}"
+
+
+def _guess_shape(a, n):
+    """The usual mistake that would make an array of another shape right, or ""; in time that does not grow with what
+    came."""
+    if not a.size or not n.size or a.size > 1000 * n.size or a.dtype.kind not in "fiu":
+        return ""
+    return gradcheck.guess_shape(a, n, TOLERANCE["float64"])
 
 
 def same(a, n):
@@ -84,7 +98,7 @@ def _named(shape, letters):
 
 
 def kind(a):
-    return a.kind if isinstance(a, Foreign) else "None" if a is None else f"a {type(a).__name__}"
+    return a.kind if isinstance(a, Unsupported) else "None" if a is None else f"a {type(a).__name__}"
 
 
 # ----------------------------------------------------------------------------------------------- results by their names
@@ -146,3 +160,29 @@ def left_alone(names, before, after):
         then, now = dict(gradcheck.leaves(x, name)), dict(gradcheck.leaves(y, name))
         yield from (leaf for leaf, array in then.items() if isinstance(array, np.ndarray)
                     and not np.array_equal(array, now[leaf], equal_nan=True))
+
+
+# ----------------------------------------------------------------------------------------------- a student's own words
+
+
+def printable(text, length):
+    """One line of at most so many printable characters."""
+    text = "".join(c if c.isprintable() else "?" for c in text[:length + 1])
+    return text if len(text) <= length else f"{text[:length - 3]}..."
+
+
+def quoted(text):
+    """What a student's code said, as it may stand in a report: a line of 200 printable characters between quotation
+    marks. A text that holds a line of the library is left out."""
+    squeezed = "".join(text.split())
+    if any(line in squeezed for line in _lines_of_the_library()):
+        return "(a text that holds a line of the library)"
+    return '"' + printable(text, QUOTED).replace('"', "'") + '"'
+
+
+@cache
+def _lines_of_the_library():
+    """Every longer line of its code, without spaces and comments."""
+    lines = ("".join(line.partition("#")[0].split()) for path in handout.LIBRARY.rglob("*.py")
+             for line in path.read_text(encoding="utf-8").splitlines())
+    return frozenset(line for line in lines if len(line) > 15)

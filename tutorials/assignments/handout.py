@@ -1,8 +1,8 @@
-"""Cut the library: into the files that students get, and into the library that runs beside a graded function.
+"""Cut two things out of the library: the files that students get, and the library that runs beside a graded function.
 
-Nothing is written twice: a stub is the library's own signature, docstring and shape contract, and what comes with it is
-the part of the library that it needs, found by following names. A function is named by its file and its own name,
-"ops.attend_forward"; a method with its class, "optim.AdamW.step".
+Nothing is written twice. A stub is the library's own signature, docstring and shape contract. The part of the library
+that comes with it is found by following names. A function is named by its file and its own name, "ops.attend_forward"
+or "memories/lm2.write_forward"; a method is named with its class, "optim.AdamW.step".
 """
 
 import ast
@@ -15,6 +15,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parents[1] / "tinylm2"
+# what docstrings say about files that students do not get
+ELSEWHERE = re.compile(r"; docs/\w+\.md says why| \(docs/\w+\.md\)|; data/rng\.py has the others"
+                       r"|\s+PAGE_WRITE names the write of[^.]*\.js`[^.]*\.")
 HEADING = re.compile(r"# -{20,}.*")                      # "# ------------ attend": the title of a part of a file
 
 
@@ -34,7 +37,8 @@ class Statement:
         if isinstance(self.node, ast.FunctionDef | ast.ClassDef):
             return [self.node.name]
         targets = getattr(self.node, "targets", [getattr(self.node, "target", None)])
-        return [part.id for target in targets if target for part in ast.walk(target) if isinstance(part, ast.Name)]
+        return [part.id for target in targets if isinstance(target, ast.Name | ast.Tuple | ast.List)
+                for part in ast.walk(target) if isinstance(part, ast.Name)]
 
 
 class Module:
@@ -67,23 +71,24 @@ class Module:
         for node in self.imports:
             home = getattr(node, "module", None) or ""
             for alias in node.names:
-                if home == "tinylm2":
-                    found[alias.asname or alias.name] = (alias.name, None)
-                elif home.startswith("tinylm2."):
-                    found[alias.asname or alias.name] = (home.partition(".")[2], alias.name)
+                if home.partition(".")[0] == "tinylm2":
+                    whole = _file_of(f"{home}.{alias.name}")
+                    found[alias.asname or alias.name] = (whole, None) if whole else (_file_of(home), alias.name)
         return found
 
     def uses(self, node):
-        """The (file, name) of everything in the library that a piece of this file uses."""
+        """The (file, name) of everything in the library that a piece of this file uses. A file that is handed on as a
+        value, as `{"lm2": lm2}` does, is used as a whole."""
+        asked = {part.value: part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id in self.definitions:
                 yield self.name, part.id
-            elif isinstance(part, ast.Name) and self.imported.get(part.id, (None, None))[1]:
-                yield self.imported[part.id]
-            elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
-                file, name = self.imported.get(part.value.id, (None, None))
-                if file and not name:
-                    yield file, part.attr
+            elif isinstance(part, ast.Name) and part.id in self.imported:
+                file, name = self.imported[part.id]
+                if name or part in asked:
+                    yield file, name or asked[part]
+                else:
+                    yield from ((file, name) for name in module(file).definitions)
 
 
 def _first_line(node):
@@ -93,6 +98,17 @@ def _first_line(node):
 @cache
 def module(name):
     return Module(name)
+
+
+def _file_of(dotted):
+    """The file of a module or package, "memories/lm2" of "tinylm2.memories.lm2"; None where there is none."""
+    path = dotted.replace(".", "/").removeprefix("tinylm2/")
+    return next((file for file in (path, f"{path}/__init__") if (LIBRARY / f"{file}.py").is_file()), None)
+
+
+def dotted(file):
+    """What Python imports a file by: "tinylm2.memories.lm2" of "memories/lm2"."""
+    return f"tinylm2/{file}".removesuffix("/__init__").replace("/", ".")
 
 
 def top(name):
@@ -152,10 +168,13 @@ def offered(assignment):
 
 def beside(assignment, functions):
     """The library that runs beside some functions of an assignment under examination: what is offered, and of the
-    assignment's other functions the solutions of those that these call; but nothing of theirs, and nothing hidden."""
+    assignment's other functions the solutions of those that these call; but nothing of theirs, and nothing hidden that
+    only they use."""
     mine = {top(name) for name in functions}
     others = {top(name) for name in assignment.functions} & used_by(functions) - mine
-    return closure(offered(assignment) | others, mine | {top(name) for name in assignment.hidden})
+    used = used_by(name for name in assignment.functions if top(name) not in mine)
+    hidden = {top(name) for name in assignment.hidden} - used
+    return closure(offered(assignment) | others, mine | hidden)
 
 
 # -------------------------------------------------------------------------------------------------- putting it together
@@ -163,9 +182,12 @@ def beside(assignment, functions):
 
 def library(kept, homes=()):
     """{path: text} of a tinylm2 that holds just these definitions; `homes` are there even where nothing is left."""
-    about = ast.get_docstring(ast.parse((LIBRARY / "__init__.py").read_text(encoding="utf-8")), clean=False)
-    files = {"tinylm2/__init__.py": f'"""{about}"""\n'}
-    for file in sorted({file for file, _ in kept} | set(homes)):
+    letters, _, _ = module("__init__").docstring.rpartition("\n\n")     # what follows is about names that it loads
+    files = {"tinylm2/__init__.py": f'"""{letters}\n"""\n'}
+    taken = {file for file, _ in kept} | set(homes)
+    for package in {file.rpartition("/")[0] for file in taken if "/" in file}:
+        files[f"tinylm2/{package}/__init__.py"] = f'"""{module(f"{package}/__init__").docstring.splitlines()[0]}"""\n'
+    for file in sorted(taken):
         home, parts, heading = module(file), [], ""
         for statement in home.statements:
             titles = [line for line in statement.above if HEADING.fullmatch(line)]
@@ -200,8 +222,9 @@ def students_file(assignment, *, solved=False):
 def stub(name, title):
     """A function with its body gone: what is left is its docstring, its shape contract and an error that says so.
 
-    The contract is the body up to its last `expect(...)` or `if ...: raise` before anything is computed. The docstring
-    of a backward ends with its first sentence: the rest is the derivation, which is what students are here to find.
+    The contract is the body up to its last `check_shapes(...)` or `if ...: raise` before anything is computed. The
+    docstring of a backward ends with its first sentence: the rest is the derivation, which is what students are here to
+    find.
     """
     node, home = function(name), module(top(name)[0])
     docstring, *body = node.body
@@ -209,7 +232,7 @@ def stub(name, title):
     text = "\n".join(home.lines[_first_line(node):docstring.lineno - 1])
     about = home.text(docstring)
     if name.endswith("_backward"):
-        about = f'{indent}"""{re.split(r"[.:]", docstring.value.value, maxsplit=1)[0].strip()}."""'
+        about = f'{indent}"""{re.split(r"[.:;]", docstring.value.value, maxsplit=1)[0].strip()}."""'
     contract = max((i + 1 for i, part in enumerate(body) if _is_contract(part)), default=0)
     kept = "\n".join(home.lines[docstring.end_lineno:body[contract - 1].end_lineno]) + "\n" if contract else ""
     return f'{text}\n{about}\n{kept}{indent}raise NotImplementedError("{title}: write {name.partition(".")[2]}")'
@@ -217,7 +240,7 @@ def stub(name, title):
 
 def _is_contract(node):
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return getattr(node.value.func, "id", None) == "expect"
+        return getattr(node.value.func, "id", None) == "check_shapes"
     return isinstance(node, ast.If) and len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse
 
 
@@ -225,14 +248,17 @@ def _file(docstring, homes, parts, offers=()):
     """A file's text from (Statement, heading) pairs cut from some homes, with the imports that they need; what they
     use of their homes and is offered is imported from there."""
     names = {part.id for statement, _ in parts for part in ast.walk(statement.node) if isinstance(part, ast.Name)}
-    imports = set()
+    imports, parts_of = set(), {}                        # `import x`; and what comes from each module
     for home in homes:
         for node in home.imports:
-            if kept := [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in names]:
-                one = ast.Import(kept) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, kept, 0)
-                imports.add(ast.unparse(one))
-        if public := sorted(n for file, n in offers if file == home.name and n in names and not n.startswith("_")):
-            imports.add(f"from tinylm2.{home.name} import {', '.join(public)}")
+            kept = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in names]
+            if isinstance(node, ast.Import):
+                imports |= {ast.unparse(ast.Import([alias])) for alias in kept}
+            else:
+                parts_of.setdefault(node.module, set()).update(map(ast.unparse, kept))
+        public = {name for file, name in offers if file == home.name and name in names and not name.startswith("_")}
+        parts_of.setdefault(dotted(home.name), set()).update(public)
+    imports |= {f"from {name} import {', '.join(sorted(some))}" for name, some in parts_of.items() if some}
     texts, after_constant = [f'"""{docstring}"""\n', _sorted_imports(imports)], False
     for statement, heading in parts:
         constant = not isinstance(statement.node, ast.FunctionDef | ast.ClassDef)
@@ -240,7 +266,7 @@ def _file(docstring, homes, parts, offers=()):
         text = "\n".join([*([f"{heading}\n\n"] if heading else []), *comments, statement.text]) + "\n"
         texts.append(text if constant and after_constant and not heading else f"\n{text}")
         after_constant = constant
-    return "\n".join(text for text in texts if text)
+    return ELSEWHERE.sub("", "\n".join(text for text in texts if text))
 
 
 def _sorted_imports(imports):
@@ -256,7 +282,7 @@ def _sorted_imports(imports):
 # ---------------------------------------------------------------------------------------------------------- the handout
 
 
-def handout(assignment, *, solved=False):
+def files(assignment, *, solved=False):
     """{path: text} of the folder that students get: the sheet, the file to write in, its check, and the library that
     it stands on."""
     return {
