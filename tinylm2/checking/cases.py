@@ -259,7 +259,7 @@ def _without_gradient(case):
 # ---------------------------------------------------------------------------------------------------------------- model
 
 SMALL = replace(CFG, D=4, H=2)                           # every entry of a story is two stories more to compute
-GROUPED = {"D": CFG.D, "H": CFG.H}
+GROUPED: dict[str, Any] = {"D": CFG.D, "H": CFG.H}
 
 
 def _states(d, cfg):

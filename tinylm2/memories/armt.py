@@ -42,7 +42,8 @@ def cost(cfg: Any) -> tuple:
     """(multiply-adds, attention weights) of a segment: the read, the slots' attention, the write of N rows."""
     D, N, T, HK = cfg.D, cfg.N, cfg.T, cfg.H * cfg.K
     gather = 2 * N * T * HK + N * HK * D
-    return T * (D * D // 2 + D * D) + gather + N * (D * D // 2 + 3 * D * D + D * cfg.H), cfg.H * T * N
+    read, write = D * D // 2 + D * D + D, D * D // 2 + 3 * D * D + D * cfg.H + 2 * D
+    return T * read + gather + N * write, cfg.H * T * N
 
 
 def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:

@@ -35,8 +35,8 @@ def state_shapes(cfg: Any) -> dict:
 
 def cost(cfg: Any) -> tuple:
     """(multiply-adds, attention weights) of a segment: unrotated queries, a read by queries, one by keys, a sum."""
-    width = cfg.H * cfg.K
-    return cfg.T * (cfg.D * width + (width + 2 * cfg.G * cfg.K) * cfg.K), 0
+    queries, keys = cfg.H * cfg.K, cfg.G * cfg.K
+    return cfg.T * (cfg.D * queries + (queries + 2 * keys) * cfg.K + queries + keys), 0
 
 
 def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
@@ -62,6 +62,7 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     memory of key head h // (H/G).
     """
     (A, z), heads = state, (cfg.G, cfg.H // cfg.G, cfg.K)
+    check_shapes("infini read", n=(n, "B T D"), A=(A, "B G K K"), z=(z, "B G K"))
     cache = {"heads": heads, "columns": p["attn.Wqkv"].shape}
     q, cache["q"] = ops.linear_forward(n, p["attn.Wqkv"][:, :cfg.H * cfg.K])
     f, cache["elu1"] = primitives.elu1_forward(_by_group(q, heads))

@@ -103,7 +103,7 @@ def compete_forward(M: Array, k: Array, v: Array, bias: Array, Wslot: Array, Wke
     """
     H, K = bown.size, k.shape[-1]
     check_shapes("compete", M=(M, f"B N {H * K}"), k=(k, "B T G K"), v=(v, "B T G K"), bias=(bias, f"N {H * K}"),
-                 Wslot=(Wslot, "D D"), Wkey=(Wkey, "D D"))
+                 Wslot=(Wslot, "D D"), Wkey=(Wkey, "D D"), bown=(bown, "H"))
     cache, by_head = {}, (*M.shape[:2], H, K)
     q, cache["q"] = ops.linear_forward(M, Wslot)
     old, cache["old"] = ops.linear_forward(M, Wkey)

@@ -108,10 +108,11 @@ def recall_forward(f: Array, A: Array, z: Array, *, eps: float) -> tuple:
 
     y = f A / den,   den = f z + eps                        (linear attention, Katharopoulos et al. 2020, eq. 5)
 
-    f (..., U, C) features of queries or keys, nowhere negative, A (..., C, E) the sum of key' value, z (..., C) the sum
-    of keys -> y (..., U, E) and den (..., U, 1). An empty memory gives zero: eps is what its denominator is.
+    f (B, G, U, C) or (B, U, C) features of queries or keys, nowhere negative, A (..., C, E) the sum of key' value,
+    z (..., C) the sum of keys -> y (..., U, E) and den (..., U, 1). An empty memory gives zero: its denominator is eps.
     """
-    check_shapes("recall", f=(f, "... U C"), A=(A, "... C E"), z=(z, "... C"))
+    lead = "B G" if f.ndim == 4 else "B"
+    check_shapes("recall", f=(f, f"{lead} U C"), A=(A, f"{lead} C E"), z=(z, f"{lead} C"))
     get_xp(f, A, z)
     den = f @ z[..., None]                                               # (..., U, 1)
     den += eps
@@ -187,6 +188,9 @@ def join_heads(x: Array) -> Array:
 
 def unit_rows_forward(n: Array, W: Array, *, heads: int) -> tuple:
     """Queries or keys of length one, in heads.   y = n W / |n W|   n (B, T, D), W (D, H K) -> y (B, H, T, K)"""
+    check_shapes("unit_rows", n=(n, "B T D"), W=(W, "D E"))
+    if W.shape[1] % heads:
+        raise ValueError(f"unit_rows: W has {W.shape[1]} columns, expected a multiple of the {heads} heads")
     x, linear = ops.linear_forward(n, W)
     K = W.shape[1] // heads
     y, norm = set_rms_forward(split_heads(x, heads), rms=K**-0.5)

@@ -57,6 +57,7 @@ def looks(read: Any, write: Any) -> dict:
 def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     """Tokens ask the memory as it was when the segment began.   n (B, T, D), state (M, S) -> y = q M (B, T, D)"""
     M, cache = state[0], {"H": cfg.H}
+    check_shapes("titans read", n=(n, "B T D"), M=(M, f"B {cfg.H} K K"))
     q, cache["q"] = primitives.unit_rows_forward(n, p["mem.Wq"], heads=cfg.H)
     cache["factors"] = q, M
     return primitives.join_heads(q @ M), cache
@@ -77,6 +78,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
     pad (B,). Padding takes no step and leaves M and S as they are.
     """
     n, (M, S), H = seg[0], state, cfg.H
+    check_shapes("titans write", n=(n, "B T D"), M=(M, f"B {H} K K"), S=(S, f"B {H} K K"))
     xp, cache = get_xp(n, M), {"H": H}
     k, cache["k"] = primitives.unit_rows_forward(n, p["mem.Wk"], heads=H)     # (B, H, T, K)
     v, cache["v"] = ops.linear_forward(n, p["mem.Wv"])
