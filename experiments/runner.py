@@ -246,7 +246,8 @@ class Results:
         (folder / f"{self.experiment.name}.md").write_text("\n".join(text), encoding="utf-8")
         plt = pyplot()
         if plt:
-            figure = self.experiment.draw(self, plt)
+            with plt.rc_context({"figure.constrained_layout.use": False}):           # whatever the caller set
+                figure = self.experiment.draw(self, plt)
             figure.savefig(folder / f"{self.experiment.name}.png", dpi=110, bbox_inches="tight")
             plt.close(figure)
 
