@@ -16,13 +16,14 @@ import numpy as np
 from tinylm2.gpu import gpu
 
 PAGE = Path(__file__).parents[1] / "docs" / "PERFORMANCE.md"
+LIBRARIES = ("numpy", "torch", "cupy-cuda12x", "cupy-cuda13x")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def describe(xp=np):
     """The machine, the date and what ran, in two lines."""
     device = "" if xp is np else f"{gpu()[1]}, "
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "cupy-cuda12x") if has(name))
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES if has(name))
     return (f"{device}{processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today()}.\n"
             f"Python {platform.python_version()}, {libraries}; {os.environ['OPENBLAS_NUM_THREADS']} thread, "
             f"sgemm peak {sgemm_peak() / 1e9:.0f} GFLOP/s.")

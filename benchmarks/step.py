@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 
@@ -64,6 +65,10 @@ WORKLOADS = {
     "medium": _llama(8, 256, 384, 6, 6, 1024, 4096),
     "lm2-tiny": Workload(Settings().config(word_tokenizer().size), batch=64, last=2, segments=4),
 }
+LARGE = {                                                # where a GPU earns its keep: hours for a CPU
+    "joint": Workload(Config(V=256, D=64, L=3, H=4, G=4, F=160, N=16, T=128), batch=512, last=2, segments=2),
+    "large": _llama(16, 512, 1024, 8, 16, 2816, 4096),
+}
 
 
 def tinylm2_step(work, xp):
@@ -73,12 +78,12 @@ def tinylm2_step(work, xp):
     return lambda: train_step(params, optimizer, batch, cfg=work.cfg, lr=LR)[0]
 
 
-def torch_step(work, xp):
+def torch_step(work, xp, compiled=False):
     """A function that trains one step with PyTorch, where there is one."""
     from benchmarks.torch_reference import training_step
 
     return training_step(init_params(work.cfg, SEED), work.draw(), cfg=work.cfg, lr=LR,
-                         device="cpu" if xp is np else "cuda")
+                         device="cpu" if xp is np else "cuda", compiled=compiled)
 
 
 def torch_lacks(xp):
@@ -128,9 +133,9 @@ def alone(name, side, steps=3):
 
 def measure(name, sides, rounds, xp, peak):
     """One row of the table."""
-    work = WORKLOADS[name]
+    work = (WORKLOADS | LARGE)[name]
     clock = time.process_time if xp is np else time.perf_counter         # a GPU computes on its own time
-    with machine.one_core():
+    with machine.one_core() if xp is np else nullcontext():              # beside a GPU PyTorch works in two threads
         taken = race({side: SIDES[side](work, xp) for side in sides}, rounds, clock)
     ours, both = median(taken["tinylm2"]), len(sides) > 1
     row = [name, *(f"{1e3 * median(taken[side]):.1f}" if side in sides else "-" for side in SIDES)]

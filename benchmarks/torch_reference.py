@@ -1,7 +1,9 @@
 """What tinylm2 is measured against: the same training step in PyTorch eager, with all that PyTorch has fused for it.
 
 Fused are attention, RMSNorm, the cross-entropy, the norm of the gradients and AdamW. It computes what tinylm2 computes
-and no more, only the rows that an answer needs, and where there was a choice the faster one on a CPU was taken.
+and no more, only the rows that an answer needs, and where there was a choice the faster one on a CPU was taken. With
+`compiled` the forward and backward passes are what torch.compile makes of them; RoPE is then written with real numbers,
+for its compiler leaves complex ones to eager.
 tests/support/torch_reference.py is another one, written to be plainly right; tests/test_benchmarks.py compares this one
 with tinylm2, loss after loss.
 """
@@ -12,21 +14,26 @@ import torch.nn.functional as F
 from tinylm2.memories import lm2
 
 
-def training_step(params, batch, *, cfg, lr, device="cpu"):
+def training_step(params, batch, *, cfg, lr, device="cpu", compiled=False):
     """A function that trains one step on `batch` and gives its loss, from host copies of `params` (by name)."""
     p = {name: torch.tensor(W, device=device, requires_grad=True) for name, W in params.items()}
     blocks = [{name.split(".", 2)[2]: W for name, W in p.items() if name.startswith(f"blocks.{i}.")}
               for i in range(cfg.L)]
     ids, targets = (torch.tensor(x, device=device) for x in (batch.ids, batch.targets[:, -batch.last:]))
     turn = turns(cfg.T + 1, cfg.K).to(device)
+    turn = torch.view_as_real(turn) if compiled else turn
     groups = [{"params": [W for W in p.values() if W.ndim > 1], "weight_decay": 0.01},
               {"params": [W for W in p.values() if W.ndim == 1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
+    def loss_of(ids, targets):
+        return F.cross_entropy(story(p, blocks, ids, turn, cfg, batch.last).flatten(0, 1), targets.flatten())
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+
     def step():
         optimizer.zero_grad()
-        logits = story(p, blocks, ids, turn, cfg, batch.last)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = loss_of(ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(p.values(), 1.0)
         optimizer.step()
@@ -99,6 +106,9 @@ def turns(T, K):
 
 
 def rotate(x, turn):
-    """RoPE, x (B, T, H, K): a pair is one complex number, a turn one complex product."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2)
+    """RoPE, x (B, T, H, K): a pair is one complex number, a turn one complex product; or both as cosine and sine."""
+    pairs = x.unflatten(-1, (-1, 2))
+    if turn.is_complex():
+        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    (a, b), (cos, sin) = pairs.unbind(-1), turn.unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)

@@ -12,11 +12,14 @@ from tinylm2.model import Config
 
 
 @pytest.mark.parametrize(("memory", "segments", "last"), [("none", 1, 6), ("none", 2, 3), ("lm2", 3, 2)])
-def test_pytorch_trains_the_same_model(memory, segments, last):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pytorch_trains_the_same_model(memory, segments, last, compiled, monkeypatch):
     """Loss after loss: the forward pass, every gradient, clipping and AdamW are the same on both sides."""
-    pytest.importorskip("torch", reason="PyTorch, to compare with, is not installed (pip install torch)")
+    torch = pytest.importorskip("torch", reason="PyTorch, to compare with, is not installed (pip install torch)")
+    monkeypatch.setattr(torch, "compile", lambda function: function)     # what it would compile, without the minute
     work = step.Workload(Config(V=11, D=8, L=2, H=2, G=2, F=12, N=4, T=6, memory=memory), 3, last, segments)
-    ours, theirs = (side(work, array_module("cpu")) for side in step.SIDES.values())
+    xp = array_module("cpu")
+    ours, theirs = step.tinylm2_step(work, xp), step.torch_step(work, xp, compiled=compiled)
     losses = [(ours(), theirs()) for _ in range(8)]
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-4)
     assert losses[-1][0] < losses[0][0]
