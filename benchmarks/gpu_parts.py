@@ -5,6 +5,7 @@ With --dry the fake CuPy stands for CuPy, and every size is tiny.
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import platform
@@ -448,12 +449,15 @@ def main(argv=None):
         race(args)
         return 0
     record = Record(args.out / f"{args.part}.json")
+    faulthandler.dump_traceback_later(max(args.seconds - 3, 1))          # before it is stopped: where it stands
     try:
         passed = PARTS[args.part](record, args.seconds, args.dry)
     except Exception as error:                           # whatever went wrong, the other parts are to run
         record.save(traceback=traceback.format_exc()[-4000:])
         record.say(f"FAILED: {type(error).__name__}: {error}"[:300])
         raise
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return 0 if passed else 1
 
 

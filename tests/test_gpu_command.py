@@ -25,7 +25,7 @@ def benchmark(*arguments):
 
 
 def test_the_whole_course_runs_on_the_fake_cupy(tmp_path):
-    done = benchmark("--out", tmp_path, "--dry")
+    done = benchmark("--out", tmp_path, "--dry", "--minutes", 5)
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "log.txt").read_text()
     summary = (tmp_path / "summary.txt").read_text()
     assert done.stdout.endswith(summary)
