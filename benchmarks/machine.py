@@ -93,12 +93,12 @@ def fresh(module, *args, threads=1):
     return json.loads(done.stdout)
 
 
-def write(section, text):
+def write(section, text, place=PAGE):
     """Put a text into its place on the page, between its marks."""
-    page = PAGE.read_text(encoding="utf-8")
+    page = place.read_text(encoding="utf-8")
     begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
     head, found, rest = page.partition(begin)
     if not found or end not in rest:
-        raise ValueError(f"{PAGE}: found no place between {begin.strip()} and {end}")
-    PAGE.write_text(head + begin + "\n" + text + "\n\n" + end + rest.partition(end)[2], encoding="utf-8")
-    print(f"written into {PAGE}")
+        raise ValueError(f"{place}: found no place between {begin.strip()} and {end}")
+    place.write_text(head + begin + "\n" + text + "\n\n" + end + rest.partition(end)[2], encoding="utf-8")
+    print(f"written into {place}")

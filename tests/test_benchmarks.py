@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import step
+from benchmarks import cost_model, parallel, step
+from tests.support import ranks
 from tinylm2.gpu import array_module
 from tinylm2.model import Config
 
@@ -48,3 +49,51 @@ print(faults())
     kept, handed_back = (int(subprocess.run([sys.executable, "-c", code.replace("KEEP", keep)], check=True, text=True,
                                             stdout=subprocess.PIPE).stdout) for keep in ("True", "False"))
     assert 10 * kept < handed_back
+
+
+def test_a_fitted_network_and_work_are_those_that_made_the_times():
+    """Planted figures come back; noise of a tenth moves them little; a negative part is set to none."""
+    planted = cost_model.Network(5e-6, 2e9)
+    sizes = [2**n for n in range(8, 24, 2)]
+    times = np.array([planted.all_reduce(size, 2) for size in sizes])
+    found = cost_model.fitted_network(sizes, times, 2)
+    assert (found.latency, found.bandwidth) == pytest.approx((5e-6, 2e9))
+    noisy = cost_model.fitted_network(sizes, times * np.random.default_rng(0).uniform(0.9, 1.1, times.size), 2)
+    assert (noisy.latency, noisy.bandwidth) == pytest.approx((5e-6, 2e9), rel=0.2)
+    assert cost_model.fit_line([64, 32, 8], [0.67, 0.35, 0.11]) == pytest.approx((0.03, 0.01))
+    assert cost_model.fit_line([2, 1], [2.2, 1.0])[0] == 0
+    assert cost_model.fit_line([2, 1], [1.0, 1.1])[1] == 0
+
+
+def test_the_cost_model_names_what_a_step_waits_for():
+    work = cost_model.Work(fixed=0.001, compute=1.0, rows=64, size=1000)
+    slow, thin = cost_model.Network(1.0, 1e12), cost_model.Network(1e-9, 1.0)
+    fast = cost_model.Network(1e-9, 1e12)
+    assert work.step(1, fast) == pytest.approx(1.001)
+    assert work.speedup(1, fast) == 1
+    assert 60 < work.speedup(64, fast) < 64
+    assert cost_model.limits(work, slow, 64)[0] == "latency"
+    assert cost_model.limits(work, thin, 64)[0] == "bandwidth"
+    assert cost_model.limits(work, fast, 64)[0] == "rows"
+    assert cost_model.limits(cost_model.Work(1.0, 0.1, 64, 10), fast, 64)[0] == "work that no rank shares"
+
+
+@pytest.mark.long
+def test_the_parallel_benchmark_runs_and_its_sides_train_the_same_model():
+    """Every side must give the same first loss, PyTorch's two among them, or the command fails."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.parallel", "--quick"], cwd=ranks.ROOT, text=True,
+                          env=ranks.environment(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    for side in parallel.sides()[0]:
+        assert f"| lm2-tiny | {side} | " in done.stdout
+    for reason in parallel.sides()[1]:
+        assert reason in done.stdout
+    assert "Load average" in done.stdout
+    assert "| lm2-1.7b, 1,024 rows | 200 Gbit/s InfiniBand | " in done.stdout
+
+
+def test_the_plan_is_drawn_for_all_models(tmp_path):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    works = {"a": cost_model.Work(0.001, 0.03, 64, 50_000), "b": cost_model.Work(10.0, 3e5, 1024, 1_700_000_000)}
+    cost_model.draw(works, cost_model.NETWORKS, tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
