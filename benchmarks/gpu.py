@@ -42,7 +42,7 @@ def main(argv=None):
     args = arguments(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.write:
-        machine.write("gpu", (args.out / "summary.txt").read_text(encoding="utf-8"))
+        machine.write("gpu", f"```text\n{(args.out / 'summary.txt').read_text(encoding='utf-8')}```")
         return 0
     began = time.monotonic()
     for path in (args.out / f"{part}.json" for part in args.only):

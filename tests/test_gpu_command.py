@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu as command
-from benchmarks import gpu_parts
+from benchmarks import gpu_parts, machine
 from tinylm2 import gpu
 from tinylm2.training import checkpoint
 
@@ -84,6 +84,16 @@ def test_a_crash_is_told_with_its_last_words(monkeypatch, tmp_path, capsys):
     assert status == "FAILED with status 1"
     assert lines[-1] == "log.txt: MemoryError: no room on the device"
     assert capsys.readouterr().out.endswith(lines[-1] + "\n")
+
+
+def test_a_summary_goes_into_its_place_on_the_page(monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- gpu -->\nold\n<!-- end of gpu -->\nbehind")
+    monkeypatch.setattr(machine, "PAGE", page)
+    (tmp_path / "summary.txt").write_text("a GPU\n")
+    assert command.main(["--out", str(tmp_path), "--write"]) == 0
+    assert page.read_text() == "before\n<!-- gpu -->\n\n```text\na GPU\n```\n\n<!-- end of gpu -->\nbehind"
+    assert "<!-- gpu -->" in (ROOT / "docs" / "PERFORMANCE.md").read_text()
 
 
 def test_a_long_summary_loses_the_middle_of_its_parts(tmp_path):
