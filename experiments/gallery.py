@@ -1,23 +1,31 @@
 """gallery: what is each way of remembering worth?
 
-qa1 with every memory of the library. One group of trials chooses a learning rate per memory, on questions of the
-development seed. The main group has equal numbers of parameters. A last group also holds about equal numbers of state,
+qa1 with every memory of the library, and the ten tasks of `table` with those that it has not. Each memory trains at the
+best of three learning rates, which the command finds first: a short training each, seed 0, questions of the development
+seed. The main trials have equal numbers of parameters. "equal state" trials also hold about equal numbers of state,
 1,050 per block, which window, armt and titans hold anyway. All train by one plan of longer and longer stories.
 """
 
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from math import prod
+from statistics import median
 
+import numpy as np
+
+from benchmarks.machine import seconds
+from benchmarks.step import Workload, tinylm2_step
 from benchmarks.tables import markdown
+from experiments import rates, runner, table
 from experiments.baselines import baseline
 from experiments.runner import (
     DEVELOPMENT,
     EVERY,
     HELD_OUT,
     Experiment,
-    curve,
+    Results,
     evaluate,
     generated,
     language,
@@ -31,34 +39,64 @@ QUESTION = ("What is each way of remembering worth? qa1, equal numbers of parame
 NAMES = ("lm2", "pooled", "rmt", "window", "memformer", "infini", "armt", "titans", "none")
 EQUAL_STATE = {"lm2": {"N": 32}, "pooled": {"N": 32}, "rmt": {"N": 64}, "memformer": {"N": 32},
                "infini": {"H": 1, "G": 1}}
+STATE, MIX = ", equal state", ", mix"                    # what follows a memory's name in a variant
 LEARNED = 0.75                                           # training accuracy that a memory must reach and keep
+CHANCE = 1 / 6
+
+
+# -------------------------------------------------------------------------------------------------------------- trials
+
+
+def before(variant, budget):
+    """The trials that choose the learning rate of this one."""
+    if " at " in variant:
+        return []
+    lrs = budget["mix_lrs" if variant.endswith(MIX) else "lrs"]
+    return [f"{variant.removesuffix(STATE)} at {lr}" for lr in lrs]
 
 
 def measure(variant, seed, budget, show):
-    """Train one model and evaluate it at every length: "armt", "armt at 0.003" or "armt, equal state"."""
-    name, lr, questions, question_seed = variant.partition(",")[0], None, budget["questions"], HELD_OUT
-    if " at " in name:
-        name, lr = name.split(" at ")
-        questions, question_seed = budget["development"], DEVELOPMENT
-    cfg = _config(name, EQUAL_STATE[name] if variant.endswith("state") else {})
-    params, began = init_params(cfg, seed), time.process_time()
-    learned = train(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, max_lr=float(lr or budget["lr"][name]),
-                    stages=stages(segments=budget["segments"], steps=budget["steps"], early=budget.get("early")))
-    ms = 1e3 * (time.process_time() - began) / max(1, learned["steps"])
+    """One trial: "armt", "armt, equal state", "armt, mix", or any of these but the second at a learning rate."""
+    base, _, lr = variant.partition(" at ")
+    name, mix = base.removesuffix(MIX).removesuffix(STATE), base.endswith(MIX)
+    if lr:
+        return (rates.measure(f"{name} at {lr}", seed, rates.EXPERIMENT.budgets[budget["mix"]], show) if mix else
+                _learn(_config(name), seed, budget["choose"], budget["development"], DEVELOPMENT, float(lr), show))
+    lr = best(budget["before"])
+    if mix:
+        found = table.train_and_evaluate(name, seed, table.EXPERIMENT.budgets[budget["mix"]], show, lr=lr,
+                                         question_seed=HELD_OUT)
+        return {**found, "lr": lr}
+    cfg = _config(name, EQUAL_STATE[name] if base.endswith(STATE) else {})
+    cost = step_cost(cfg)
+    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": _state(cfg),
+            **cost}
+
+
+def best(tried):
+    """The learning rate with the highest score, of {variant: numbers of its trial}."""
+    return float(max(tried, key=lambda variant: tried[variant]["score"]).partition(" at ")[2])
+
+
+def _learn(cfg, seed, plan, questions, question_seed, lr, show):
+    """Train a model on qa1 by a plan and evaluate it at every length."""
+    params = init_params(cfg, seed)
+    learned = train(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, max_lr=lr,
+                    stages=stages(segments=plan["segments"], steps=plan["steps"], early=plan.get("early")))
     accuracy = {}
     for segments, count in questions.items():
         show(f"evaluating at {segments} segments")
         accuracy[segments] = evaluate(params, generated(["qa1"], count, question_seed), [int(segments)], cfg=cfg,
                                       seed=question_seed)[segments]["qa1"]["accuracy"]
-    return {**learned, "steps_to_learn": _steps_to_learn(learned["accuracies"]), "ms": ms, "state": _state(cfg),
-            "parameters": int(params.buffer.size), "accuracy": accuracy, "mean": sum(accuracy.values()) / len(accuracy)}
+    return {**learned, "steps_to_learn": steps_to_learn(learned["accuracies"]), "accuracy": accuracy,
+            "score": sum(accuracy.values()) / len(accuracy), "parameters": int(params.buffer.size)}
 
 
-def _config(name, sizes):
+def _config(name, sizes=()):
     """A memory at the number of parameters that LM2 has by default; `sizes` are the letters that match the state."""
     like = Config(V=language()[0].size)
     cfg = baseline(name, like)
-    return with_params_of(like, replace(cfg, **sizes)) if sizes else cfg
+    return with_params_of(like, replace(cfg, **dict(sizes))) if sizes else cfg
 
 
 def _state(cfg):
@@ -67,87 +105,141 @@ def _state(cfg):
                for shape in memory.state_shapes(cfg).values())
 
 
-def _steps_to_learn(accuracies):
+def step_cost(cfg, batch=64, segments=4, turns=5):
+    """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
+    step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
+    step()                                               # the first one makes tables
+    ms = 1e3 * median(seconds(step, time.process_time) for _ in range(turns))
+    tracemalloc.start()
+    step()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {"ms": ms, "MB": peak / 2**20}
+
+
+def steps_to_learn(accuracies):
     """Steps until the training accuracy stays above LEARNED; None where it never does."""
     below = [i for i, accuracy in enumerate(accuracies) if accuracy < LEARNED]
     first = below[-1] + 1 if below else 0
     return EVERY * first if first < len(accuracies) else None
 
 
+# -------------------------------------------------------------------------------------------------------------- report
+
+
 def report(results):
-    """One row per memory; below, the trials that chose the learning rates."""
+    """One row per memory; below, the mix of tasks, and the trials that chose the learning rates."""
+    groups = {"qa1": [], "mix": [], "tried": []}
+    for name in filter(results.of, results.variants):
+        groups["tried" if " at " in name else "mix" if name.endswith(MIX) else "qa1"].append(name)
+    text = _qa1(results, groups["qa1"]) if groups["qa1"] else []
+    text += _mix(results, groups["mix"]) if groups["mix"] else []
+    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []))
+
+
+def _qa1(results, names):
     lengths = list(results.budget["questions"])
     rows = [[name, results.seeds(name), *(results.mean(name, "accuracy", n, digits=2) for n in lengths),
-             *(results.mean(name, key, digits=0) for key in ("steps_to_learn", "steps", "state", "parameters", "ms"))]
-            for name in results.variants if " at " not in name and results.of(name)]
-    header = ["memory", "seeds", *(f"{n} segments" for n in lengths), f"steps to stay above {LEARNED}", "steps",
-              "numbers of state", "parameters", "ms per step"]
-    text = [markdown(header, rows)]
-    tried = [name for name in results.variants if " at " in name and results.of(name)]
-    if tried:
-        lengths = list(results.budget["development"])
-        rows = [[name, results.seeds(name), *(results.mean(name, "accuracy", n, digits=2) for n in lengths),
-                 results.mean(name, "mean", digits=2), results.mean(name, "steps_to_learn", digits=0)]
-                for name in tried]
-        text += ["", "Learning rates, on questions that are not reported above:", "",
-                 markdown(["memory and lr", "seeds", *(f"{n} segments" for n in lengths), "mean",
-                           f"steps to stay above {LEARNED}"], rows), "", f"The best of each: {_best(results, tried)}."]
-    return "\n".join(text)
+             _learned(results, name), *(results.mean(name, key, digits=0) for key in ("state", "parameters")),
+             results.mean(name, "ms", digits=0), results.mean(name, "MB", digits=0), results.mean(name, "lr")]
+            for name in names]
+    header = ["memory", "seeds", *(f"{n} segments" for n in lengths), f"steps to stay above {LEARNED}",
+              "numbers of state", "parameters", "ms per step", "MB", "lr"]
+    return [markdown(header, rows), "", "State: the numbers that are kept of one story, 4 bytes each. ms and MB: "
+            "processor time and peak memory of a training step, 64 stories of 4 segments."]
 
 
-def _best(results, tried):
-    """ "armt 0.006, titans 0.003": the learning rate with the highest mean accuracy per memory."""
-    scores = {}
-    for variant in tried:
-        name, lr = variant.split(" at ")
-        found = results.values(variant, "mean")
-        scores.setdefault(name, {})[lr] = sum(found) / len(found)
-    return ", ".join(f"{name} {max(found, key=found.get)}" for name, found in scores.items())
+def _learned(results, name):
+    """ "900 (850-950)", and how many seeds did where not all of them did."""
+    found, seeds = results.values(name, "steps_to_learn"), len(results.of(name))
+    text = results.mean(name, "steps_to_learn", digits=0)
+    return text if len(found) in (0, seeds) else f"{text}, {len(found)} of {seeds} seeds"
+
+
+def _mix(results, names):
+    """The trials of `table` with the same plan stand above those of this command."""
+    mix = results.budget["mix"]
+    kept = Results(table.EXPERIMENT, runner.FOLDER / "table.json", table.EXPERIMENT.budgets[mix], mix)
+    lengths = list(kept.budget["questions"])
+    rows = [[name.removesuffix(MIX), found.seeds(name), *(found.mean(name, "mean", n, digits=2) for n in lengths)]
+            for found, some in ((kept, kept.variants), (results, names)) for name in some if found.of(name)]
+    return ["", f"Ten tasks in one model, by the plan of `table` (budget {mix}), from which the first rows come. Mean "
+            "accuracy by tokens of the text:", "",
+            markdown(["memory", "seeds", *(str(32 * int(n)) for n in lengths)], rows)]
+
+
+def _tried(results, names):
+    rows = [[name, results.seeds(name), results.mean(name, "score"), results.mean(name, "steps", digits=0)]
+            for name in names]
+    bases = dict.fromkeys(name.partition(" at ")[0] for name in names)
+    chosen = {base: best({name: results.of(name)[0] for name in names if name.startswith(f"{base} at ")})
+              for base in bases}
+    return ["", "Learning rates, a short training each, mean accuracy over questions that are not reported above:", "",
+            markdown(["memory and lr", "seeds", "accuracy", "steps"], rows), "",
+            "The best of each: " + ", ".join(f"{base} {lr:g}" for base, lr in chosen.items()) + "."]
 
 
 def draw(results, plt):
-    """Accuracy against length, and at the longest length against the numbers of state."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(3, 2))
-    lengths = list(results.budget["questions"])
+    """Accuracy at the longest length against the numbers of state; a line joins a memory to itself at equal state."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.5))
+    longest, places = list(results.budget["questions"])[-1], {}
     for name in results.variants:
-        trials = results.of(name)
-        if not trials or " at " in name:
-            continue
-        if "," not in name:
-            curve(left, [int(n) for n in lengths], [[trial["accuracy"][n] for n in lengths] for trial in trials], name,
-                  marker=".")
-        longest = results.values(name, "accuracy", lengths[-1])
-        state = max(1, trials[0]["state"])               # none has no state, and a log axis no zero
-        right.plot(state, sum(longest) / len(longest), marker="o" if "," not in name else "s", color="black")
-        right.annotate(name, (state, sum(longest) / len(longest)), (4, 4), textcoords="offset points", fontsize=7)
-    for axes, label in ((left, "segments of 32 tokens"), (right, "numbers of state of one story")):
-        axes.axhline(1 / 6, color="grey", linestyle=":")
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel(label)
-        axes.set_ylim(0, 1.05)
-    left.set_ylabel("accuracy")
-    right.set_ylabel(f"accuracy at {lengths[-1]} segments")
-    left.legend(fontsize=7)
+        found = [] if " at " in name or name.endswith(MIX) else results.values(name, "accuracy", longest)
+        if found:
+            state = max(16, results.of(name)[0]["state"])                # none has no state, and a log axis no zero
+            places[name] = state, sum(found) / len(found), min(found), max(found)
+    for name, (state, mean, low, high) in places.items():
+        main = places.get(name.removesuffix(STATE), (state, mean))
+        axes.plot([main[0], state], [main[1], mean], color="grey", linewidth=0.6)
+        axes.plot([state, state], [low, high], color="grey", linewidth=1.5)
+        axes.plot(state, mean, "o", color="black", markersize=5,
+                  markerfacecolor="white" if name.endswith(STATE) else "black")
+    for name, y in _apart({name: place[:2] for name, place in places.items()}).items():
+        axes.annotate(name.replace(STATE, " *"), (places[name][0], y), (7, 0), textcoords="offset points",
+                      fontsize=8, va="center")
+    axes.axhline(CHANCE, color="grey", linestyle=":")
+    axes.set_xscale("log", base=2)
+    ticks = [16] + [2**k for k in range(8, 13)]
+    axes.set_xticks(ticks, ["0", *map(str, ticks[1:])])
+    axes.set_xlim(11, 2**13)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("numbers of state of one story   (* hollow: about equal state)")
+    axes.set_ylabel(f"accuracy at {32 * int(longest):,} tokens")
     return figure
 
 
+def _apart(places, height=0.045, width=1.6):
+    """name -> where its label stands, so that those of nearly equal state do not overlap."""
+    placed = {}
+    for name, (x, y) in sorted(places.items(), key=lambda item: item[1][1]):
+        below = [placed[other] for other in placed if max(x, places[other][0]) < width * min(x, places[other][0])]
+        placed[name] = max([y, *(other + height for other in below)])
+    return placed
+
+
+# ------------------------------------------------------------------------------------------------------------- budgets
+
+
 def _variants(budget):
-    chosen = [f"{name} at {lr}" for name in budget["names"] for lr in budget["lrs"]]
-    return [*budget["names"], *(f"{name}, equal state" for name in EQUAL_STATE if name in budget["names"]), *chosen]
+    main = [*budget["names"], *(f"{name}{STATE}" for name in EQUAL_STATE if name in budget["names"]),
+            *(f"{name}{MIX}" for name in budget["mixed"])]
+    return main + list(dict.fromkeys(tried for name in main for tried in before(name, budget)))
 
 
-_QUESTIONS = {"4": 256, "8": 256, "16": 256, "64": 256, "256": 256, "1024": 128, "4096": 64}
-_DEVELOPMENT = {"4": 128, "8": 128, "16": 128, "64": 128}
-_LR = dict.fromkeys(NAMES, 6e-3)
-_LRS = ["0.003", "0.006", "0.012"]
+_QUESTIONS = {"4": 256, "8": 256, "16": 256, "64": 256, "256": 256, "1024": 64, "4096": 64}
+_MIXED = tuple(name for name in NAMES if name not in table.NAMES)        # `table` has the others
+_CHOOSE = {"lrs": ["0.003", "0.006", "0.012"], "choose": {"segments": [4], "steps": [600]},
+           "development": {"4": 128, "8": 128, "16": 128}, "mix_lrs": rates.EXPERIMENT.budgets["medium"]["lrs"]}
 EXPERIMENT = Experiment(
-    name="gallery", question=QUESTION, measure=measure, report=report, draw=draw, variants=_variants,
+    name="gallery", question=QUESTION, measure=measure, before=before, report=report, draw=draw, variants=_variants,
     budgets={
-        "small": {"names": NAMES, "lr": _LR, "lrs": _LRS, "segments": [4, 8], "steps": [600, 600],
-                  "questions": _QUESTIONS, "development": _DEVELOPMENT},
-        "large": {"names": NAMES, "lr": _LR, "lrs": _LRS, "segments": [4, 8, 16, 32, 64],
-                  "steps": [800, 400, 200, 200, 250], "questions": _QUESTIONS, "development": _DEVELOPMENT},
-        "quick": {"names": NAMES, "lr": _LR, "lrs": ["0.006"], "segments": [2], "steps": [2], "early": 2,
+        "small": {"names": NAMES, "mixed": [], "mix": "small", **_CHOOSE, "segments": [4, 8], "steps": [600, 300],
+                  "questions": _QUESTIONS},
+        "medium": {"names": NAMES, "mixed": _MIXED, "mix": "medium", **_CHOOSE, "segments": [4, 8, 16, 32, 64],
+                   "steps": [600, 300, 200, 200, 250], "questions": _QUESTIONS},
+        "quick": {"names": ["lm2", "armt", "none"], "mixed": ["armt"], "mix": "quick", "lrs": ["0.006"],
+                  "mix_lrs": rates.EXPERIMENT.budgets["quick"]["lrs"],
+                  "choose": {"segments": [2], "steps": [2], "early": 2}, "segments": [2], "steps": [2], "early": 2,
                   "questions": {"4": 3, "8": 3}, "development": {"4": 3}},
     })
 main = EXPERIMENT.main

@@ -7,6 +7,7 @@ NAME.png are made from that file alone. Trials may be spread over processes, of 
     mpiexec -n 8 python -m mpi4py.futures -m experiments.table --budget medium
 """
 
+import fnmatch
 import json
 import sys
 import time
@@ -54,6 +55,8 @@ class Experiment:
     variants(budget) -> their names, in the order of the report.
     measure(variant, seed, budget, show) -> the trial's numbers, for the JSON file; `show` sets the progress bar's text.
     report(Results) -> the Markdown below the title;   draw(Results, pyplot) -> a figure.
+    before(variant, budget) -> variants to measure first, with seed 0 alone: a choice that later trials use. `measure`
+    finds their numbers in the budget, as `before`.
     options: name -> help of further arguments; `measure` finds their values in the budget, the JSON file whether they
     were given.
     """
@@ -65,6 +68,7 @@ class Experiment:
     measure: Callable
     report: Callable
     draw: Callable
+    before: Callable = lambda variant, budget: ()
     options: dict[str, str] = field(default_factory=dict)
 
     def main(self, argv=None):
@@ -75,16 +79,15 @@ class Experiment:
         given = {name: getattr(args, name) for name in self.options}
         budget = self.budgets[args.budget] | {name: bool(value) for name, value in given.items()}
         results = Results(self, args.out / f"{self.name}.json", budget, args.budget)
-        jobs = [(seed, variant) for seed in args.seeds for variant in _chosen(args.only, results.variants)]
-        jobs = [(seed, variant) for seed, variant in jobs if not results.has(variant, seed)]
+        jobs = self._jobs(args.seeds, _chosen(args.only, results.variants), results)
         began = time.monotonic()
 
         def enough():
             return args.minutes is not None and time.monotonic() - began >= 60 * args.minutes
 
         with tqdm(total=len(jobs), unit="trial", desc=self.name, dynamic_ncols=True) as bar:
-            trials = (self._one_by_one(jobs, results.budget | given, enough, bar) if executor is None else
-                      self._over_processes(executor, jobs, results.budget | given, enough, bar))
+            trials = (self._one_by_one(jobs, results, given, enough, bar) if executor is None else
+                      self._over_processes(executor, jobs, results, given, enough, bar))
             for seed, variant, found in trials:
                 results.add(variant, seed, found)
                 bar.update()
@@ -92,24 +95,46 @@ class Experiment:
                 tqdm.write(f"{self.name}: {args.minutes:g} minutes are over; the same command continues")
         results.write(args.out)
 
-    def _one_by_one(self, jobs, budget, enough, bar):
+    def _jobs(self, seeds, variants, results):
+        """The trials that are still to be measured, (seed, variant), each behind those that it needs."""
+        needed = {variant: self.before(variant, results.budget) for variant in results.variants}
+        firsts, jobs = {first for some in needed.values() for first in some}, []
+        for seed in seeds:
+            for variant in variants:
+                jobs += [(0, first) for first in needed[variant]]
+                jobs += [(0 if variant in firsts else seed, variant)]
+        return [(seed, variant) for seed, variant in dict.fromkeys(jobs) if not results.has(variant, seed)]
+
+    def _keywords(self, variant, results, given):
+        """What `measure` gets as its budget; None while a trial that it needs is missing."""
+        before = {first: results.of(first) for first in self.before(variant, results.budget)}
+        if not all(before.values()):
+            return None
+        return results.budget | given | ({"before": {first: of[0] for first, of in before.items()}} if before else {})
+
+    def _one_by_one(self, jobs, results, given, enough, bar):
         """Run the trials here: (seed, variant, numbers) of each."""
         for seed, variant in jobs:
             if enough():
                 return
-            text = f"{variant}, seed {seed}"
+            text, keywords = f"{variant}, seed {seed}", self._keywords(variant, results, given)
             bar.set_postfix_str(text)
-            yield seed, variant, trial(self.measure, variant, seed, budget, lambda more, text=text: bar.set_postfix_str(
-                f"{text}: {more}"))
+            yield seed, variant, trial(self.measure, variant, seed, keywords, lambda more, text=text:
+                                       bar.set_postfix_str(f"{text}: {more}"))
 
-    def _over_processes(self, executor, jobs, budget, enough, bar):
+    def _over_processes(self, executor, jobs, results, given, enough, bar):
         """Run the trials in the other processes of mpiexec: (seed, variant, numbers) of each as it ends."""
         waiting, running = list(jobs), {}
         with executor() as workers:
             while (waiting and not enough()) or running:
-                while waiting and len(running) < workers.num_workers and not enough():
-                    seed, variant = waiting.pop(0)
-                    running[workers.submit(trial, self.measure, variant, seed, budget)] = seed, variant
+                while len(running) < workers.num_workers and not enough():
+                    ready = next((job for job in waiting if self._keywords(job[1], results, given) is not None), None)
+                    if ready is None:
+                        break
+                    waiting.remove(ready)
+                    seed, variant = ready
+                    running[workers.submit(trial, self.measure, variant, seed,
+                                           self._keywords(variant, results, given))] = ready
                 bar.set_postfix_str("; ".join(f"{variant}, seed {seed}" for seed, variant in running.values()))
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield *running.pop(future), future.result()
@@ -120,7 +145,8 @@ class Experiment:
         parser.add_argument("--quick", action="store_const", const="quick", dest="budget",
                             help="seconds instead of minutes, one seed: does it run? The numbers mean nothing")
         parser.add_argument("--seeds", help="such as 0,1,2 (the default)")
-        parser.add_argument("--only", action="append", metavar="VARIANT", help="this variant alone; may be repeated")
+        parser.add_argument("--only", action="append", metavar="VARIANT",
+                            help="this variant alone, such as 'rmt*' (may be repeated)")
         parser.add_argument("--minutes", type=float, help="begin no trial after so many minutes (0: only the report)")
         parser.add_argument("--out", type=Path, help="folder of the results (docs/results)")
         for name, text in self.options.items():
@@ -153,11 +179,12 @@ def pool():
     return MPIPoolExecutor
 
 
-def _chosen(names, variants):
-    for name in names or ():
-        if name not in variants:
-            raise BadInput(f"--only: found {name!r}, expected one of {', '.join(map(repr, variants))}")
-    return names or variants
+def _chosen(patterns, variants):
+    """The variants that fit one of the patterns, all where there is none.  BadInput where nothing fits one."""
+    for pattern in patterns or ():
+        if not fnmatch.filter(variants, pattern):
+            raise BadInput(f"--only: found {pattern!r}, expected one of {', '.join(map(repr, variants))}")
+    return [name for name in variants if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
 class Results:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import ablations, alone, horizon, joint, parts, runner
+from experiments import ablations, alone, gallery, horizon, joint, parts, runner
 from experiments.ablations import ABLATIONS, IDLE
 from experiments.baselines import NAMES, baseline
 from tinylm2 import model, recurrence
@@ -157,8 +157,8 @@ def test_variants_name_what_there_is(registered):
         assert set(variant) <= {"plan", "memory", "N", "lr", "lm"}
 
 
-@pytest.mark.parametrize("name", ["parts", "horizon", "million", "blocks", "general", "rates", "table",
-                                  "joint", "alone"])
+@pytest.mark.parametrize("name", ["parts", "horizon", "million", "blocks", "general", "rates", "table", "joint", "alone",
+                                  "gallery"])
 def test_an_experiment_runs_end_to_end(name, tmp_path):
     command = importlib.import_module(f"experiments.{name}").main
     assert command(["--quick", "--out", str(tmp_path)]) == 0
@@ -283,6 +283,68 @@ def test_only_the_chosen_variants_are_measured(tmp_path, monkeypatch):
 
     assert _experiment(measure).main(["--quick", "--only", "b", "--out", str(tmp_path)]) == 0
     assert measured == ["b"]
+
+
+def _chooser(measured):
+    """An experiment whose variant "b" needs both trials of "b at ..."; it notes what was measured with what."""
+    def measure(variant, seed, budget, show):
+        measured.append((variant, seed, sorted(budget.get("before", ()))))
+        return NUMBERS | {"score": len(measured)}
+
+    budget = {"segments": [4], "names": ["b at 1", "b", "b at 2", "c"]}
+    return runner.Experiment(
+        name="toy", question="Why?", measure=measure, report=parts.report, draw=parts.draw,
+        before=lambda variant, budget: ["b at 1", "b at 2"] if variant == "b" else [],
+        variants=lambda budget: budget["names"], budgets={"small": budget, "quick": budget})
+
+
+def test_a_choice_is_made_first_with_one_seed_and_handed_to_the_trials_that_need_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    measured, choice = [], ["b at 1", "b at 2"]
+    _chooser(measured).main(["--quick", "--seeds", "1,2", "--out", str(tmp_path)])
+    assert measured == [("b at 1", 0, []), ("b at 2", 0, []), ("b", 1, choice), ("c", 1, []), ("b", 2, choice),
+                        ("c", 2, [])]
+    _chooser(measured).main(["--quick", "--seeds", "1,2", "--out", str(tmp_path)])
+    assert len(measured) == 6
+
+
+def test_a_variant_alone_brings_the_choice_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    measured = []
+    _chooser(measured).main(["--quick", "--seeds", "3", "--only", "b", "--out", str(tmp_path)])
+    assert [(variant, seed) for variant, seed, _ in measured] == [("b at 1", 0), ("b at 2", 0), ("b", 3)]
+
+
+def test_only_takes_patterns(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    measured = []
+    _chooser(measured).main(["--quick", "--only", "b at *", "--out", str(tmp_path)])
+    assert [variant for variant, _, _ in measured] == ["b at 1", "b at 2"]
+
+
+def test_a_memory_of_the_gallery_trains_at_the_learning_rate_with_the_best_score(monkeypatch):
+    used = []
+    monkeypatch.setattr(gallery, "_learn", lambda cfg, seed, plan, questions, question_seed, lr, show:
+                        used.append((lr, question_seed)) or {})
+    monkeypatch.setattr(gallery, "step_cost", lambda cfg: {})
+    budget = gallery.EXPERIMENT.budgets["small"]
+    tried = {"armt at 0.003": {"score": 0.5}, "armt at 0.006": {"score": 0.7}, "armt at 0.012": {"score": 0.6}}
+    assert gallery.before("armt, equal state", budget) == list(tried)
+    gallery.measure("armt", 0, budget | {"before": tried}, print)
+    gallery.measure("armt at 0.012", 0, budget, print)
+    assert used == [(0.006, runner.HELD_OUT), (0.012, runner.DEVELOPMENT)]
+
+
+@pytest.mark.parametrize("name", gallery.EQUAL_STATE)
+def test_equal_state_is_that_of_window_armt_and_titans_within_3_percent(name):
+    cfg = gallery._config(name, gallery.EQUAL_STATE[name])
+    assert gallery._state(cfg) == pytest.approx(2 * 1050, rel=0.03)
+    assert count_params(cfg) == pytest.approx(count_params(gallery._config("lm2")), rel=0.02)
+
+
+@pytest.mark.parametrize(("accuracies", "steps"), [([0.2, 0.9, 0.8], 25), ([0.9, 0.2, 0.9], 50), ([0.9, 0.2], None)])
+def test_a_memory_has_learned_from_the_step_on_which_its_accuracy_stays_high(accuracies, steps):
+    assert gallery.steps_to_learn(accuracies) == steps
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [

@@ -33,6 +33,7 @@ RUNS = {
     "pooled": ("pooled", 0, CURRICULUM, 1000),
     "rmt": ("rmt", 0, CURRICULUM, 1000),
     "full": ("full", 0, CURRICULUM, 1000),
+    **{name: (name, 0, CURRICULUM, 1000) for name in ("window", "memformer", "infini", "armt", "titans")},
     "straight": ("lm2", 0, ("B",), 1300),                # full length from the first step on
 }
 MEAN_OF = 10
