@@ -33,12 +33,12 @@ def get_xp(*arrays: Any) -> Any:
     return xp
 
 
-def to_device(x: Array, xp: Any) -> Any:
+def to_device(x: Array, xp: Any) -> Array:
     """A host array as an array of `xp`; with numpy the array itself."""
     return xp.asarray(x)
 
 
-def to_host(x: Array) -> Any:
+def to_host(x: Array) -> Array:
     """An array as a NumPy array: the one door back from a device, so that copies can be counted."""
     return _home(x)[1](x)
 
@@ -73,7 +73,7 @@ def chunks(x: Array) -> list:
     return [slice(start, start + length) for start in range(0, x.size, length)]
 
 
-def segment_sum(x: Array, starts: Array) -> Any:
+def segment_sum(x: Array, starts: Array) -> Array:
     """Sums of runs of rows: y[v] = x[starts[v]:starts[v+1]].sum(0), each in order; zeros where a run is empty.
 
     x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). A door of its own, for CuPy's
@@ -89,7 +89,7 @@ def _segment_sum(x, starts):
     return y
 
 
-def einsum(sums: str, x: Array, *others: Array) -> Any:
+def einsum(sums: str, x: Array, *others: Array) -> Array:
     """np.einsum of one or two arrays with the same letters: sums of entries, or of products entry by entry. A door of
     its own, for CuPy's makes a matrix product per entry of the result, and copies."""
     get_xp(x, *others)

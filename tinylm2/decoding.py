@@ -15,7 +15,7 @@ from tinylm2.flat import Flat
 from tinylm2.model import Config
 
 
-def read(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, frozen: bool = False) -> tuple:
+def read(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, frozen: bool = False) -> tuple[Any, int]:
     """Read all of a story but its last segment: the states that the last one reads, and where it starts.
 
     ids (B, any) on the host: only the segment that is being read goes to the device. frozen: nothing is written, so the
@@ -55,7 +55,7 @@ def decode(params: Flat, choose: Any, *, ids: Array, cfg: Config, pad: Any = Non
 
 
 def answer(params: Flat, *, ids: Array, cfg: Config, answer_len: int, end: int, pad: Any = None,
-           frozen: bool = False) -> Any:
+           frozen: bool = False) -> Array:
     """Greedy answers: ids (B, any), pad (B,) on the host -> tokens (B, answer_len), `end` from the first `end` on.
 
     The prompt leaves `answer_len` positions of its last segment free, so an answer never crosses a border.  ValueError

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tinylm2.backend import get_xp, register
+from tinylm2.backend import Array, get_xp, register
 
 ALIGNED = 256                                            # bytes: where each array of an upload may begin
 
 
 @cache
-def gpu() -> tuple:
+def gpu() -> tuple[bool, str]:
     """(usable, why): asked once a process, and only when somebody wants to know.
 
     Three things can be missing, in this order: the package, a device with its driver, and the CUDA libraries that
@@ -63,7 +63,7 @@ def array_module(device: str = "auto", rank: int = 0) -> Any:
     return np
 
 
-def upload(xp: Any, *arrays: Any) -> list:
+def upload(xp: Any, *arrays: Any) -> list[Array]:
     """Host arrays as arrays of `xp`, in one copy: their bytes side by side, and a view of each part."""
     if xp is np:
         return list(arrays)

@@ -62,15 +62,15 @@ class GradCheck:
     findings: tuple[Finding, ...]
 
     @property
-    def passed(self) -> Any:
+    def passed(self) -> bool:
         return all(f.passed for f in self.findings)
 
     @property
-    def failures(self) -> tuple:
+    def failures(self) -> tuple[Finding, ...]:
         return tuple(f for f in self.findings if not f.passed)
 
     @property
-    def error(self) -> Any:
+    def error(self) -> float:
         """The worst relative error of all arguments."""
         return max(f.error for f in self.findings)
 
@@ -80,7 +80,7 @@ class GradCheck:
         return "\n".join(f"{self.op}: {f}" for f in self.failures)
 
 
-def check_grads(forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> Any:
+def check_grads(forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> GradCheck:
     """Compare `backward` with central differences of `forward` at every entry of every positional argument.
 
     forward(*inputs, **constants) -> (outputs..., cache),   backward(*upstreams, cache) -> one gradient an input
@@ -110,7 +110,7 @@ class Checker:
     single: tuple[str, ...] = ()
     op: str = ""
 
-    def check(self, forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> Any:
+    def check(self, forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> GradCheck:
         """As `check_grads`."""
         point = _Point(self.op or forward.__name__.removesuffix("_forward"), forward, inputs, constants)
         self._refuse_blind(point)
@@ -187,7 +187,7 @@ class Checker:
                        "" if passed else cause)
 
 
-def central_differences(f: Any, x: Array, moves: Any, *, eps: float = 1e-5) -> Any:
+def central_differences(f: Any, x: Array, moves: Any, *, eps: float = 1e-5) -> Array:
     """How fast the sum of f() rises with x along each move.  -> one slope a move
 
     slope = sum(f at x + eps move  -  f at x - eps move) / (2 eps)
@@ -206,7 +206,7 @@ def central_differences(f: Any, x: Array, moves: Any, *, eps: float = 1e-5) -> A
     return np.array(slopes)
 
 
-def worst_entry(analytic: Any, slopes: Any, scale: Any = None) -> tuple:
+def worst_entry(analytic: Array, slopes: Array, scale: float | None = None) -> tuple[float, Any]:
     """How far the two are apart where they are farthest, relative to a scale, and where.  -> error, index
 
     error = max |analytic - slopes| / scale             scale: the largest |slope|, unless another one is given
@@ -238,7 +238,7 @@ def _directions(n, shape, rng):
 class Misfit(Exception):
     """What came back cannot be compared at all."""
 
-    def __init__(self, name: str, cause: Any) -> None:
+    def __init__(self, name: str, cause: str) -> None:
         super().__init__(name, cause)
         self.name, self.cause = name, cause
 
@@ -387,7 +387,7 @@ def _misshapen(gradient, x):
 # --------------------------------------------------------------------------------------------- what may have gone wrong
 
 
-def guess_shape(a: Array, n: Array, tolerance: Any) -> Any:
+def guess_shape(a: Array, n: Array, tolerance: float) -> str:
     """The usual slip that would make a gradient of another shape right, or "".
 
     Beyond six axes no slip is looked for: there would be more choices of axes to sum over than there is time.
@@ -409,7 +409,7 @@ def guess_shape(a: Array, n: Array, tolerance: Any) -> Any:
     return ""
 
 
-def guess(a: Array, n: Array, tolerance: Any, lengths: Any, others: Any) -> Any:
+def guess(a: Array, n: Array, tolerance: float, lengths: Any, others: Any) -> str:
     """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words.
 
     lengths are those of the axes at hand, others the slopes of arguments that have n's shape, by name.
@@ -477,7 +477,7 @@ def _slice_of(wrong):
 # --------------------------------------------------------------------------------------------------------------- report
 
 
-def report(cases: Any, *, directions: Any = None, seed: int = 0) -> Any:
+def report(cases: Any, *, directions: Any = None, seed: int = 0) -> int:
     """Check every case, print a line each and what is wrong below it. -> 0 when all passed, else 1: the exit status.
 
     A case has a `part` and a `name`, and `check(directions, seed)` -> GradCheck; what it raises is a failure.

@@ -7,7 +7,7 @@ from tinylm2.backend import Array, check_shapes, einsum, get_xp
 
 
 def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads: Any, start: int = 0,
-                           last: int | None = None, pad: Any = None) -> tuple:
+                           last: int | None = None, pad: Array | None = None) -> tuple[Array, Array, Array, Any]:
     """Causal self-attention (Vaswani et al. 2017; rotary positions: Su et al. 2021).
 
     q, k, v = n Wq, n Wk, n Wv in heads of width K,   a = attend(rope(q), rope([past k, k]), [past v, v], causal) Wo
@@ -38,7 +38,7 @@ def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads
     return a, k, v, cache
 
 
-def self_attention_backward(da: Array, dk: Array, dv: Array, cache: Any) -> tuple:
+def self_attention_backward(da: Array, dk: Array, dv: Array, cache: Any) -> tuple[Array, Any, Array, Array]:
     """Gradients at n, the past keys and values, Wqkv and Wo.
 
     Keys and values serve twice: the tokens of this segment attend to them, and so may a memory's write, whose share
@@ -64,7 +64,7 @@ def self_attention_backward(da: Array, dk: Array, dv: Array, cache: Any) -> tupl
     return dn, dpast, get_xp(da).concatenate((dWq, dWk, dWv), 1), dWo
 
 
-def feed_forward_forward(h: Array, Wgu: Array, Wdown: Array) -> tuple:
+def feed_forward_forward(h: Array, Wgu: Array, Wdown: Array) -> tuple[Array, Any]:
     """The gated feed-forward of Llama (SwiGLU, Shazeer 2020, eq. 6).
 
     y = (silu(h Wgate) * (h Wup)) Wdown
@@ -82,7 +82,7 @@ def feed_forward_forward(h: Array, Wgu: Array, Wdown: Array) -> tuple:
     return y, cache
 
 
-def feed_forward_backward(dy: Array, cache: Any) -> tuple:
+def feed_forward_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
     """Gradients at h, Wgu and Wdown: in the product act * up each factor scales the other's gradient."""
     act, up = cache["factors"]
     dhidden, dWdown = ops.linear_backward(dy, cache["down"])
@@ -98,7 +98,7 @@ def output_gate_shapes(cfg: Any) -> dict:
     return {"mem.Wout": (cfg.D, cfg.D), "mem.bout": (cfg.D,)}
 
 
-def output_gate_forward(x: Array, a: Array, Emem: Array, Wout: Array, bout: Array) -> tuple:
+def output_gate_forward(x: Array, a: Array, Emem: Array, Wout: Array, bout: Array) -> tuple[Array, Any]:
     """The output gate lets what was read into the residual stream.                               LM2, equations 2 and 3
 
     gout = sigmoid(Emem Wout + bout),   y = x + a + gout * Emem
@@ -118,7 +118,7 @@ def output_gate_forward(x: Array, a: Array, Emem: Array, Wout: Array, bout: Arra
     return y, cache
 
 
-def output_gate_backward(dy: Array, cache: Any) -> tuple:
+def output_gate_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients at x, a, Emem, Wout and bout.
 
     The sum hands dy to x and to a untouched. Emem has two shares: through the product (dy * gout) and through the gate
@@ -131,6 +131,6 @@ def output_gate_backward(dy: Array, cache: Any) -> tuple:
     return dy, dy, dEmem, dWout, over_rows(dz)
 
 
-def over_rows(dz: Array) -> Any:
+def over_rows(dz: Array) -> Array:
     """Gradient of a bias that was added to every row: the sum over the rows.   dz (B, T, D) -> (D,)"""
     return einsum("btd->d", dz)

@@ -132,8 +132,8 @@ def init_params(cfg: Config, seed: int, *, xp: Any = np, dtype: str = "float32")
     return params
 
 
-def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any = None, pad: Any = None,
-                  last: Any = None, write: bool = True, past: Any = None) -> tuple:
+def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any = None, pad: Array | None = None,
+                  last: int | None = None, write: bool = True, past: Any = None) -> tuple[Array, Any, Any]:
     """One block: attend, read the memory, write it, feed forward.
 
     n = rmsnorm(x),   a = self-attention(n),   x1 = x + a + gout * read(n, state),   y = x1 + ff(rmsnorm(x1))
@@ -143,7 +143,7 @@ def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any =
     -> y (B, last, D) and state', the old one without `write`. last: only the last so many rows are wanted. past: the
     keys and values of this segment's tokens before x, constants.
     """
-    T = x.shape[1]
+    T: int = x.shape[1]
     last = T if last is None else last
     cache, before, hidden = {"memory": memory}, past, pad
     n, cache["norm"] = ops.rmsnorm_forward(x, p["attn.g"])
@@ -169,7 +169,7 @@ def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any =
     return y, state, cache
 
 
-def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple:
+def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple[Array, Any, dict[str, Array]]:
     """Gradients at x, the past, the state and p.  dstate_next None: nobody reads the new state, its gradient is zero.
 
     Walks the forward from its end. n feeds attention, the read and perhaps the write; k and v serve tokens and the
@@ -233,7 +233,7 @@ def sum_states(ones: Any, others: Any) -> tuple | None:
     return tuple(b if a is None else _sum(a, b) for a, b in zip(ones, others, strict=True))
 
 
-def sum_dicts(total: dict, share: dict) -> dict:
+def sum_dicts(total: dict, share: dict) -> dict[str, Array]:
     """Two dicts of gradients added into the first, name by name."""
     for name, g in share.items():
         total[name] = _sum(g, total.get(name))
@@ -262,8 +262,8 @@ def first_states_back(dstates: tuple, caches: list, cfg: Config) -> dict:
     return grads
 
 
-def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad: Any = None, last: Any = None,
-                    write: bool = True, past: Any = None) -> tuple:
+def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad: Any = None, last: int | None = None,
+                    write: bool = True, past: Any = None) -> tuple[Array, Any, Any]:
     """One segment: tokens to logits, states to states.
 
     x = embed.W[ids] sqrt(D), the blocks in turn, logits = rmsnorm(x) head.W            (embed.W' when tied)
@@ -272,7 +272,7 @@ def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad
     (B, last, V) of the last so many positions (None: all), and the states that the next segment reads (the same ones
     without `write`). past: one (k, v) per block, of tokens of this segment that were computed before.
     """
-    T = ids.shape[1]
+    T: int = ids.shape[1]
     last = T if last is None else last
     if not 0 <= last <= T:
         raise ValueError(f"segment_forward: last is {last}, expected 0 to {T}, the tokens of the segment")
@@ -297,7 +297,7 @@ def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad
     return logits, tuple(next_states), cache
 
 
-def segment_backward(dlogits: Array, dstates: Any, cache: Any) -> tuple:
+def segment_backward(dlogits: Array, dstates: Any, cache: Any) -> tuple[dict[str, Array], Any]:
     """Gradients of all parameters (a dict) and of the states that came in (a tuple).
 
     dstates: the gradients at the states that went out, None for zero. A tied embedding is used twice, at the bottom and

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tinylm2.backend import Array, check_shapes, einsum, fused, get_xp, segment_sum
 
 
-def linear_forward(x: Array, W: Array) -> tuple:
+def linear_forward(x: Array, W: Array) -> tuple[Array, Any]:
     """Multiply every row by a matrix.
 
     y = x W
@@ -22,7 +22,7 @@ def linear_forward(x: Array, W: Array) -> tuple:
     return y.reshape(*x.shape[:-1], W.shape[1]), (x, W)
 
 
-def linear_backward(dy: Array, cache: Any) -> tuple:
+def linear_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
     """Gradients at x and at W.
 
     y_re = sum_d x_rd W_de: x_rd reaches row r of y through row d of W, so dx = dy W'. W_de met every row of x, so dW
@@ -39,7 +39,7 @@ def _rows(x):
     return x.size // x.shape[-1]                         # -1 in reshape would not do: a part may have zero rows
 
 
-def embedding_forward(W: Array, *, ids: Array) -> tuple:
+def embedding_forward(W: Array, *, ids: Array) -> tuple[Array, Any]:
     """Look up one row a token.
 
     y = W[ids]
@@ -52,7 +52,7 @@ def embedding_forward(W: Array, *, ids: Array) -> tuple:
     return W[ids], (W, ids)
 
 
-def embedding_backward(dy: Array, cache: Any) -> tuple:
+def embedding_backward(dy: Array, cache: Any) -> tuple[Array]:
     """Gradient at W: row v of it sums dy over the places where token v stood.
 
     Sorted by token, those places lie side by side, and each run of them is added in order: no atomics, so the same
@@ -66,7 +66,7 @@ def embedding_backward(dy: Array, cache: Any) -> tuple:
     return (dW,)
 
 
-def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple:
+def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple[Array, Any]:
     """Scale each row of x to root mean square one, then by the learned gain g (Zhang & Sennrich 2019, eq. 4).
 
     y = g * n,   n = x * r,   r = 1 / sqrt(mean(x^2) + eps)          means run over the last axis, D
@@ -80,7 +80,7 @@ def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple:
     return y, (n, r, g)
 
 
-def rmsnorm_backward(dy: Array, cache: Any) -> tuple:
+def rmsnorm_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
     """Gradients at x and at g.
 
     Through g:  dn = g * dy.   Through n:  x_j moves n_j by r, and every n_i of its row by -r n_i n_j / D, so
@@ -115,7 +115,7 @@ def _scale_back(xp, dn, n, r, total, D):
     return dx
 
 
-def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0) -> tuple:
+def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0) -> tuple[Array, Any]:
     """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
     y_2i + j y_2i+1 = (x_2i + j x_2i+1) e^(j p w_i),   w_i = base^(-2i/K),   p = start + step * t for row t
@@ -130,7 +130,7 @@ def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000
     return (_pairs(x) * turn).view(x.dtype), back
 
 
-def rope_backward(dy: Array, cache: Any) -> tuple:
+def rope_backward(dy: Array, cache: Array) -> tuple[Array]:
     """Gradient at x: a turn is orthogonal, so its transpose turns back by the same angle (the conjugate)."""
     back = cache
     return ((_pairs(dy) * back).view(dy.dtype),)
@@ -159,14 +159,14 @@ def _rope_table(xp, device, shape, start, step, base, dtype):
 class Attended(NamedTuple):
     """What `attend_forward` leaves for its backward: heads stacked by group, softmax weights a column per query."""
 
-    q: object                                            # (B, G, RT, K), divided by sqrt(K); R = H / G
-    k: object                                            # (B, G, U, K)
-    v: object                                            # (B, G, U, K)
-    P: object                                            # (B, G, U, RT)
-    y: object                                            # (B, T, H, K)
+    q: Array                                             # (B, G, RT, K), divided by sqrt(K); R = H / G
+    k: Array                                             # (B, G, U, K)
+    v: Array                                             # (B, G, U, K)
+    P: Array                                             # (B, G, U, RT)
+    y: Array                                             # (B, T, H, K)
 
 
-def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: Any = None) -> tuple:
+def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: Any = None) -> tuple[Array, Any]:
     """Every query gathers the values of the keys it resembles (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023).
 
     y = P v,   P = softmax(q k' / sqrt(K))                              query head h uses key head h // (H/G)
@@ -196,7 +196,7 @@ def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: A
     return y, Attended(qs, ks, vs, P, y)
 
 
-def attend_backward(dy: Array, cache: Any) -> tuple:
+def attend_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
     """Gradients at q, k and v.
 
     y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
@@ -266,13 +266,13 @@ def _future(xp, device, T, dtype):
     return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
-def sigmoid_forward(x: Array) -> tuple:
+def sigmoid_forward(x: Array) -> tuple[Array, Any]:
     """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
     y = _sigmoid(x)
     return y, y
 
 
-def sigmoid_backward(dy: Array, cache: Any) -> tuple:
+def sigmoid_backward(dy: Array, cache: Array) -> tuple[Array]:
     """dx = dy * y (1 - y): steepest at y = 1/2, dead where the gate is wide open or shut."""
     y = cache
     return (_sigmoid_back(dy, y),)
@@ -295,13 +295,13 @@ def _sigmoid_back(xp, dy, y):
     return dx
 
 
-def tanh_forward(x: Array) -> tuple:
+def tanh_forward(x: Array) -> tuple[Array, Any]:
     """y = tanh(x).   x (...) -> y (...)"""
     y = get_xp(x).tanh(x)
     return y, y
 
 
-def tanh_backward(dy: Array, cache: Any) -> tuple:
+def tanh_backward(dy: Array, cache: Array) -> tuple[Array]:
     """dx = dy * (1 - y^2)."""
     y = cache
     return (_tanh_back(dy, y),)
@@ -315,14 +315,14 @@ def _tanh_back(xp, dy, y):
     return dx
 
 
-def silu_forward(x: Array) -> tuple:
+def silu_forward(x: Array) -> tuple[Array, Any]:
     """y = x * s,   s = sigmoid(x)                                 (Elfwing et al. 2017, eq. 3)   x (...) -> y (...)"""
     s = _sigmoid(x)
     y = x * s
     return y, (s, y)
 
 
-def silu_backward(dy: Array, cache: Any) -> tuple:
+def silu_backward(dy: Array, cache: Any) -> tuple[Array]:
     """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * (s + y (1 - s))."""
     s, y = cache
     return (_silu_back(dy, s, y),)
@@ -365,7 +365,7 @@ def cross_entropy_forward(logits: Array, *, targets: Array, weights: Array, tota
     return loss, (p, w, place, logits.shape)
 
 
-def cross_entropy_backward(dloss: Array, cache: Any) -> tuple:
+def cross_entropy_backward(dloss: Array, cache: Any) -> tuple[Array]:
     """Gradient at the logits: what was predicted minus what came, dlogits_r = dloss * w_r (p_r - onehot_r)."""
     p, w, place, shape = cache
     w = dloss * w

@@ -10,8 +10,8 @@ from tinylm2.flat import Flat, join
 from tinylm2.model import Config, param_shapes
 
 
-def story_forward(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, last: int | None = None,
-                  truncate: int | None = None, recompute: bool = False) -> tuple:
+def story_forward(params: Flat, *, ids: Array, cfg: Config, pad: Array | None = None, last: int | None = None,
+                  truncate: int | None = None, recompute: bool = False) -> tuple[Array, Any]:
     """A whole story, segment after segment of cfg.T tokens; the last one may be shorter.
 
     ids (B, any), pad (B,) on the host with 0 <= pad < the first segment's length -> logits (B, ids, V), or (B, last, V)

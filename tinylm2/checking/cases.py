@@ -41,11 +41,11 @@ class Case:
     slope_of: Callable | None = None
 
     @property
-    def part(self) -> Any:
+    def part(self) -> str:
         return PARTS.get(self.module, self.module.__name__)
 
     @property
-    def name(self) -> Any:
+    def name(self) -> str:
         pair = f"{NAMES[self.module]} {self.pair}" if self.module in NAMES else self.pair
         return f"{pair}, {self.variant}" if self.variant else pair
 
@@ -58,11 +58,11 @@ class Case:
     def backward(self) -> Any:
         return getattr(self.module, f"{self.pair}_backward")
 
-    def build(self, rng: Any, dtype: str = "float64") -> Any:
+    def build(self, rng: Any, dtype: str = "float64") -> tuple[Any, dict]:
         """Fresh (inputs, constants): `y, cache = case.forward(*inputs, **constants)`."""
         return self.draw(Draw(rng, dtype))
 
-    def check(self, directions: Any = None, seed: int = 0) -> Any:
+    def check(self, directions: int | None = None, seed: int = 0) -> Any:
         inputs, constants = self.build(np.random.default_rng(seed))
         checker = Checker(directions=directions, seed=seed, zero=self.zero, single=self.single, op=self.name)
         return checker.check(self.forward, self.backward, *inputs, **constants)
@@ -78,22 +78,22 @@ class Draw:
     def __call__(self, *shape, mean=0.0, std=1.0):
         return (mean + std * self.rng.standard_normal(shape)).astype(self.dtype)
 
-    def W(self, *shape: Any) -> Any:
+    def W(self, *shape: Any) -> Array:
         """A matrix that keeps the size of what it multiplies."""
         return self(*shape, std=shape[0] ** -0.5)
 
-    def positive(self, *shape: int) -> Any:
+    def positive(self, *shape: int) -> Array:
         """Numbers well above zero."""
         return abs(self(*shape)) + 0.1
 
-    def g(self, D: Any) -> Any:
+    def g(self, D: int) -> Array:
         """Gains around one."""
         return self(D, mean=1.0, std=0.3)
 
-    def ids(self, V: Any, *shape: Any) -> Any:
+    def ids(self, V: int, *shape: Any) -> Array:
         return self.rng.integers(0, V, shape)
 
-    def params(self, shapes: Any) -> dict:
+    def params(self, shapes: Any) -> dict[str, Array]:
         """Parameters by name, drawn by what they are.
 
         Token rows are long and what a block adds to them is short: near zero, rmsnorm turns faster than a central
@@ -112,7 +112,7 @@ class Draw:
         return self.W(*shape) / 2 if part in ("Wo", "Wdown") else self.W(*shape)
 
 
-def call(*inputs: Any, **constants: Any) -> tuple:
+def call(*inputs: Any, **constants: Any) -> tuple[Any, dict]:
     """The arguments as they would stand in a call."""
     return inputs, constants
 
@@ -295,7 +295,7 @@ def _cut_story(**variant: Any):
     return draw
 
 
-def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, states: tuple) -> tuple:
+def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, states: tuple) -> tuple[Array, Any]:
     """What `story_backward` promises the slopes of when it is told to truncate.
 
     The forward itself knows no cut: a state moves with the parameters wherever it is read. Here the state that enters
@@ -320,7 +320,7 @@ def story_cases(name: str) -> Iterator:
                    slope_of=cut_story_forward)
 
 
-def segment_case(module: Any, pair: Any, variant: Any, draw: Any) -> Any:
+def segment_case(module: Any, pair: str, variant: str, draw: Any) -> Case:
     """A case of a block or a segment: what gets no gradient must need none."""
     return Case(module, pair, variant, draw, zero=_without_gradient(Case(module, pair, "", draw)))
 

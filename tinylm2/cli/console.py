@@ -79,11 +79,11 @@ def keep_memory() -> None:
 class Parser(argparse.ArgumentParser):
     """argparse, with its errors as one line like all others."""
 
-    def error(self, message: Any) -> None:
+    def error(self, message: str) -> None:
         raise BadInput(f"{message} (see --help)")
 
 
-def whole(low: Any, high: Any = 2 ** 63 - 1) -> Any:
+def whole(low: int, high: int = 2**63 - 1) -> Any:
     """For an argument's `type=`: a whole number from low to high."""
     def number(text):
         if not low <= int(text) <= high:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from tinylm2.backend import Array
 from tinylm2.cli.console import table
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, count_params, param_shapes, with_params_of
@@ -40,7 +39,7 @@ def main(args: Namespace) -> None:
         print(f"{what}: {byte_size(size)}")
 
 
-def parameters(cfg: Any) -> dict:
+def parameters(cfg: Config) -> dict:
     """Part -> how many numbers it learns."""
     shapes = param_shapes(cfg)
     return {part: sum(prod(shape) for name, shape in shapes.items()
@@ -48,7 +47,7 @@ def parameters(cfg: Any) -> dict:
             for part, marks in PARTS.items()}
 
 
-def multiply_adds(cfg: Any) -> dict:
+def multiply_adds(cfg: Config) -> dict:
     """Part -> multiply-adds of the matrix products in one forward pass of one story's segment of T tokens, with all
     its logits and the write. Masked scores are computed like others, as `attend` does it. Backward has twice as many.
     """
@@ -61,7 +60,7 @@ def multiply_adds(cfg: Any) -> dict:
             "feed-forward": cfg.L * 3 * T * D * cfg.F}
 
 
-def stored(cfg: Any) -> dict:
+def stored(cfg: Config) -> dict:
     """What -> bytes in float32, for one story."""
     memories = [memory for memory in cfg.memories if memory is not None]
     states = sum(prod(shape) for memory in memories for shape in memory.state_shapes(cfg).values())
@@ -76,12 +75,12 @@ def stored(cfg: Any) -> dict:
     }
 
 
-def amount(n: Array) -> Any:
+def amount(n: float) -> str:
     """A count in words: 4.59 T."""
     return _in_units(n, (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)))
 
 
-def byte_size(n: Array) -> Any:
+def byte_size(n: float) -> str:
     """Bytes in words: 26.4 GiB."""
     return _in_units(n, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
 

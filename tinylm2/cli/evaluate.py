@@ -67,7 +67,7 @@ def main(args: Namespace) -> None:
             file.write(written.encode())
 
 
-def token_lengths(text: str) -> list:
+def token_lengths(text: str) -> list[int]:
     """ "0,128,1k" -> [0, 128, 1024]."""
     if not re.fullmatch(r"\d{1,9}k?(,\d{1,9}k?)*", text):
         raise BadInput(f"lengths: found {text!r}, expected numbers of tokens such as 0,128,1k")

@@ -39,7 +39,7 @@ def main(args: Namespace) -> None:
             print("\n".join(fitting))
 
 
-def marked(example: Any, length: int, args: Namespace, number: Any) -> Any:
+def marked(example: Any, length: int, args: Namespace, number: int) -> Any:
     """A question with its text, a fact a line and `>` before what the answer rests on; None where it does not fit."""
     lines = [("> " if i in example.support else "  ") + fact for i, fact in enumerate(example.facts)]
     if length:

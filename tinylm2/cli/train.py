@@ -144,7 +144,7 @@ def evaluate(folder: Any, model: Any, tasks: Any, args: Namespace, comm: Any = S
     show_story(model, sources[name])
 
 
-def official_examples(path: Any, tasks: Any, tokenizer: Any = None) -> list:
+def official_examples(path: str, tasks: Any, tokenizer: Any = None) -> list:
     """Up to 1,000 questions per task of the official files in a folder."""
     return [e for task in tasks for e in read_examples(find_file(path, task.name), task.name, tokenizer)[:QUESTIONS]]
 

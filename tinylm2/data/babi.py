@@ -81,7 +81,7 @@ def task_of(path: Any) -> Any:
     return names[-1]
 
 
-def find_file(folder: Any, task: Any, parts: Any = ('test', 'train')) -> Any:
+def find_file(folder: str, task: str, parts: Any = ("test", "train")) -> Any:
     """The file of a task in a folder of official files: its test file where there is one, else its training file."""
     for part in parts:
         for path in sorted(Path(folder).glob(f"{task}_*_{part}.txt")):

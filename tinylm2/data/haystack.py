@@ -26,7 +26,7 @@ class EncodedExample:
     asked: int
     support: tuple[tuple[int, int], ...]
 
-    def sequence(self, end: int) -> Any:
+    def sequence(self, end: int) -> Sequence:
         """The row as training sees it: prompt, answer and end token, weight 1 on the last two."""
         return Sequence(self.example.task, self.prompt + self.answer + [end],
                         [0] * len(self.prompt) + [1] * (len(self.answer) + 1), self.pad)
@@ -46,8 +46,8 @@ class EncodedExample:
         return (min(start for start, _ in self.support) - self.pad) / (self.asked - self.pad)
 
 
-def insert_in_haystack(example: Any, rng: Any, *, tokenizer: Any, filler: Any, segments: Any, segment_len: int,
-                       answer_len: int | None = None, gap: float = 0.0) -> Any:
+def insert_in_haystack(example: Example, rng: Any, *, tokenizer: Any, filler: Any, segments: int, segment_len: int,
+                       answer_len: int | None = None, gap: float = 0.0) -> EncodedExample | None:
     """Facts in order at random places among filler sentences, the question last: an EncodedExample of exactly
     segments * segment_len - answer_len prompt tokens. None where the facts do not fit.
 
@@ -65,7 +65,7 @@ def insert_in_haystack(example: Any, rng: Any, *, tokenizer: Any, filler: Any, s
     return _lay(example, parts, segment_len, segments, opener=opener, sentences=sentences, places=places)
 
 
-def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len: int | None = None) -> Any:
+def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len: int | None = None) -> EncodedExample:
     """An EncodedExample of the story without filler: as few segments as it needs, less than one of padding."""
     parts = _encode(example, tokenizer, segment_len, answer_len)
     segments = -(-parts.length // segment_len)
@@ -74,7 +74,7 @@ def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len
                 pad=pad)
 
 
-def filler_tokens(filler: Any, rng: Any, length: int, tokenizer: Any) -> Any:
+def filler_tokens(filler: Any, rng: Any, length: int, tokenizer: Any) -> list:
     """Exactly `length` tokens of filler, the head of the first sentence cut off."""
     sentences, opener = _filling(filler, rng, length, tokenizer)
     return opener + [token for sentence in sentences for token in sentence]

@@ -33,11 +33,11 @@ class Stories:
         self.tasks, self.weights = tuple(tasks), tuple(weights or [1] * len(tasks))
         self.tokenizer, self.filler, self.seed = tokenizer, filler, seed
 
-    def rng(self, number: Any, *key: Any) -> Any:
+    def rng(self, number: int, *key: Any) -> Rng:
         """The random stream of this key: `number` is a task's, 0 for what belongs to no task."""
         return Rng(self.seed, DATA, number, *key)
 
-    def draw_task(self, first: Any, *key: Any) -> Any:
+    def draw_task(self, first: int | None, *key: Any) -> Any:
         """One of the first so many tasks (None: all), by weight."""
         tasks = self.tasks[:first]
         return tasks[0] if len(tasks) == 1 else self.rng(0, *key).weighted_choice(tasks, self.weights[:first])
@@ -60,7 +60,7 @@ class HaystackSampler:
     gap: float = 0.0
     tasks: int | None = None
 
-    def batch(self, stories: Any, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
+    def batch(self, stories: Stories, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
         """The Batch of this step, or one of its equal parts: only that part's rows are made."""
         if batch_size % shards:
             raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {batch_size} rows")
@@ -106,7 +106,7 @@ class BucketSampler:
     every: float = 0.0
     tasks: int | None = None
 
-    def batch(self, stories: Any, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
+    def batch(self, stories: Stories, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
         """The Batch of this step, or one of its parts, as equal as its number of rows allows; None where it is empty.
 
         The rows of GROUP steps are made together, so every process makes all of them.
@@ -116,7 +116,7 @@ class BucketSampler:
         rows = batches[rng.shuffled(range(GROUP))[place]]
         return self._side_by_side(rows, stories, stories.rng(0, step)).part(shard, shards)
 
-    def sequence(self, stories: Any, *key: Any) -> Any:
+    def sequence(self, stories: Stories, *key: Any) -> Sequence:
         """The Sequence of one story without filler: its text, and weight 1 on its answers and their ends."""
         task = stories.draw_task(self.tasks, *key)
         rng = stories.rng(task.number, *key)
@@ -184,7 +184,7 @@ def generated_examples(task: Any, count: int, *, seed: int) -> Any:
     return found[:count]
 
 
-def max_answer_len(examples: Any, tokenizer: Any) -> Any:
+def max_answer_len(examples: Any, tokenizer: Any) -> int:
     """A: how many tokens the longest answer has."""
     return max(len(tokenizer.encode(example.answer)) for example in examples)
 

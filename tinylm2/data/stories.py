@@ -36,7 +36,7 @@ class Example:
     support: tuple[int, ...] = ()
 
 
-def examples(story: Any, task: Any) -> Iterator:
+def examples(story: Any, task: str) -> Iterator:
     """One Example a question of the story: what was told up to it; what was asked before it is left out."""
     facts, place = [], {}                                # place: line number -> index among the facts
     for number, line in enumerate(story, 1):

@@ -45,7 +45,7 @@ class Tokenizer:
         if library.pre_tokenizer is None or self._words and library.normalizer is None:
             raise BadInput("tokenizer: found no rules that cut text into words, expected them")
 
-    def encode(self, text: str) -> Any:
+    def encode(self, text: str) -> list[int]:
         """The ids of a text, remembered by the text: do not change the list. BadInput names every unknown word."""
         ids = self._seen.get(text)
         if ids is None:
@@ -108,7 +108,7 @@ class Tokenizer:
         return cls(library)
 
 
-def word_tokenizer(more: Any = ()) -> Any:
+def word_tokenizer(more: Any = ()) -> Tokenizer:
     """One token per word: all words of the twenty tasks and of the built-in filler, and `more` words behind them.
 
     Letter case and punctuation are dropped, so a list such as "football,milk" is two words.
@@ -127,7 +127,7 @@ def words_of(text: str) -> list:
     return [word for word, _ in pre_tokenizers.Split(Regex(r"\W+"), "removed").pre_tokenize_str(text.lower())]
 
 
-def bpe_tokenizer(size: int, texts: Any = None) -> Any:
+def bpe_tokenizer(size: int, texts: Any = None) -> Tokenizer:
     """Byte-level pairs (as GPT-2's), merged up to `size` tokens over `texts`: by default stories of every task and the
     built-in filler."""
     least = len(pre_tokenizers.ByteLevel.alphabet()) + 2

@@ -46,7 +46,7 @@ def cost(cfg: Any) -> tuple:
     return T * read + gather + N * write, cfg.H * T * N
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array, Array], Any]:
     """Nothing is stored yet."""
     W = p["mem.Wv"]
     return tuple(get_xp(W).zeros((B, *shape), W.dtype) for shape in state_shapes(cfg).values()), None
@@ -62,7 +62,7 @@ def looks(read: Any, write: Any) -> dict:
     return {} if write is None else {"write": ops.attention_weights(write["attention"]["attend"])}
 
 
-def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
+def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Any]:
     """Tokens read the values of the keys that their queries resemble.
 
     n (B, T, D), state (A, z) with A (B, D, D), z (B, D), p with mem.Wq (D, D/2) -> y (B, T, D)
@@ -74,7 +74,7 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     return y, cache
 
 
-def read_backward(dy: Array, cache: Any) -> tuple:
+def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
     """Gradients at n, the state and p: back through the average, the feature map and the product."""
     df, dA, dz = primitives.recall_backward(dy, None, cache["recall"])
     (dq,) = primitives.dpfp_backward(df, cache["dpfp"])
@@ -82,7 +82,7 @@ def read_backward(dy: Array, cache: Any) -> tuple:
     return dn, (dA, dz), {"mem.Wq": dWq}
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
     """Slots gather rows from the segment as LM2's do; at one length, they are stored as pairs of key and value.
 
     dpfp multiplies entries, so a short row would make a key that is next to nothing.
@@ -128,7 +128,7 @@ def associate_forward(R: Array, A: Array, z: Array, Wk: Array, Wv: Array, Wbeta:
     return A + keys @ stored, z + (keys @ gamma)[..., 0], cache
 
 
-def associate_backward(dA_next: Array, dz_next: Array, cache: Any) -> tuple:
+def associate_backward(dA_next: Array, dz_next: Array, cache: Any) -> tuple[Array, ...]:
     """Gradients at R, A, z and the four parameters.
 
     A' = A + k' stored: dA' goes to A, to what is stored through k, and to k through what is stored. stored is a product

@@ -39,7 +39,7 @@ def cost(cfg: Any) -> tuple:
     return cfg.T * (cfg.D * queries + (queries + 2 * keys) * cfg.K + queries + keys), 0
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array, Array], Any]:
     """Nothing is stored yet."""
     W = p["attn.Wqkv"]
     return tuple(get_xp(W).zeros((B, *shape), W.dtype) for shape in state_shapes(cfg).values()), None
@@ -55,7 +55,7 @@ def looks(read: Any, write: Any) -> dict:
     return {}
 
 
-def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
+def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Any]:
     """Tokens read what their unrotated queries resemble: a position in another segment would mean nothing.
 
     n (B, T, D), state (A, z) with A (B, G, K, K), z (B, G, K), p with attn.Wqkv -> y (B, T, D). Query head h reads the
@@ -70,7 +70,7 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     return _by_token(y, heads), cache
 
 
-def read_backward(dy: Array, cache: Any) -> tuple:
+def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
     """Gradients at n, the state and p: back through the average, the feature map and the product with the queries'
     columns of Wqkv; its other columns met nothing here."""
     df, dA, dz = primitives.recall_backward(_by_group(dy, cache["heads"]), None, cache["recall"])
@@ -81,21 +81,21 @@ def read_backward(dy: Array, cache: Any) -> tuple:
     return dn, (dA, dz), {"attn.Wqkv": dWqkv}
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
     """The write: seg (n, y, k, v) of which k and v are used, state (A, z), pad (B,) -> (A', z')."""
     (_, _, k, v), (A, z) = seg, state
     A, z, cache = store_forward(k, v, A, z, pad=pad)
     return (A, z), cache
 
 
-def write_backward(dstate: tuple, cache: Any) -> tuple:
+def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Array], tuple[Array, Array], dict]:
     """Gradients at the segment (k and v only), the state and p, which has none."""
     dA_next, dz_next = dstate
     dk, dv, dA, dz = store_backward(dA_next, dz_next, cache)
     return (None, None, dk, dv), (dA, dz), {}
 
 
-def store_forward(k: Array, v: Array, A: Array, z: Array, *, pad: Any = None) -> tuple:
+def store_forward(k: Array, v: Array, A: Array, z: Array, *, pad: Array | None = None) -> tuple[Array, Array, Any]:
     """Add what the memory does not know of the segment's keys and values (the delta rule).                   equation 5
 
     f = elu1(k turned back),   old = f A / (f z + eps),   A' = A + f' (v - old),   z' = z + sum f
@@ -116,7 +116,7 @@ def store_forward(k: Array, v: Array, A: Array, z: Array, *, pad: Any = None) ->
     return A + f.swapaxes(2, 3) @ new, z + xp.einsum("bgtk->bgk", f), cache
 
 
-def store_backward(dA_next: Array, dz_next: Array, cache: Any) -> tuple:
+def store_backward(dA_next: Array, dz_next: Array, cache: Any) -> tuple[Array, Array, Array, Array]:
     """Gradients at k, v, A and z.
 
     A' = A + f' new hands dA' on to A, to `new` through f, and to f through `new`. new = v - old: old is a read of the

@@ -43,14 +43,14 @@ def state_shapes(cfg: Any) -> dict:
     return {"M": (cfg.N, cfg.D)}
 
 
-def cost(cfg: Any) -> tuple:
+def cost(cfg: Any) -> tuple[int, int]:
     """(multiply-adds, attention weights) of a segment: the read and the write."""
     D, N, T, HK = cfg.D, cfg.N, cfg.T, cfg.H * cfg.K
     read = T * D * D + 2 * N * D * D + 2 * T * N * D
     return read + 2 * N * T * HK + N * HK * D + 2 * N * D * D, 2 * cfg.H * T * N
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array], Any]:
     """The bank before the first segment, the same for every story: the first N rows of the identity, a constant."""
     g = p["mem.g"]
     xp = get_xp(g)
@@ -72,7 +72,7 @@ def looks(read: Any, write: Any) -> Any:
     return found
 
 
-def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
+def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Any]:
     """Tokens read the bank: rmsnorm of its slots, then cross-attention.
 
     n (B, T, D), state (M,) with M (B, N, D), p with mem.g, mem.Wq, mem.Wk, mem.Wv -> Emem (B, T, D)
@@ -83,7 +83,7 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     return Emem, cache
 
 
-def read_backward(dEmem: Array, cache: Any) -> tuple:
+def read_backward(dEmem: Array, cache: Any) -> tuple[Array, tuple[Array], dict[str, Array]]:
     """Gradients at n, the state and p: back through the cross-attention, then through the norm."""
     dp = {}
     dn, dMn, dp["mem.Wq"], dp["mem.Wk"], dp["mem.Wv"] = cross_attention_backward(dEmem, cache["attention"])
@@ -91,7 +91,7 @@ def read_backward(dEmem: Array, cache: Any) -> tuple:
     return dn, (dM,), dp
 
 
-def cross_attention_forward(n: Array, Mn: Array, Wq: Array, Wk: Array, Wv: Array, *, heads: Any) -> tuple:
+def cross_attention_forward(n: Array, Mn: Array, Wq: Array, Wk: Array, Wv: Array, *, heads: int) -> tuple[Array, Any]:
     """Tokens read the bank by cross-attention.                                                          LM2, equation 1
 
     Emem = softmax(Q K' / sqrt(K)) V,   Q = n Wq,   K = Mn Wk,   V = Mn Wv      in `heads` heads, never grouped
@@ -108,7 +108,7 @@ def cross_attention_forward(n: Array, Mn: Array, Wq: Array, Wk: Array, Wv: Array
     return y.reshape(n.shape), cache
 
 
-def cross_attention_backward(dEmem: Array, cache: Any) -> tuple:
+def cross_attention_backward(dEmem: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients at n, Mn, Wq, Wk and Wv: the slots are both keys and values, so dMn has two shares."""
     dq, dk, dv = ops.attend_backward(_split(dEmem, cache["heads"]), cache["attend"])
     dn, dWq = ops.linear_backward(dq.reshape(dEmem.shape), cache["q"])
@@ -118,7 +118,7 @@ def cross_attention_backward(dEmem: Array, cache: Any) -> tuple:
     return dn, dMn, dWq, dWk, dWv
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | None = None) -> tuple[tuple[Array], Any]:
     """The slots gather rows from the segment's keys and values, and the gates rewrite the bank.
 
     seg (n, y, k, v) of which k and v are used, state (M,), p with the block's attn.Wqkv and attn.Wo and the gates'
@@ -132,7 +132,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
     return (M_next,), cache
 
 
-def write_backward(dstate: tuple, cache: Any) -> tuple:
+def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Array], tuple[Array], dict[str, Array]]:
     """Gradients at the segment (k and v only), the state and p: the two pairs backwards."""
     (dM_next,), dp = dstate, {}
     dR, dM, dp["mem.Win"], dp["mem.bin"], dp["mem.Wforget"], dp["mem.bforget"] = memory_update_backward(
@@ -142,7 +142,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple:
 
 
 def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads: Any, slots: int, pad: Any = None,
-                            start: int | None = None) -> tuple:
+                            start: int | None = None) -> tuple[Array, Any]:
     """Slots gather from the segment: each slot is one more query that stands right after the last token.
 
     R = attend(rope(address Wq at position T), k, v) Wo,   address = first N rows of the identity, times sqrt(D)
@@ -166,7 +166,7 @@ def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads
     return R, cache
 
 
-def write_attention_backward(dR: Array, cache: Any) -> tuple:
+def write_attention_backward(dR: Array, cache: Any) -> tuple[Array, Array, Array, Array]:
     """Gradients at k, v, Wqkv and Wo.
 
     One set of slot queries asked every story, so their gradient is summed over B; it lands in the first N rows of Wq's
@@ -203,7 +203,7 @@ def memory_update_forward(R: Array, M: Array, Win: Array, bin: Array, Wforget: A
     return M_next, cache
 
 
-def memory_update_backward(dM_next: Array, cache: Any) -> tuple:
+def memory_update_backward(dM_next: Array, cache: Any) -> tuple[Array, ...]:
     """Gradients at all six arguments; R drives both gates and is the content, too: three shares."""
     dzin, dzforget, dR, dM = gated_sum_backward(dM_next, cache["gates"])
     dR_in, dWin = ops.linear_backward(dzin, cache["Win"])
@@ -213,7 +213,7 @@ def memory_update_backward(dM_next: Array, cache: Any) -> tuple:
     return dR, dM, dWin, layers.over_rows(dzin), dWforget, layers.over_rows(dzforget)
 
 
-def gated_sum_forward(zin: Array, zforget: Array, R: Array, M: Array) -> tuple:
+def gated_sum_forward(zin: Array, zforget: Array, R: Array, M: Array) -> tuple[Array, Any]:
     """What both writes share: M' = sigmoid(zin) * tanh(R) + sigmoid(zforget) * M.   all (B, N, D)"""
     check_shapes("gated_sum", zin=(zin, "B N D"), zforget=(zforget, "B N D"), R=(R, "B N D"), M=(M, "B N D"))
     gin, _ = ops.sigmoid_forward(zin)
@@ -224,7 +224,7 @@ def gated_sum_forward(zin: Array, zforget: Array, R: Array, M: Array) -> tuple:
     return M_next, {"gin": gin, "gforget": gforget, "content": content, "M": M}
 
 
-def gated_sum_backward(dM_next: Array, cache: Any) -> tuple:
+def gated_sum_backward(dM_next: Array, cache: Any) -> tuple[Array, Array, Array, Array]:
     """Gradients at zin, zforget, R and M: each product hands its gradient to one factor, scaled by the other."""
     gin, gforget, content = cache["gin"], cache["gforget"], cache["content"]
     (dzin,) = ops.sigmoid_backward(dM_next * content, gin)

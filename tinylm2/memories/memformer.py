@@ -41,13 +41,13 @@ def cost(cfg: Any) -> tuple:
     return read + 2 * N * D * D + 2 * T * N * D, 2 * cfg.H * T * N
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array], Any]:
     """The biases alone, at a row's usual length, the same for every story.   M_0 = set_rms(bias)        equation 14"""
     M, cache = primitives.set_rms_forward(p["mem.bias"])
     return (get_xp(M).broadcast_to(M, (B, *M.shape)),), cache
 
 
-def first_backward(dstate: tuple, cache: Any) -> dict:
+def first_backward(dstate: tuple, cache: Any) -> dict[str, Array]:
     """Every story began with the same rows, so their gradient is the sum over the stories."""
     (dbias,) = primitives.set_rms_backward(dstate[0].sum(0), cache)
     return {"mem.bias": dbias}
@@ -63,7 +63,7 @@ def looks(read: Any, write: Any) -> dict:
     return found
 
 
-def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
+def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Any]:
     """Tokens read the bank by cross-attention; its rows need no norm, the write left them at one length.
 
     n (B, T, D), state (M,) with M (B, N, D), p with mem.Wq, mem.Wk, mem.Wv (D, D) -> y (B, T, D)
@@ -71,20 +71,20 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     return lm2.cross_attention_forward(n, state[0], p["mem.Wq"], p["mem.Wk"], p["mem.Wv"], heads=cfg.H)
 
 
-def read_backward(dy: Array, cache: Any) -> tuple:
+def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array], dict[str, Array]]:
     """Gradients at n, the state and p: the cross-attention backwards."""
     dn, dM, *dW = lm2.cross_attention_backward(dy, cache)
     return dn, (dM,), dict(zip(("mem.Wq", "mem.Wk", "mem.Wv"), dW, strict=True))
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | None = None) -> tuple[tuple[Array], Any]:
     """The write: seg (n, y, k, v) of which k and v are used, state (M,), p, pad (B,) -> (M',), each bank (B, N, D)."""
     (_, _, k, v), (M,) = seg, state
     M_next, cache = compete_forward(M, k, v, p["mem.bias"], p["mem.Wslot"], p["mem.Wkey"], p["mem.bown"], pad=pad)
     return (M_next,), cache
 
 
-def write_backward(dstate: tuple, cache: Any) -> tuple:
+def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Array], tuple[Array], dict[str, Array]]:
     """Gradients at the segment (k and v only), the state and p."""
     dM, dk, dv, *dp = compete_backward(dstate[0], cache)
     names = "mem.bias", "mem.Wslot", "mem.Wkey", "mem.bown"
@@ -92,7 +92,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple:
 
 
 def compete_forward(M: Array, k: Array, v: Array, bias: Array, Wslot: Array, Wkey: Array, bown: Array, *,
-                    pad: Any = None) -> tuple:
+                    pad: Array | None = None) -> tuple[Array, Any]:
     """Slots and tokens compete for the slot's next content.                                            equations 7-13
 
     q = M Wslot,   y, lse = attend(rope(q), k, v),   own = q.(M Wkey) / sqrt(K) + bown,   s = sigmoid(own - lse)
@@ -119,7 +119,7 @@ def compete_forward(M: Array, k: Array, v: Array, bias: Array, Wslot: Array, Wke
     return M_next, cache | {"own": s, "y": y, "content": content, "queries": q, "old keys": old}
 
 
-def compete_backward(dM_next: Array, cache: Any) -> tuple:
+def compete_backward(dM_next: Array, cache: Any) -> tuple[Array, ...]:
     """Gradients at M, k, v, bias, Wslot, Wkey and bown.
 
     The bias was added to every story. The mixture hands s of its gradient to the slot and 1 - s to the tokens, and s

@@ -10,7 +10,7 @@ Its gates have no bias, and its input gate sees other rows than its forget gate.
 from typing import Any
 
 from tinylm2 import ops
-from tinylm2.backend import check_shapes, get_xp
+from tinylm2.backend import Array, check_shapes, get_xp
 from tinylm2.memories import lm2
 
 VECTORS = {name: lm2.VECTORS[name] for name in ("mem.g", "mem.bout")}
@@ -45,7 +45,7 @@ def looks(read: Any, write: Any) -> Any:
     return found
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | None = None) -> tuple[tuple[Array], Any]:
     """The write as printed.
 
     seg (n, y, k, v) of which n and y = Emem (B, T, D) are used, state (M,) with M (B, N, D), p with mem.Win and
@@ -65,7 +65,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
     return (xp.where(written, M_next, M),), cache
 
 
-def write_backward(dstate: tuple, cache: Any) -> tuple:
+def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Array, Array, Any, Any], tuple[Array], dict[str, Array]]:
     """Gradients at the segment (n and y only), the state and p: an average hands each of its tokens the same share."""
     (dM_next,), dp = dstate, {}
     pool, written = cache["pool"], cache["written"]

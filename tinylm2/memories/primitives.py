@@ -6,7 +6,7 @@ from tinylm2 import ops
 from tinylm2.backend import Array, check_shapes, fused, get_xp
 
 
-def set_rms_forward(x: Array, *, rms: float = 1.0) -> tuple:
+def set_rms_forward(x: Array, *, rms: float = 1.0) -> tuple[Array, Any]:
     """Scale each row of x to one root mean square: with rms = 1/sqrt(D) rows have length one.
 
     y = x * rms / sqrt(mean(x^2) + eps): `rmsnorm` with the same gain everywhere.                     x (..., D) -> y
@@ -14,12 +14,12 @@ def set_rms_forward(x: Array, *, rms: float = 1.0) -> tuple:
     return ops.rmsnorm_forward(x, get_xp(x).full(x.shape[-1], rms, x.dtype))
 
 
-def set_rms_backward(dy: Array, cache: Any) -> tuple:
+def set_rms_backward(dy: Array, cache: Any) -> tuple[Array]:
     """Gradient at x; the gain is a constant."""
     return ops.rmsnorm_backward(dy, cache)[:1]
 
 
-def attend_lse_forward(q: Array, k: Array, v: Array, *, pad: Any = None) -> tuple:
+def attend_lse_forward(q: Array, k: Array, v: Array, *, pad: Array | None = None) -> tuple[Array, Array, Any]:
     """`attend` that also returns how large a query's scores are together: the log of the softmax's denominator.
 
     y = P v,   lse = log sum_u exp(S_u),   P = exp(S - lse),   S = q k' / sqrt(K)
@@ -36,7 +36,7 @@ def attend_lse_forward(q: Array, k: Array, v: Array, *, pad: Any = None) -> tupl
     return y, lse.reshape(B, H, T).swapaxes(1, 2), cache
 
 
-def attend_lse_backward(dy: Array, dlse: Array, cache: Any) -> tuple:
+def attend_lse_backward(dy: Array, dlse: Array, cache: Any) -> tuple[Array, Array, Array]:
     """Gradients at q, k and v: those of `attend`, and one more share of q and k.
 
     lse = log sum exp(S) rises with each score by its weight: dS = P dlse, and S = q k' / sqrt(K).
@@ -49,7 +49,7 @@ def attend_lse_backward(dy: Array, dlse: Array, cache: Any) -> tuple:
     return dq, dk, dv
 
 
-def elu1_forward(x: Array) -> tuple:
+def elu1_forward(x: Array) -> tuple[Array, Any]:
     """y = elu(x) + 1: 1 + x above zero, e^x below, so always positive (Katharopoulos et al. 2020, eq. 7).
 
     x (...) -> y (...)
@@ -58,7 +58,7 @@ def elu1_forward(x: Array) -> tuple:
     return y, y
 
 
-def elu1_backward(dy: Array, cache: Any) -> tuple:
+def elu1_backward(dy: Array, cache: Array) -> tuple[Array]:
     """Above zero the slope is 1, below it is e^x, which is y itself: both are the smaller of y and 1."""
     y = cache
     return (dy * get_xp(y).minimum(y, 1),)
@@ -72,7 +72,7 @@ def _elu1(xp, x):
     return y
 
 
-def dpfp_forward(x: Array, *, nu: int = 1) -> tuple:
+def dpfp_forward(x: Array, *, nu: int = 1) -> tuple[Array, Any]:
     """Make long sparse features out of short rows: products of rectified entries (DPFP, Schlag et al. 2021, eq. 37).
 
     r = max([x, -x], 0),   y = [r * roll(r, 1), ..., r * roll(r, nu)]            roll(r, j)_i = r_(i-j), in a circle
@@ -84,7 +84,7 @@ def dpfp_forward(x: Array, *, nu: int = 1) -> tuple:
     return xp.concatenate([r * _roll(r, j) for j in range(1, nu + 1)], -1), (r, nu)
 
 
-def dpfp_backward(dy: Array, cache: Any) -> tuple:
+def dpfp_backward(dy: Array, cache: Any) -> tuple[Array]:
     """Gradient at x: each entry of r is a factor of two products per j, its own and the one j places on; x has the
     entries of r that are above zero, with their signs."""
     r, nu = cache
@@ -103,7 +103,7 @@ def _roll(x, j):
     return get_xp(x).concatenate((x[..., -j:], x[..., :-j]), -1)
 
 
-def recall_forward(f: Array, A: Array, z: Array, *, eps: float) -> tuple:
+def recall_forward(f: Array, A: Array, z: Array, *, eps: float) -> tuple[Array, Array, Any]:
     """Read an associative memory: an average of what was stored, weighted by f's products with the stored keys.
 
     y = f A / den,   den = f z + eps                        (linear attention, Katharopoulos et al. 2020, eq. 5)
@@ -121,7 +121,7 @@ def recall_forward(f: Array, A: Array, z: Array, *, eps: float) -> tuple:
     return y, den, (f, A, z, y, den)
 
 
-def recall_backward(dy: Array, dden: Array, cache: Any) -> tuple:
+def recall_backward(dy: Array, dden: Array, cache: Any) -> tuple[Array, Array, Array]:
     """Gradients at f, A and z.  dden None: nobody but y used the denominator.
 
     y = num / den: dnum = dy / den, and den lowers every entry of its row by y / den. num = f A and den = f z are two
@@ -138,7 +138,7 @@ def recall_backward(dy: Array, dden: Array, cache: Any) -> tuple:
     return df, keys @ dnum, (keys @ lowered)[..., 0]
 
 
-def scan_forward(g: Array, x: Array) -> tuple:
+def scan_forward(g: Array, x: Array) -> tuple[Array, Any]:
     """A sum that is carried from the last place to the first, and shrinks or grows by a factor at each step.
 
     y_T = x_T,   y_t = x_t + g_t y_(t+1)                                              for t = T-1 .. 0
@@ -151,7 +151,7 @@ def scan_forward(g: Array, x: Array) -> tuple:
     return y, (g, y)
 
 
-def scan_backward(dy: Array, cache: Any) -> tuple:
+def scan_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
     """Gradients at g and x.
 
     y_(t+1) is used once more, in y_t, so its gradient is d_(t+1) = dy_(t+1) + g_t d_t: the same carry, from the first
@@ -186,7 +186,7 @@ def join_heads(x: Array) -> Array:
     return x.swapaxes(1, 2).reshape(B, T, H * K)
 
 
-def unit_rows_forward(n: Array, W: Array, *, heads: int) -> tuple:
+def unit_rows_forward(n: Array, W: Array, *, heads: int) -> tuple[Array, Any]:
     """Queries or keys of length one, in heads.   y = n W / |n W|   n (B, T, D), W (D, H K) -> y (B, H, T, K)"""
     check_shapes("unit_rows", n=(n, "B T D"), W=(W, "D E"))
     if W.shape[1] % heads:
@@ -197,7 +197,7 @@ def unit_rows_forward(n: Array, W: Array, *, heads: int) -> tuple:
     return y, (norm, linear)
 
 
-def unit_rows_backward(dy: Array, cache: Any) -> tuple:
+def unit_rows_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
     """Gradients at n and W: back through the length, then through the product."""
     norm, linear = cache
     (dx,) = set_rms_backward(dy, norm)

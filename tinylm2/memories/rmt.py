@@ -38,19 +38,19 @@ def cost(cfg: Any) -> tuple:
     return (2 * cfg.L - 1) * N * as_query + 2 * cfg.L * N * as_key + 2 * pairs * HK, cfg.H * pairs
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array], Any]:
     """The learned rows at a token's scale, W sqrt(D), the same for every story."""
     W = p["W"]
     return (get_xp(W).broadcast_to(W * cfg.D**0.5, (B, *W.shape)),), cfg.D
 
 
-def first_backward(dstate: Any, cache: Any) -> dict:
+def first_backward(dstate: Any, cache: int) -> dict[str, Array]:
     """Every story began with W, so its gradient is the sum over the stories."""
     (dM,), D = dstate, cache
     return {"W": dM.sum(0) * D**0.5}
 
 
-def enter_forward(x: Array, state: tuple, *, cfg: Any, pad: Any = None, write: bool = True) -> tuple:
+def enter_forward(x: Array, state: tuple, *, cfg: Any, pad: Any = None, write: bool = True) -> tuple[Array, Any]:
     """Lay the memory around the tokens: [memory, x, memory], the back copy only where the segment writes.
 
     x (B, T, D), state (M,) with M (B, N, D), pad (B,) -> (B, N + T + N, D). Padding is moved before the memory, for
@@ -66,7 +66,7 @@ def enter_forward(x: Array, state: tuple, *, cfg: Any, pad: Any = None, write: b
     return y, (order, N, x.shape[1])
 
 
-def enter_backward(dy: Array, cache: Any) -> tuple:
+def enter_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array]]:
     """Gradients at x and the state: both copies of the memory are one array, so their gradients add up."""
     order, N, T = cache
     if order is not None:
@@ -77,7 +77,7 @@ def enter_backward(dy: Array, cache: Any) -> tuple:
     return dy[:, N:N + T], (dM,)
 
 
-def leave_forward(h: Array, *, last: int | None) -> tuple:
+def leave_forward(h: Array, *, last: int | None) -> tuple[Array, Any, Any]:
     """Part the rows that the last block left: those of the last tokens, and the back copy, the next memory.
 
     h (B, last + N, D) -> (B, last, D), (M',); without a write there are no rows behind the tokens, and M' is None.
@@ -85,7 +85,7 @@ def leave_forward(h: Array, *, last: int | None) -> tuple:
     return h[:, :last], (h[:, last:],) if h.shape[1] > last else None, (h.shape, last)
 
 
-def leave_backward(dtokens: Any, dstate: tuple, cache: Any) -> tuple:
+def leave_backward(dtokens: Array, dstate: tuple, cache: Any) -> tuple[Array]:
     """The gradient at all rows; dstate None: nobody reads the next memory, so its gradient is zero."""
     shape, last = cache
     dh = get_xp(dtokens).zeros(shape, dtokens.dtype)

@@ -38,7 +38,7 @@ def cost(cfg: Any) -> tuple:
     return cfg.T * cfg.D * (3 * cfg.D + 3 * cfg.H + 4 * cfg.K), 0
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array, Array], Any]:
     """Nothing is learned yet."""
     W = p["mem.Wv"]
     return tuple(get_xp(W).zeros((B, *shape), W.dtype) for shape in state_shapes(cfg).values()), None
@@ -54,7 +54,7 @@ def looks(read: Any, write: Any) -> dict:
     return {}
 
 
-def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
+def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Any]:
     """Tokens ask the memory as it was when the segment began.   n (B, T, D), state (M, S) -> y = q M (B, T, D)"""
     M, cache = state[0], {"H": cfg.H}
     check_shapes("titans read", n=(n, "B T D"), M=(M, f"B {cfg.H} K K"))
@@ -63,7 +63,7 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple:
     return primitives.join_heads(q @ M), cache
 
 
-def read_backward(dy: Array, cache: Any) -> tuple:
+def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Any], dict[str, Array]]:
     """Gradients at n, the state (M only) and p: y = q M gives dq = dy M' and dM = q' dy."""
     q, M = cache["factors"]
     dy = primitives.split_heads(dy, cache["H"])
@@ -71,7 +71,7 @@ def read_backward(dy: Array, cache: Any) -> tuple:
     return dn, (q.swapaxes(2, 3) @ dy, None), {"mem.Wq": dWq}
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
     """T steps of descent at once: M' = b_0 M + c_0 S - k' (P E),   S' = h_0 S - k' (Q E)
 
     E = k M - v,   P = theta c,   Q = theta h;   seg (n, y, k, v) of which n is used, state (M, S) of (B, H, K, K) each,
@@ -125,7 +125,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple:
     return (dn, None, None, None), (b_0 * dM_next + k.swapaxes(2, 3) @ dE, c_0 * dM_next + h_0 * dS_next), dp
 
 
-def carry_forward(keep: Array, past: Array, *, pad: Any = None) -> tuple:
+def carry_forward(keep: Array, past: Array, *, pad: Array | None = None) -> tuple[Array, Array, Array, Any]:
     """What token t leaves of what came before it at the segment's end, in M of M (b), in M of S (c), in S of S (h).
 
     b_T = c_T = h_T = 1,   b_t = a_(t+1) b_(t+1),   h_t = eta_(t+1) h_(t+1),   c_t = b_t + eta_(t+1) c_(t+1)
@@ -145,7 +145,7 @@ def carry_forward(keep: Array, past: Array, *, pad: Any = None) -> tuple:
     return b, c, h, {"written": written, "b, h": scan, "c": scan_c}
 
 
-def carry_backward(db: Array, dc: Array, dh: Array, cache: Any) -> tuple:
+def carry_backward(db: Array, dc: Array, dh: Array, cache: Any) -> tuple[Array, Array]:
     """Gradients at keep and past: two scans backwards; past drove both, and b was what c added up."""
     (dpast, dinput), H = primitives.scan_backward(dc, cache["c"]), db.shape[-1]
     dg, _ = primitives.scan_backward(get_xp(db).concatenate((db + dinput * cache["written"], dh), -1), cache["b, h"])

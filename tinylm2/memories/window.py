@@ -16,12 +16,12 @@ PAIRS = {}
 ENDLESS = 1 << 40                                        # positions: more than any story has
 
 
-def size(cfg: Any) -> Any:
+def size(cfg: Any) -> int:
     """How many positions are kept."""
     return cfg.N
 
 
-def unlimited(cfg: Any) -> Any:
+def unlimited(cfg: Any) -> int:
     """For `full`, in the place of `size`: every position of any story."""
     return ENDLESS
 
@@ -46,7 +46,7 @@ def cost(cfg: Any) -> tuple:
     return 2 * cfg.T * kept * cfg.H * cfg.K, cfg.H * cfg.T * kept
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple:
+def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array, Array, Any], Any]:
     """No position is kept before the first segment, and nothing is hidden."""
     W = p["attn.Wqkv"]
     empty = get_xp(W).zeros((B, 0, cfg.G, cfg.K), W.dtype)
@@ -58,7 +58,7 @@ def first_backward(dstate: Any, cache: Any) -> dict:
     return {}
 
 
-def hidden(state: tuple) -> Any:
+def hidden(state: tuple) -> Array:
     """(B,) how many of the first keys are padding, or None."""
     return state[2]
 
@@ -68,18 +68,18 @@ def looks(read: Any, write: Any) -> dict:
     return {}
 
 
-def keys_forward(state: tuple, p: dict, *, cfg: Any) -> tuple:
+def keys_forward(state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Array, Any]:
     """The kept keys and values, which stand right before the segment: (B, U, G, K) each."""
     k, v, _ = state
     return k, v, None
 
 
-def keys_backward(dk: Array, dv: Array, cache: Any) -> tuple:
+def keys_backward(dk: Array, dv: Array, cache: Any) -> tuple[tuple[Array, Array, Any], dict]:
     """Gradients at the state and p: the state is handed out as it is. A count has no gradient."""
     return (dk, dv, None), {}
 
 
-def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple:
+def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | None = None) -> tuple:
     """Append the segment's keys and values, drop all but the last N, and move the rest T positions into the past.
 
     k' = rope(last N of [k; segment's k], by -T),   v' = last N of [v; segment's v]
@@ -100,7 +100,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
     return (kept, xp.concatenate((old_v, v), 1)[:, drop:], covered), (rope, U, T, drop)
 
 
-def write_backward(dstate: tuple, cache: Any) -> tuple:
+def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Array], tuple[Array, Array, Any], dict]:
     """Gradients at the segment (k and v only), the state and p: what was kept hands its gradient back to its place."""
     (dkept, dv_kept, _), (rope, U, T, drop) = dstate, cache
     (dk_kept,) = ops.rope_backward(dkept, rope)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.backend import Array, get_xp, to_device, to_host
 from tinylm2.errors import BadInput
 
 STARTED_BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")      # what mpiexec tells its processes
@@ -31,7 +31,7 @@ class SingleProcess:
         """The value of every rank, in their order, on every rank."""
         return [value]
 
-    def sum_shards(self, buffers: Any) -> Any:
+    def sum_shards(self, buffers: Any) -> Array:
         """The sum of all ranks' buffers (P,) in the order of the shards; the buffers may be overwritten."""
         return _fold(buffers)
 

@@ -56,7 +56,7 @@ def curriculum(*, segment_len: int, segments: Any, steps: Any, mixed: int = 0, s
     return tuple(stages)
 
 
-def growing(plan: Any, *, segment_len: int, batch_size: int = 64) -> tuple:
+def growing(plan: Any, *, segment_len: int, batch_size: int = 64) -> tuple[Stage, ...]:
     """Stages of a mix that grows, without filler: rows of `plan` are (number of tasks, steps on short stories, steps on
     full stories), `batch_size` stories per batch on average, twice as many in the very first. Each stage but the last
     ends when it has learned.
@@ -81,8 +81,8 @@ def _natural(segment_len):
     return BucketSampler(facts=(None, None, 2, 4, 6), segment_len=segment_len, every=0.5)
 
 
-def learning_rate(peak: Any, step: int, *, warmup: int, decay_from: Any = None, decay_steps: int = 1,
-                  floor: float = 0.05) -> Any:
+def learning_rate(peak: float, step: int, *, warmup: int, decay_from: int | None = None, decay_steps: int = 1,
+                  floor: float = 0.05) -> float:
     """The rate of a step: up in a line over `warmup` steps, then level; from `decay_from` on down a half cosine to
     `floor` of the peak over `decay_steps` steps."""
     rate = peak * min(1.0, (step + 1) / warmup)

@@ -40,12 +40,12 @@ class Material:
     tokenizer: object
     answer_len: int
 
-    def stories(self, seed: int) -> Any:
+    def stories(self, seed: int) -> Stories:
         """The Stories of a run."""
         return Stories(self.tasks, weights=self.tasks.values(), tokenizer=self.tokenizer, filler=self.filler, seed=seed)
 
 
-def gather_material(settings: Any) -> Any:
+def gather_material(settings: Any) -> Material:
     """The Material that settings ask for.  BadInput names what is wrong with a file, before anything is trained."""
     tasks = _tasks(settings)
     own = settings.task.endswith(".py") or bool(settings.train_on)
@@ -105,7 +105,7 @@ def _all_texts(task):
                 yield line.answer
 
 
-def short_rows(stories: Any, segment_len: int, short: int = 16) -> Any:
+def short_rows(stories: Stories, segment_len: int, short: int = 16) -> tuple[int, int]:
     """(segments, segment_len) that hold any story of two facts: the rows of the first stage, as short as can be.
 
     BadInput before the first step, and not hours later, where a segment is too short for a question and its answer.

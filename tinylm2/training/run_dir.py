@@ -135,7 +135,7 @@ def _begun(path):
 class RunDir:
     """Where a run writes. Only the files named above are ever touched."""
 
-    def __init__(self, path: Any) -> None:
+    def __init__(self, path: str) -> None:
         self.path = Path(path)
 
     def held(self) -> list:

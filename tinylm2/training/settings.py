@@ -13,7 +13,7 @@ from tinylm2.training.curriculum import LENGTHS
 KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def option(default: Any, text: str, *, span: Any = None, choices: Any = None, letter: Any = None) -> Any:
+def option(default: Any, text: str, *, span: Any = None, choices: Any = None, letter: str | None = None) -> Any:
     """A setting: its default, its help text, what it may be, and the letter of Config that it sets."""
     return field(default=default, metadata={"help": text, "span": span, "choices": choices, "letter": letter})
 
@@ -68,7 +68,7 @@ class Settings:
             if choices and value not in choices:
                 raise BadInput(f"{f.name}: found {value!r:.40}, expected {' or '.join(choices)}")
 
-    def config(self, V: Any) -> Any:
+    def config(self, V: int) -> Config:
         """The model's Config, with as many parameters whatever the memory is."""
         letters = {f.metadata["letter"]: getattr(self, f.name) for f in fields(self) if f.metadata["letter"]}
         blocks = tuple(whole_numbers("memory_blocks", self.memory_blocks)) if self.memory_blocks else None
@@ -76,12 +76,12 @@ class Settings:
         return with_params_of(replace(cfg, memory=Config.memory), cfg)
 
 
-def tasks_of(names: Any) -> list:
+def tasks_of(names: str) -> list:
     """The tasks that "qa1", "qa1,qa6", "qa1-qa10" or "all" name.  BadInput lists the known ones."""
     return list(weighted_tasks(names))
 
 
-def weighted_tasks(names: Any) -> Any:
+def weighted_tasks(names: str) -> Any:
     """Task -> how often it is drawn: "qa1:2,qa6" draws qa1 twice as often as qa6."""
     found = {}
     for part in ("qa1-qa20" if names == "all" else names).split(","):
@@ -98,7 +98,7 @@ def weighted_tasks(names: Any) -> Any:
     return found
 
 
-def plan_of(settings: Any) -> tuple:
+def plan_of(settings: Settings) -> tuple[list[int], list[int]]:
     """(segments, steps) of stage B's parts: "4,8" and "600,400" are two parts, and one number of steps serves all."""
     segments, steps = segment_counts("segments", settings.segments), whole_numbers("steps", settings.steps)
     if len(steps) == 1:
@@ -108,14 +108,14 @@ def plan_of(settings: Any) -> tuple:
     return segments, steps
 
 
-def whole_numbers(name: str, text: str) -> list:
+def whole_numbers(name: str, text: str) -> list[int]:
     """The numbers of "4,8,16".  BadInput for anything else."""
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
         raise BadInput(f"{name}: found {text!r}, expected whole numbers such as 4 or 4,8,16")
     return [int(part) for part in text.split(",")]
 
 
-def segment_counts(name: str, text: str) -> Any:
+def segment_counts(name: str, text: str) -> list[int]:
     """`whole_numbers`, none above what a story may have."""
     counts = whole_numbers(name, text)
     if max(counts) > LENGTHS[-1]:
@@ -123,7 +123,7 @@ def segment_counts(name: str, text: str) -> Any:
     return counts
 
 
-def given_settings(given: Any, stored: Any = None) -> Any:
+def given_settings(given: Any, stored: Any = None) -> Settings:
     """Settings from what the command line gave (None: not given).  BadInput where it contradicts a stored run."""
     given = {f.name: given[f.name] for f in fields(Settings) if given.get(f.name) is not None}
     if stored is None:

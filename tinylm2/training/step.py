@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinylm2 import ops, recurrence
-from tinylm2.backend import get_xp, to_device, to_host
+from tinylm2.backend import Array, get_xp, to_device, to_host
 from tinylm2.checking.diagnose import first_not_finite
 from tinylm2.flat import Flat
 from tinylm2.gpu import upload
@@ -21,7 +21,7 @@ class NotFinite(ArithmeticError):
 
 
 def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: float = 1.0, comm: Any = SINGLE,
-               meanwhile: Any = lambda: None, **options: Any) -> tuple:
+               meanwhile: Any = lambda: None, **options: Any) -> tuple[float, float, Array]:
     """Forward, loss, backward, clip, update, in place.  -> (answer loss, gradient norm, correct (B,)), on the host.
 
     shards: the Batch, or the parts of it that this process computes (None is an empty part); `comm` joins them with the
@@ -55,7 +55,7 @@ def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: flo
 
 
 def loss_and_gradients(params: Flat, batch: Any, *, cfg: Any, totals: Any = (None, None), lm: float = 0.0,
-                       truncate: int | None = None, recompute: bool = False) -> tuple:
+                       truncate: int | None = None, recompute: bool = False) -> tuple[Any, Array, Flat]:
     """The answer loss of a batch, which rows are correct (B,), and the gradients of all parameters, on their device.
 
     The gradients are those of cross-entropy at the answer + lm * cross-entropy at every token, both means: `totals` are

@@ -90,7 +90,7 @@ class TrainedModel:
                 return
             yield int(token[0])
 
-    def trainer(self, comm: Any = SINGLE, material: Any = None) -> Any:
+    def trainer(self, comm: Any = SINGLE, material: Any = None) -> Trainer:
         """The Trainer that trains it, in this process or in all those of `comm`."""
         s = self.settings
         stories = (material or gather_material(s)).stories(s.seed)
@@ -128,7 +128,7 @@ def _try_stages(stories, stages, shards):
                            "rows")
 
 
-def new(settings: Any, *, xp: Any = np, material: Any = None) -> Any:
+def new(settings: Settings, *, xp: Any = np, material: Any = None) -> TrainedModel:
     """A model that has learned nothing yet.  BadInput where the settings do not fit together, or into memory."""
     plan_of(settings)
     material = material or gather_material(settings)
@@ -143,13 +143,13 @@ def new(settings: Any, *, xp: Any = np, material: Any = None) -> Any:
                         material.answer_len, material.filler)
 
 
-def least_memory(cfg: Config, rows: int = 64) -> Any:
+def least_memory(cfg: Config, rows: int = 64) -> int:
     """Bytes that a training step cannot do without: four numbers per parameter, and what one segment leaves behind."""
     per_token = 8 * cfg.D + 3 * cfg.F + cfg.H * (cfg.T + cfg.N)
     return 16 * count_params(cfg) + 4 * rows * cfg.T * cfg.L * per_token
 
 
-def machine_memory() -> Any:
+def machine_memory() -> float:
     """Bytes of memory that this machine has; infinite where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

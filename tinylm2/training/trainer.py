@@ -79,7 +79,7 @@ class Trainer:
             if not self.done:
                 yield self.step()
 
-    def step(self) -> Any:
+    def step(self) -> dict:
         """One training step; its metrics."""
         p, stage = self.progress, self.stage
         last = p.stage == len(self.stages) - 1
