@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import small
 from tests.support.leaves import leaves
-from tinylm2.memories import MEMORIES
+from tinylm2.memories import MEMORIES, primitives
 from tinylm2.model import Config, first_states, first_states_back, segment_backward, segment_forward, sum_dicts
 from tinylm2.recurrence import story_backward, story_forward
 
@@ -249,6 +249,13 @@ def test_a_story_without_tokens_is_refused():
     ({"memory": "slot"}, "memory 'slot', expected one of " + ", ".join(MEMORIES)),
     ({"memory_blocks": (0, 2)}, "memory_blocks (0, 2), expected numbers in 0..1"),
     ({"memory_blocks": (-1,)}, "memory_blocks (-1,), expected numbers in 0..1"),
+    ({"head_dim": 3}, "heads are 3 wide (D=8, H=4), expected an even width"),
+    ({"head_dim": 0}, "heads are 0 wide (D=8, H=4), expected an even width"),
+    ({"base": 0.0}, "base 0.0 and eps 1e-05, expected above 0"),
+    ({"eps": float("nan")}, "base 10000.0 and eps nan, expected above 0"),
+    ({"scaling": (8, 4, 1, 64)}, "scaling (8, 4, 1, 64), expected factor, low < high, length"),
+    *(({"memory": name, "head_dim": 6}, f"heads are 6 wide, expected D / H = 2 with memory {name}")
+      for name, memory in MEMORIES.items() if getattr(memory, "check", None) is primitives.check_heads),
     *(({"memory": name, "memory_blocks": (0,)}, f"memory_blocks (0,), expected none: {name} is no block's")
       for name, memory in MEMORIES.items() if hasattr(memory, "enter_forward")),
     *(({letter: 0}, f"{letter} is 0, expected at least 1") for letter in "VDLHGFNT"),

@@ -7,7 +7,7 @@ from tinylm2.backend import Array, check_shapes, einsum, get_xp
 
 
 def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads: Any, start: int = 0,
-                           last: int | None = None, pad: Array | None = None) -> tuple[Array, Array, Array, Any]:
+                           last: int | None = None, pad: Any = None, **rope: Any) -> tuple[Array, Array, Array, Any]:
     """Causal self-attention (Vaswani et al. 2017; rotary positions: Su et al. 2021).
 
     q, k, v = n Wq, n Wk, n Wv in heads of width K,   a = attend(rope(q), rope([past k, k]), [past v, v], causal) Wo
@@ -15,7 +15,7 @@ def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads
     n (B, T, D), past (k, v) (B, U, G, K) each or None, Wqkv (D, (H+2G)K) with the columns of Wq, Wk, Wv side by side,
     Wo (HK, D) -> a (B, last, D), and the segment's own rotated keys and values (B, T, G, K). `heads` is (H, G).
     past: rotated keys and values of the positions before n; the first row of n stands at position `start`.
-    last: only the last so many rows are queries (None: all; 0: none); every row is a key.
+    last: only the last so many rows are queries (None: all; 0: none); every row is a key. rope: base and scaling.
     """
     H, G = heads
     K = Wo.shape[0] // H
@@ -26,8 +26,8 @@ def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads
     q, cache["q"] = ops.linear_forward(n[:, T - last:], Wqkv[:, :H * K])
     k, cache["k"] = ops.linear_forward(n, Wqkv[:, H * K:(H + G) * K])
     v, cache["v"] = ops.linear_forward(n, Wqkv[:, (H + G) * K:])
-    q, cache["rope q"] = ops.rope_forward(q.reshape(B, last, H, K), start=start + T - last)
-    k, cache["rope k"] = ops.rope_forward(k.reshape(B, T, G, K), start=start)
+    q, cache["rope q"] = ops.rope_forward(q.reshape(B, last, H, K), start=start + T - last, **rope)
+    k, cache["rope k"] = ops.rope_forward(k.reshape(B, T, G, K), start=start, **rope)
     v = v.reshape(B, T, G, K)
     keys, values = k, v
     if past is not None:

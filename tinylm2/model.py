@@ -24,7 +24,7 @@ class Config:
     """What a model is made of, in the letters of `tinylm2/__init__.py`. ValueError names what does not fit.
 
     memory: a name of `memories.MEMORIES`. memory_blocks: which blocks carry one; None means all. tied: the head is the
-    embedding, transposed.
+    embedding, transposed. base, scaling: see `ops.rope_forward`. eps: of the norms. head_dim: K, where it is not D / H.
     """
 
     V: int
@@ -38,23 +38,29 @@ class Config:
     memory: str = "lm2"
     memory_blocks: tuple[int, ...] | None = None
     tied: bool = False
+    base: float = 10000.0
+    scaling: tuple[float, ...] | None = None
+    eps: float = 1e-5
+    head_dim: int | None = None
 
     def __post_init__(self):
-        if self.memory_blocks is not None:
-            object.__setattr__(self, "memory_blocks", tuple(self.memory_blocks))
+        for name in ("memory_blocks", "scaling"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
         for name in "VDLHGFNT":
             if getattr(self, name) < 1:
                 raise ValueError(f"config: {name} is {getattr(self, name)}, expected at least 1")
-        if self.D % self.H:
-            raise ValueError(f"config: D={self.D} is not divisible by H={self.H} heads")
-        if self.K % 2:
-            raise ValueError(f"config: heads are {self.K} wide (D={self.D}, H={self.H}), expected an even width")
-        if self.H % self.G:
-            raise ValueError(f"config: G={self.G} key/value heads do not divide H={self.H} heads")
-        if self.memory not in MEMORIES:
-            raise ValueError(f"config: memory {self.memory!r}, expected one of {', '.join(MEMORIES)}")
-        if any(not 0 <= i < self.L for i in self.memory_blocks or ()):
-            raise ValueError(f"config: memory_blocks {self.memory_blocks}, expected numbers in 0..{self.L - 1}")
+        blocks, (factor, low, high, length) = self.memory_blocks or (), self.scaling or (1, 0, 1, 1)
+        for fits, text in (
+                (self.D % self.H == 0, f"D={self.D} is not divisible by H={self.H} heads"),
+                (self.K % 2 == 0 < self.K, f"heads are {self.K} wide (D={self.D}, H={self.H}), expected an even width"),
+                (self.H % self.G == 0, f"G={self.G} key/value heads do not divide H={self.H} heads"),
+                (0 < self.base < 1e99 and 0 < self.eps < 1, f"base {self.base} and eps {self.eps}, expected above 0"),
+                (factor >= 1 <= length and low < high, f"scaling {self.scaling}, expected factor, low < high, length"),
+                (self.memory in MEMORIES, f"memory {self.memory!r}, expected one of {', '.join(MEMORIES)}"),
+                (all(0 <= i < self.L for i in blocks), f"memory_blocks {blocks}, expected numbers in 0..{self.L - 1}")):
+            if not fits:
+                raise ValueError(f"config: {text}")
         memory = MEMORIES[self.memory]
         if self.memory_blocks is not None and hasattr(memory, "enter_forward"):
             raise ValueError(f"config: memory_blocks {self.memory_blocks}, expected none: {self.memory} is no block's")
@@ -63,7 +69,7 @@ class Config:
 
     @property
     def K(self) -> int:
-        return self.D // self.H
+        return self.D // self.H if self.head_dim is None else self.head_dim
 
     @property
     def memories(self) -> tuple:
@@ -146,12 +152,12 @@ def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any =
     T: int = x.shape[1]
     last = T if last is None else last
     cache, before, hidden = {"memory": memory}, past, pad
-    n, cache["norm"] = ops.rmsnorm_forward(x, p["attn.g"])
+    n, cache["norm"] = ops.rmsnorm_forward(x, p["attn.g"], eps=cfg.eps)
     if hasattr(memory, "keys_forward"):
         before, hidden, cache["keys"] = _keys_before(memory, past, state, p, cfg, pad)
     a, k, v, cache["attention"] = layers.self_attention_forward(
         n, before, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G), start=0 if past is None else past[0].shape[1],
-        last=last, pad=hidden)
+        last=last, pad=hidden, base=cfg.base, scaling=cfg.scaling)
     cache["kv"] = (k, v) if past is None else _joined(past, (k, v))
     x, Emem = x[:, T - last:], None
     if hasattr(memory, "read_forward"):
@@ -163,7 +169,7 @@ def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any =
         x = x + a
     if write and memory is not None:
         state, cache["write"] = memory.write_forward((n, Emem, k, v), state, p, cfg=cfg, pad=pad)
-    h, cache["ff.norm"] = ops.rmsnorm_forward(x, p["ff.g"])
+    h, cache["ff.norm"] = ops.rmsnorm_forward(x, p["ff.g"], eps=cfg.eps)
     y, cache["ff"] = layers.feed_forward_forward(h, p["ff.Wgu"], p["ff.Wdown"])
     y += x
     return y, state, cache
@@ -242,8 +248,7 @@ def sum_dicts(total: dict, share: dict) -> dict[str, Array]:
 
 def _at_end(dx, T):
     """The gradient of T rows when only the last of them were used."""
-    B, rows, D = dx.shape
-    return dx if rows == T else _sum(get_xp(dx).zeros((B, T, D), dx.dtype), dx)
+    return dx if dx.shape[1] == T else _sum(get_xp(dx).zeros((len(dx), T, dx.shape[2]), dx.dtype), dx)
 
 
 def first_states(params: dict, cfg: Config, B: int) -> tuple:
@@ -289,7 +294,7 @@ def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad
             x, states[i], params_of(params, cfg, i), cfg=cfg, memory=memory, pad=pad, last=wanted, write=write,
             past=None if past is None else past[i])
         cache["blocks"].append(block_cache)
-    x, cache["norm"] = ops.rmsnorm_forward(x, params["norm.g"])
+    x, cache["norm"] = ops.rmsnorm_forward(x, params["norm.g"], eps=cfg.eps)
     if whole is not None and "enter" in cache:
         x, left, cache["leave"] = whole.leave_forward(x, last=last)
         next_states[-1] = left if write else states[-1]

@@ -115,18 +115,19 @@ def _scale_back(xp, dn, n, r, total, D):
     return dx
 
 
-def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0) -> tuple[Array, Any]:
+def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0, scaling: Any = None) -> tuple:
     """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
     y_2i + j y_2i+1 = (x_2i + j x_2i+1) e^(j p w_i),   w_i = base^(-2i/K),   p = start + step * t for row t
 
     x (B, T, H, K), K even -> y (B, T, H, K). With step=0 every row stands at `start`: so do the memory's slots.
-    A pair is one complex number, and a turn is one complex product.
+    A pair is one complex number, and a turn is one complex product. scaling (factor, low, high, length), Llama 3's: a
+    pair that turns less than `low` times in `length` positions turns slower by `factor`, above `high` it stays.
     """
     check_shapes("rope", x=(x, "B T H K"))
     if x.shape[-1] % 2:
         raise ValueError(f"rope: x has heads {x.shape[-1]} wide, expected an even width")
-    turn, back = _rope_table(get_xp(x), getattr(x.device, "id", 0), x.shape[1:], start, step, base, x.dtype)
+    turn, back = _rope_table(get_xp(x), getattr(x.device, "id", 0), x.shape[1:], start, step, base, scaling, x.dtype)
     return (_pairs(x) * turn).view(x.dtype), back
 
 
@@ -145,12 +146,16 @@ def _pairs(x):
 
 
 @lru_cache(maxsize=256)
-def _rope_table(xp, device, shape, start, step, base, dtype):
+def _rope_table(xp, device, shape, start, step, base, scaling, dtype):
     """e^(j p w_i) and its conjugate, (T, H, K/2), one table per device: worked out in double precision, then cast, or
     float64 would spread from here. The same for every head, but written out: one long row is turned faster than H."""
     T, H, K = shape
     positions = start + step * xp.arange(T)
     w = base ** (-2.0 * xp.arange(K // 2) / K)
+    if scaling is not None:
+        factor, low, high, length = scaling
+        kept = xp.clip((length * w / (2 * xp.pi) - low) / (high - low), 0, 1)    # linear between the two
+        w = w * (kept + (1 - kept) / factor)
     turn = xp.exp(1j * positions[:, None, None] * w).astype(xp.result_type(dtype, xp.complex64))
     turn = xp.ascontiguousarray(xp.broadcast_to(turn, (T, H, K // 2)))
     return turn, turn.conj()

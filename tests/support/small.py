@@ -32,6 +32,7 @@ VARIANTS = {
        for name, memory in MEMORIES.items() for how, change in CHANGES.items() if _fits(memory, change)},
     "a key head for every head": replace(CFG, G=4),
     "tied": replace(CFG, tied=True),
+    "other positions, norms and heads": replace(CFG, base=50.0, scaling=(8.0, 0.5, 1.5, 16), eps=1e-2, head_dim=6),
 }
 REMEMBERING = [name for name, cfg in VARIANTS.items() if any(cfg.memories)]
 

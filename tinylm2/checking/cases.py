@@ -128,6 +128,7 @@ OPS = (
     Case(ops, "rope", "", lambda d: call(d(2, 5, 3, 4))),
     Case(ops, "rope", "from a later position", lambda d: call(d(2, 5, 3, 4), start=7)),
     Case(ops, "rope", "all at one position", lambda d: call(d(2, 5, 3, 4), start=7, step=0)),
+    Case(ops, "rope", "scaled", lambda d: call(d(2, 5, 3, 6), base=50.0, scaling=(8.0, 0.5, 1.5, 16))),
     Case(ops, "attend", "", lambda d: call(d(2, 3, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4))),
     Case(ops, "attend", "causal", lambda d: call(d(2, 5, 2, 4), d(2, 5, 2, 4), d(2, 5, 2, 4), causal=True)),
     Case(ops, "attend", "causal, last rows",
@@ -163,6 +164,7 @@ LAYERS = (
     Case(layers, "self_attention", "last rows", _attention(last=2)),
     Case(layers, "self_attention", "after a past", _attention(start=3)),
     Case(layers, "self_attention", "after a past, padded", _attention(start=0, pad=PAD)),
+    Case(layers, "self_attention", "another base", _attention(base=50.0)),
     Case(layers, "feed_forward", "", lambda d: call(d(B, T, D), d.W(D, 2 * F), d.W(F, D))),
     Case(layers, "output_gate", "", lambda d: call(d(B, T, D), d(B, T, D), d(B, T, D), d.W(D, D), d(D))),
 )

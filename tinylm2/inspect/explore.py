@@ -17,6 +17,7 @@ from tinylm2.backend import to_host
 from tinylm2.data import word_tokenizer
 from tinylm2.errors import BadInput
 from tinylm2.inspect.trace import pieces
+from tinylm2.model import Config
 
 UNIT = 10_000                                            # a weight of 1 in a recording; as in page.js
 LIKELIEST = 5                                            # words shown for a token of a recorded answer; as in page.js
@@ -83,6 +84,8 @@ def _obstacle(row, cfg, tokenizer):
     """Why the page cannot compute this story, in words; None where it can."""
     if any(memory is not None and not hasattr(memory, "PAGE_WRITE") for memory in cfg.memories):
         return f"This page cannot compute the memory “{cfg.memory}”"
+    if (cfg.base, cfg.scaling, cfg.eps, cfg.K * cfg.H) != (Config.base, Config.scaling, Config.eps, cfg.D):
+        return "This page computes with the library's own rotary positions, norms and head size: this run has others"
     if not _by_words(tokenizer):
         return "This run reads pieces of words (a byte-level tokenizer), and this page can only read whole words"
     if row.segments > LONGEST:

@@ -90,7 +90,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
     """
     (_, _, k, v), (A, z), cache = seg, state, {}
     R, cache["attention"] = lm2.write_attention_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G),
-                                                        slots=cfg.N, pad=pad)
+                                                        slots=cfg.N, pad=pad, base=cfg.base, scaling=cfg.scaling)
     R, cache["rms"] = primitives.set_rms_forward(R)
     A, z, cache["associate"] = associate_forward(R, A, z, p["mem.Wk"], p["mem.Wv"], p["mem.Wbeta"], p["mem.bbeta"])
     return (A, z), cache

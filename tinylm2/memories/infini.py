@@ -21,6 +21,7 @@ WRITE_USES_READ = False
 POSITIVE = ("z",)
 PAIRS = {"store": (("B T G K", "B T G K", "B G K K", "B G K"), lambda cfg: {})}
 EPS = 1e-2                                               # a segment adds at least T e^-4 or so to a product f z
+check = primitives.check_heads
 
 
 def param_shapes(cfg: Any) -> dict:
@@ -84,7 +85,7 @@ def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Array], di
 def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
     """The write: seg (n, y, k, v) of which k and v are used, state (A, z), pad (B,) -> (A', z')."""
     (_, _, k, v), (A, z) = seg, state
-    A, z, cache = store_forward(k, v, A, z, pad=pad)
+    A, z, cache = store_forward(k, v, A, z, pad=pad, base=cfg.base, scaling=cfg.scaling)
     return (A, z), cache
 
 
@@ -95,7 +96,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Ar
     return (None, None, dk, dv), (dA, dz), {}
 
 
-def store_forward(k: Array, v: Array, A: Array, z: Array, *, pad: Array | None = None) -> tuple[Array, Array, Any]:
+def store_forward(k: Array, v: Array, A: Array, z: Array, *, pad: Any = None, **rope: Any) -> tuple[Array, Array, Any]:
     """Add what the memory does not know of the segment's keys and values (the delta rule).                   equation 5
 
     f = elu1(k turned back),   old = f A / (f z + eps),   A' = A + f' (v - old),   z' = z + sum f
@@ -105,7 +106,7 @@ def store_forward(k: Array, v: Array, A: Array, z: Array, *, pad: Array | None =
     """
     check_shapes("store", k=(k, "B T G K"), v=(v, "B T G K"), A=(A, "B G K K"), z=(z, "B G K"), pad=(pad, "B"))
     xp, cache = get_xp(k, A), {}
-    k, cache["rope"] = ops.rope_forward(k, step=-1)      # the angles of positions 0, -1, -2, ...: rope undone
+    k, cache["rope"] = ops.rope_forward(k, step=-1, **rope)   # the angles of positions 0, -1, -2, ...: rope undone
     f, cache["elu1"] = primitives.elu1_forward(k.swapaxes(1, 2))                # (B, G, T, K)
     real = None if pad is None else (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
     if real is not None:

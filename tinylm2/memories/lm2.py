@@ -78,7 +78,7 @@ def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, A
     n (B, T, D), state (M,) with M (B, N, D), p with mem.g, mem.Wq, mem.Wk, mem.Wv -> Emem (B, T, D)
     """
     (M,), cache = state, {}
-    Mn, cache["norm"] = ops.rmsnorm_forward(M, p["mem.g"])
+    Mn, cache["norm"] = ops.rmsnorm_forward(M, p["mem.g"], eps=cfg.eps)
     Emem, cache["attention"] = cross_attention_forward(n, Mn, p["mem.Wq"], p["mem.Wk"], p["mem.Wv"], heads=cfg.H)
     return Emem, cache
 
@@ -100,20 +100,22 @@ def cross_attention_forward(n: Array, Mn: Array, Wq: Array, Wk: Array, Wv: Array
     as it stood when the segment began holds nothing of this segment.
     """
     check_shapes("cross_attention", n=(n, "B T D"), Mn=(Mn, "B N D"), Wq=(Wq, "D D"), Wk=(Wk, "D D"), Wv=(Wv, "D D"))
-    cache = {"heads": heads}
+    cache = {}
     q, cache["q"] = ops.linear_forward(n, Wq)
     k, cache["k"] = ops.linear_forward(Mn, Wk)
     v, cache["v"] = ops.linear_forward(Mn, Wv)
-    y, cache["attend"] = ops.attend_forward(_split(q, heads), _split(k, heads), _split(v, heads))
+    q, k, v = (x.reshape(*x.shape[:2], heads, x.shape[2] // heads) for x in (q, k, v))
+    y, cache["attend"] = ops.attend_forward(q, k, v)
     return y.reshape(n.shape), cache
 
 
 def cross_attention_backward(dEmem: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients at n, Mn, Wq, Wk and Wv: the slots are both keys and values, so dMn has two shares."""
-    dq, dk, dv = ops.attend_backward(_split(dEmem, cache["heads"]), cache["attend"])
-    dn, dWq = ops.linear_backward(dq.reshape(dEmem.shape), cache["q"])
-    dMn, dWk = ops.linear_backward(_join(dk), cache["k"])
-    dMn_v, dWv = ops.linear_backward(_join(dv), cache["v"])
+    by_head = ops.attend_backward(dEmem.reshape(cache["attend"].y.shape), cache["attend"])
+    dq, dk, dv = (dx.reshape(*dx.shape[:2], dEmem.shape[2]) for dx in by_head)
+    dn, dWq = ops.linear_backward(dq, cache["q"])
+    dMn, dWk = ops.linear_backward(dk, cache["k"])
+    dMn_v, dWv = ops.linear_backward(dv, cache["v"])
     dMn += dMn_v
     return dn, dMn, dWq, dWk, dWv
 
@@ -126,7 +128,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | Non
     """
     (_, _, k, v), (M,), cache = seg, state, {}
     R, cache["attention"] = write_attention_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G),
-                                                    slots=M.shape[1], pad=pad)
+                                                    slots=M.shape[1], pad=pad, base=cfg.base, scaling=cfg.scaling)
     M_next, cache["update"] = memory_update_forward(R, M, p["mem.Win"], p["mem.bin"], p["mem.Wforget"],
                                                     p["mem.bforget"])
     return (M_next,), cache
@@ -142,7 +144,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Ar
 
 
 def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads: Any, slots: int, pad: Any = None,
-                            start: int | None = None) -> tuple[Array, Any]:
+                            start: int | None = None, **rope: Any) -> tuple[Array, Any]:
     """Slots gather from the segment: each slot is one more query that stands right after the last token.
 
     R = attend(rope(address Wq at position T), k, v) Wo,   address = first N rows of the identity, times sqrt(D)
@@ -150,7 +152,7 @@ def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads
     k, v (B, T, G, K) the segment's rotated keys and its values, Wqkv (D, (H+2G)K) and Wo (HK, D) the block's own
     self-attention -> R (B, N, D), which takes the place of token rows in `memory_update`. `heads` is (H, G), N <= D.
     address Wq is just sqrt(D) times the first N rows of Wq, the same for every story, so it is computed once for the
-    batch. start: the position of the slots, where it is not T.
+    batch. start: the position of the slots, where it is not T. rope: base and scaling of `ops.rope_forward`.
     """
     H, G = heads
     K = k.shape[-1]
@@ -160,7 +162,7 @@ def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads
     xp = get_xp(k, Wqkv)
     cache = {"heads": H, "D": Wqkv.shape[0], "Wqkv": Wqkv}
     asked = Wqkv[:slots, :H * K].reshape(1, slots, H, K) * Wqkv.shape[0] ** 0.5
-    q, cache["rope"] = ops.rope_forward(asked, start=T if start is None else start, step=0)    # (1, N, H, K)
+    q, cache["rope"] = ops.rope_forward(asked, start=T if start is None else start, step=0, **rope)   # (1, N, H, K)
     y, cache["attend"] = ops.attend_forward(xp.broadcast_to(q, (B, slots, H, K)), k, v, pad=pad)
     R, cache["out"] = ops.linear_forward(y.reshape(B, slots, H * K), Wo)
     return R, cache
@@ -231,15 +233,3 @@ def gated_sum_backward(dM_next: Array, cache: Any) -> tuple[Array, Array, Array,
     (dR,) = ops.tanh_backward(dM_next * gin, content)
     (dzforget,) = ops.sigmoid_backward(dM_next * cache["M"], gforget)
     return dzin, dzforget, dR, dM_next * gforget
-
-
-def _split(x, heads):
-    """(B, T, D) -> (B, T, H, K)."""
-    B, T, D = x.shape
-    return x.reshape(B, T, heads, D // heads)
-
-
-def _join(x):
-    """(B, T, H, K) -> (B, T, D)."""
-    B, T, H, K = x.shape
-    return x.reshape(B, T, H * K)

@@ -20,6 +20,7 @@ VECTORS = {"mem.bout": -1.0, "mem.bown": 3.0}            # read with caution; e^
 SHORT = 0.2                                              # of the bias: at full length half a slot is gone in 3 segments
 WRITE_USES_READ = False
 PAIRS = {"compete": (("B N D", "B T G K", "B T G K", "N D", "D D", "D D", "H"), lambda cfg: {})}
+check = primitives.check_heads
 
 
 def param_shapes(cfg: Any) -> dict:
@@ -80,7 +81,8 @@ def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array], dict[str,
 def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | None = None) -> tuple[tuple[Array], Any]:
     """The write: seg (n, y, k, v) of which k and v are used, state (M,), p, pad (B,) -> (M',), each bank (B, N, D)."""
     (_, _, k, v), (M,) = seg, state
-    M_next, cache = compete_forward(M, k, v, p["mem.bias"], p["mem.Wslot"], p["mem.Wkey"], p["mem.bown"], pad=pad)
+    M_next, cache = compete_forward(M, k, v, p["mem.bias"], p["mem.Wslot"], p["mem.Wkey"], p["mem.bown"], pad=pad,
+                                    base=cfg.base, scaling=cfg.scaling)
     return (M_next,), cache
 
 
@@ -92,7 +94,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Ar
 
 
 def compete_forward(M: Array, k: Array, v: Array, bias: Array, Wslot: Array, Wkey: Array, bown: Array, *,
-                    pad: Array | None = None) -> tuple[Array, Any]:
+                    pad: Any = None, **rope: Any) -> tuple[Array, Any]:
     """Slots and tokens compete for the slot's next content.                                            equations 7-13
 
     q = M Wslot,   y, lse = attend(rope(q), k, v),   own = q.(M Wkey) / sqrt(K) + bown,   s = sigmoid(own - lse)
@@ -108,7 +110,7 @@ def compete_forward(M: Array, k: Array, v: Array, bias: Array, Wslot: Array, Wke
     q, cache["q"] = ops.linear_forward(M, Wslot)
     old, cache["old"] = ops.linear_forward(M, Wkey)
     q, old, content = q.reshape(by_head), old.reshape(by_head), M.reshape(by_head)
-    turned, cache["rope"] = ops.rope_forward(q, start=k.shape[1], step=0)
+    turned, cache["rope"] = ops.rope_forward(q, start=k.shape[1], step=0, **rope)
     y, lse, cache["attend"] = primitives.attend_lse_forward(turned, k, v, pad=pad)
     own = get_xp(q).einsum("bnhk,bnhk->bnh", q, old) / K**0.5
     own += bown

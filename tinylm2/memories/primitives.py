@@ -6,7 +6,13 @@ from tinylm2 import ops
 from tinylm2.backend import Array, check_shapes, fused, get_xp
 
 
-def set_rms_forward(x: Array, *, rms: float = 1.0) -> tuple[Array, Any]:
+def check_heads(cfg: Any) -> None:
+    """ValueError where heads are not D / H wide, for memories whose heads share the hidden size."""
+    if cfg.H * cfg.K != cfg.D:
+        raise ValueError(f"config: heads are {cfg.K} wide, expected D / H = {cfg.D // cfg.H} with memory {cfg.memory}")
+
+
+def set_rms_forward(x: Array, *, rms: float = 1.0) -> tuple:
     """Scale each row of x to one root mean square: with rms = 1/sqrt(D) rows have length one.
 
     y = x * rms / sqrt(mean(x^2) + eps): `rmsnorm` with the same gain everywhere.                     x (..., D) -> y

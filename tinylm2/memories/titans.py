@@ -19,6 +19,7 @@ from tinylm2.memories import primitives
 VECTORS = {"mem.bout": -1.0, "mem.bstep": -3.5, "mem.bpast": -2.0, "mem.bkeep": 6.0}
 WRITE_USES_READ = False
 PAIRS = {"carry": (("B T H", "B T H"), lambda cfg: {})}
+check = primitives.check_heads
 
 
 def param_shapes(cfg: Any) -> dict:

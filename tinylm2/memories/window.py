@@ -93,7 +93,8 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | Non
     xp, T = get_xp(k, old_k), k.shape[1]
     U = old_k.shape[1]
     drop = max(0, U + T - size(cfg))
-    kept, rope = ops.rope_forward(xp.concatenate((old_k, k), 1)[:, drop:], start=-T, step=0)
+    kept, rope = ops.rope_forward(xp.concatenate((old_k, k), 1)[:, drop:], start=-T, step=0, base=cfg.base,
+                                  scaling=cfg.scaling)
     covered = pad if old_hidden is None else old_hidden
     if covered is not None:
         covered = xp.maximum(xp.ceil(covered) - drop, 0).astype(k.dtype)            # a count: its slope is zero
