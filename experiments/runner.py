@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import processor
 from benchmarks.tables import mean_range
-from tinylm2.cli.console import Parser, command
+from tinylm2.cli.console import Parser, command, number, place
 from tinylm2.data import (
     TASKS,
     GrammarFiller,
@@ -33,9 +33,9 @@ from tinylm2.data import (
     word_tokenizer,
 )
 from tinylm2.errors import BadInput, parse_json, read_lines
+from tinylm2.files import replacing
 from tinylm2.inspect.evaluate import ask, score
 from tinylm2.model import Config
-from tinylm2.training.checkpoint import replacing
 from tinylm2.training.communicator import ranks_started
 from tinylm2.training.curriculum import curriculum
 from tinylm2.training.settings import whole_numbers
@@ -147,14 +147,15 @@ class Experiment:
         parser.add_argument("--seeds", help="such as 0,1,2 (the default)")
         parser.add_argument("--only", action="append", metavar="VARIANT",
                             help="this variant alone, such as 'rmt*' (may be repeated)")
-        parser.add_argument("--minutes", type=float, help="begin no trial after so many minutes (0: only the report)")
-        parser.add_argument("--out", type=Path, help="folder of the results (docs/results)")
+        parser.add_argument("--minutes", type=number(0, 1e6),
+                            help="begin no trial after so many minutes (0: only the report)")
+        parser.add_argument("--out", type=place, help="folder of the results (docs/results)")
         for name, text in self.options.items():
             parser.add_argument(f"--{name}", help=text)
         args = parser.parse_args(argv)
         quick = args.budget == "quick"
         args.seeds = whole_numbers("--seeds", args.seeds or ("0" if quick else "0,1,2"))
-        args.out = args.out or (Path("runs") / "quick" if quick else FOLDER)
+        args.out = Path(args.out or (Path("runs") / "quick" if quick else FOLDER))
         args.out.mkdir(parents=True, exist_ok=True)
         return args
 
@@ -257,7 +258,16 @@ class Results:
         return mean_range(self.values(variant, *path), digits)
 
     def write(self, folder):
-        """NAME.md and NAME.png from the trials that are there."""
+        """NAME.md and NAME.png from the trials that are there.  BadInput where they hold odd numbers."""
+        try:
+            self._write(folder)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"{self.path}: found trials that cannot be reported ({type(error).__name__}: "
+                           f"{error!s:.100}), expected what this program writes") from error
+
+    def _write(self, folder):
         done = [trial for variant in self.variants for trial in self.of(variant)]
         if not done:
             return
@@ -270,12 +280,14 @@ class Results:
                 f"    python -m experiments.{self.experiment.name} --budget {self.name} --seeds {seeds}{options}", "",
                 f"in {spent[0]:.0f} minutes of processor time ({spent[1]:.0f} by the clock) on {', '.join(machines)}, "
                 f"{' to '.join(days[:1] + days[1:][-1:])}. Budget `{self.name}`: `{json.dumps(self.budget)}`.", ""]
-        (folder / f"{self.experiment.name}.md").write_text("\n".join(text), encoding="utf-8")
+        with replacing(folder / f"{self.experiment.name}.md") as file:
+            file.write("\n".join(text).encode())
         plt = pyplot()
         if plt:
             with plt.rc_context({"figure.constrained_layout.use": False}):           # whatever the caller set
                 figure = self.experiment.draw(self, plt)
-            figure.savefig(folder / f"{self.experiment.name}.png", dpi=110, bbox_inches="tight")
+            with replacing(folder / f"{self.experiment.name}.png") as file:
+                figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
             plt.close(figure)
 
 

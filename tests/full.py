@@ -142,9 +142,11 @@ FIGURES = {f.__name__: f for f in (kills, ranks, fuzz, mutants, lessons, bank, p
 
 
 def main(argv=None):
+    from tinylm2.cli.console import whole
+
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=FIGURES)
-    parser.add_argument("--count", type=int, help="how many kills, cases, mutants or stories")
+    parser.add_argument("--count", type=whole(1), help="how many kills, cases, mutants or stories")
     args = parser.parse_args(argv)
     began = time.perf_counter()
     figure, good = FIGURES[args.name](**{"count": args.count} if args.count else {})

@@ -1,5 +1,6 @@
 """No kill, no full disk and no refused write costs a run more than the steps since its last checkpoint."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -251,6 +252,90 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
         pass
     with folder.metrics(0):
         pass
+
+
+@pytest.fixture
+def occupied(tmp_path, small):
+    """A folder with a whole run in which another process trains; what lies in it."""
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    folder = RunDir(tmp_path / "run")
+    folder.claim()
+    folder.describe(small[0])
+    loop.train(folder, *small, save_every=2)
+    yield folder.path, {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    assert folder.held()                                 # it lives, and holds the lock, up to here
+
+
+@pytest.mark.parametrize("more", [(), ("--overwrite",), ("--resume",)], ids=" ".join)
+def test_beside_a_training_no_command_touches_the_folder(occupied, more):
+    folder, before = occupied
+    parser = Parser()
+    train.add_arguments(parser)
+    with pytest.raises(BadInput, match=f"{folder}: found another process that trains in it, expected to be alone"):
+        train.start(RunDir(folder), parser.parse_args(["--out", str(folder), "--device", "cpu", *more]))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_is_locked_before_a_byte_of_it_is_read(occupied, monkeypatch):
+    monkeypatch.setattr(run_dir, "load", lambda *_, **__: pytest.fail("the run was read"))
+    with pytest.raises(BadInput, match="another process"):
+        run_dir.resume(RunDir(occupied[0]))
+
+
+def test_a_refused_lock_is_tried_again_and_the_end_of_a_process_frees_it(tmp_path):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    first, second = RunDir(tmp_path), RunDir(tmp_path)
+    first.hold()
+    for _ in range(2):
+        with pytest.raises(BadInput, match="another process"):
+            second.hold()
+    del first
+    second.hold()
+
+
+def test_what_a_killed_process_had_not_finished_is_taken_away(tmp_path, small):
+    pytest.importorskip("fcntl", reason="this system has no such locks")
+    mine = ["model.npz.backup.tmp", "notes.12.tmp", "model.npz.12.tmp2"]
+    for name in ("model.npz.12.tmp", "config.json.345.tmp", *mine):
+        (tmp_path / name).write_bytes(b"half")
+    RunDir(tmp_path).claim()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(mine)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock is a POSIX one")
+@pytest.mark.parametrize("more", [(), ("--overwrite",), ("--resume",)], ids=" ".join)
+def test_of_processes_that_start_at_once_one_trains_and_the_others_say_so(tmp_path, more):
+    """As five processes do it that wait for one moment: one run, whole and of one seed."""
+    folder = tmp_path / "run"
+    with open(tmp_path / "log", "w") as log:
+        if more:
+            assert crash.start(folder, log=log).wait() == 0
+        if more == ("--resume",):
+            (folder / "evaluation.json").unlink()
+        seeds = [()] * 5 if more == ("--resume",) else [("--seed", str(seed)) for seed in range(5)]
+        with contextlib.ExitStack() as stack:
+            outputs = [stack.enter_context(open(tmp_path / f"log{i}", "w")) for i in range(5)]
+            processes = [crash.start(folder, *more, *seed, log=output)
+                         for seed, output in zip(seeds, outputs, strict=True)]
+            statuses = [process.wait() for process in processes]
+    said = [(tmp_path / f"log{i}").read_text() for i in range(5)]
+    assert statuses.count(0) >= 1
+    for status, text in zip(statuses, said, strict=True):
+        if status:
+            assert status == 2
+            assert text.count("\n") == 1
+            assert "another process" in text or "another run" in text
+    if more != ("--overwrite",):                         # there the last of several in a row is as good
+        with open(tmp_path / "log", "w") as log:
+            won = seeds[statuses.index(0)]
+            assert crash.start(tmp_path / "alone", *won, log=log).wait() == 0
+        assert not crash.different(folder, tmp_path / "alone")
+    else:
+        settings = run_dir.load(folder)[0].settings
+        assert f'"seed": {settings.seed}' in (folder / "config.json").read_text()
+        with open(tmp_path / "log", "w") as log:
+            assert crash.start(tmp_path / "alone", "--seed", str(settings.seed), log=log).wait() == 0
+        assert not crash.different(folder, tmp_path / "alone")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -20,7 +20,7 @@ PAGE = 60                                                # lines
 # lower, and what stands in its own room.
 LADDER = [
     ["backend", "course", "errors"],
-    ["flat", "gpu", "ops"],
+    ["files", "flat", "gpu", "ops"],
     ["layers"],
     ["memories"],
     ["model"],
@@ -35,7 +35,7 @@ LADDER = [
 ]
 STEP = {"tinylm2." + name: step for step, names in enumerate(LADDER) for name in names}
 STEP["tinylm2.__init__"] = -1                            # the version; the public names are loaded when they are used
-DATA = "tinylm2.data"                                    # beside the ladder: it stands on `errors` alone
+DATA = "tinylm2.data"                                    # beside the ladder: it stands on `errors` and `files` alone
 KNOW_STORIES = {"tinylm2." + name for name in ("inspect", "training", "interop", "cli", "__main__")}
 OPS = ["tinylm2.ops", "tinylm2.layers", *(name for name in FILES if name.startswith("tinylm2.memories."))]
 PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold pairs
@@ -72,7 +72,7 @@ def upward(here, text):
         if not imported.startswith("tinylm2") or there == here and here not in FILES:
             continue
         if here == DATA:
-            down = there == "tinylm2.errors"
+            down = there in ("tinylm2.errors", "tinylm2.files")
         elif there == DATA:
             down = here in KNOW_STORIES
         else:

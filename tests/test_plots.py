@@ -178,7 +178,7 @@ def test_plot_writes_every_picture_of_a_run(tmp_path, capsys):
     found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert found == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
     assert capsys.readouterr().out.count(".png") == len(names)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step"\n')
+    (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(METRICS[0])}\n{{"step"\n')
     assert main(["plot", str(tmp_path)]) == 2
     assert "metrics.jsonl:2: found" in capsys.readouterr().err
 

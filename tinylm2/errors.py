@@ -1,7 +1,11 @@
 """Bad input, said in one line: where it stands, what was found, what was expected."""
 
 import json
+import os
+import stat
 from typing import Any
+
+LARGEST = 2**30                                          # bytes of a text file
 
 
 class BadInput(ValueError):
@@ -13,14 +17,27 @@ class BadInput(ValueError):
         return cls(f"{path}:{line}: found {found}, expected {expected}")
 
 
+def refuse_special(path: Any) -> None:
+    """BadInput where a device, a pipe or a socket stands at this path: it may have no end, or wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:                                      # whoever opens it says why
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise BadInput(f"{path}: found a device or a pipe, expected a file")
+
+
 def read_lines(path: Any) -> Any:
     """The lines of a text file without their ends, blank lines at its end left out. BadInput where it cannot be read,
-    is empty or is not UTF-8."""
+    is no regular file, is empty or is not UTF-8."""
+    refuse_special(path)
     try:
         with open(path, "rb") as file:
-            raw = file.read()
+            raw = file.read(LARGEST + 1)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    if len(raw) > LARGEST:
+        raise BadInput(f"{path}: found more than {LARGEST:,} bytes, expected at most so many")
     if not raw.strip():
         raise BadInput.at(path, 1, "an empty file", "text")
     lines = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylm2.cli.console import whole
+from tinylm2.cli.console import place, whole
 from tinylm2.cli.story import add_model_arguments, model_of, story_of
 from tinylm2.errors import BadInput
 from tinylm2.inspect.trace import pieces
@@ -18,8 +18,8 @@ def add_arguments(parser: Any) -> None:
     add_model_arguments(parser)
     parser.add_argument("text", nargs="*", metavar="TEXT", help='a story and a question, such as '
                         '"Mary moved to the garden. John went to the office." "Where is Mary?"')
-    parser.add_argument("--story", metavar="FILE", help="a file with story and question instead: sentences, the last "
-                                                        "of which asks, or the official format")
+    parser.add_argument("--story", type=place, metavar="FILE", help="a file with story and question instead: "
+                        "sentences, the last of which asks, or the official format")
     parser.add_argument("--length", type=whole(0, 10**5), default=0,
                         help="tokens of filler and story together, in whole segments (0: no filler)")
     parser.add_argument("--seed", type=whole(0), default=0, help="which filler, and where the facts stand in it (0)")

@@ -20,6 +20,7 @@ from tinylm2.training.loop import Stopped
 from tinylm2.training.step import NotFinite
 from tinylm2.training.trainer import NotLearned
 
+LONGEST = 500                                            # characters of a message: what it quotes may be megabytes
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # numbers of mallopt's options, from malloc.h
 
 
@@ -29,6 +30,8 @@ def command(main: Any) -> Any:
     @wraps(main)
     def run(argv=None):
         keep_memory()
+        if not _can_speak():
+            return _say("error: output: found it closed, expected a terminal, a file or a pipe", 2)
         for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")    # type: ignore[attr-defined]
@@ -62,6 +65,18 @@ def command(main: Any) -> Any:
     return run
 
 
+def _can_speak():
+    """Whether there is an output. A closed place (`>&-`) is given to nothing: the next file that is opened would get
+    it, and what is printed would stand in a checkpoint."""
+    spoken = sys.stdout is not None
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(handle)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")               # noqa: SIM115, to the process's end
+    return spoken
+
+
 def keep_memory() -> None:
     """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
 
@@ -85,17 +100,34 @@ class Parser(argparse.ArgumentParser):
 
 def whole(low: int, high: int = 2**63 - 1) -> Any:
     """For an argument's `type=`: a whole number from low to high."""
-    def number(text):
+    def parse(text):
         if not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"found {text:.40}, expected a whole number from {low} to {high}")
         return int(text)
-    number.__name__ = "whole number"                     # how argparse calls it in its own message
-    return number
+    parse.__name__ = "whole number"                      # how argparse calls it in its own message
+    return parse
+
+
+def number(low: Any, high: Any) -> Any:
+    """For an argument's `type=`: a number from low to high; nan is none."""
+    def parse(text):
+        if not low <= float(text) <= high:
+            raise argparse.ArgumentTypeError(f"found {text:.40}, expected a number from {low:g} to {high:g}")
+        return float(text)
+    parse.__name__ = "number"
+    return parse
+
+
+def place(text: str) -> str:
+    """For an argument's `type=`: the name of a file or folder. An empty one would be the folder where we stand."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found an empty name, expected that of a file or a folder")
+    return text
 
 
 def _say(text, status):
     """Print one line and return the status. Of several processes that end alike only the first one speaks."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)        # one line, always
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST])      # one line, always
     if _world().rank:
         return _leave(status, f"rank {_world().rank}: {text}")
     print(text, file=sys.stderr, flush=True)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tinylm2.cli.console import percent, table, whole
+from tinylm2.cli.console import percent, place, table, whole
 from tinylm2.cli.story import add_model_arguments, model_of
 from tinylm2.data import find_file, generated_examples, read_babilong, read_examples
 from tinylm2.errors import BadInput
+from tinylm2.files import replacing
 from tinylm2.inspect.evaluate import METRICS, evaluate
-from tinylm2.training.checkpoint import replacing
 from tinylm2.training.material import load_tasks
+from tinylm2.training.run_dir import output_path
 from tinylm2.training.settings import tasks_of
 
 FEWEST = 100                                             # questions that a cell needs to be worth a number
@@ -28,11 +29,12 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--tasks", help="as train's --task (the run's own)")
     parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler (%(default)s)")
     parser.add_argument("--questions", type=whole(1), default=200, help="asked in a cell (200)")
-    parser.add_argument("--stories", help="ask from a folder of official bAbI files instead of fresh stories")
-    parser.add_argument("--babilong", nargs="+", metavar="FILE", help="ask from BABILong's JSON files")
+    parser.add_argument("--stories", type=place,
+                        help="ask from a folder of official bAbI files instead of fresh stories")
+    parser.add_argument("--babilong", type=place, nargs="+", metavar="FILE", help="ask from BABILong's JSON files")
     parser.add_argument("--metric", choices=METRICS, default="exact", help="what counts as correct (exact)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the fresh stories and of the filler (0)")
-    parser.add_argument("--out", help="write this .json, and a .md beside it (RUN/table.json)")
+    parser.add_argument("--out", type=place, help="write this .json, and a .md beside it (RUN/table.json)")
 
 
 def main(args: Namespace) -> None:
@@ -40,6 +42,7 @@ def main(args: Namespace) -> None:
     if args.questions * max(lengths) > AT_ONCE:
         raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
                        f"{AT_ONCE:,} tokens in all")
+    outputs = output_paths(args)                         # hours of questions before a file is refused are hours lost
     model = model_of(args)
     sources = babilong_sources(args, model) if args.babilong else task_sources(args, model)
     if args.babilong:
@@ -60,11 +63,19 @@ def main(args: Namespace) -> None:
     text += f"\n\nmetric: {args.metric}; segments of {T} tokens: " + ", ".join(
         "as many as the story needs at 0" if not n else f"{-(-n // T)} at {n}" for n in lengths)
     print(text)
-    out = Path(args.out or Path(args.run) / "table.json")
     found = {"metric": args.metric, "segment": T, "cells": cells}
-    for path, written in (out, json.dumps(found, indent=2) + "\n"), (out.with_suffix(".md"), f"```\n{text}\n```\n"):
+    for path, written in zip(outputs, (json.dumps(found, indent=2) + "\n", f"```\n{text}\n```\n"), strict=True):
         with replacing(path) as file:
             file.write(written.encode())
+
+
+def output_paths(args: Namespace) -> list:
+    """The .json and the .md that are written.  BadInput where they cannot be, or are one file."""
+    out = Path(args.out or Path(args.run) / "table.json")
+    if out.suffix == ".md":
+        raise BadInput(f"--out: found {out}, expected a name for the .json, beside which the .md is written")
+    inputs = [args.filler, args.tasks, *(args.babilong or ())]
+    return [output_path(path, inputs=inputs) for path in (out, out.with_suffix(".md"))]
 
 
 def token_lengths(text: str) -> list[int]:

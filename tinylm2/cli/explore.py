@@ -4,23 +4,25 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from tinylm2.cli.console import place
 from tinylm2.cli.story import add_story_arguments, model_of, story_of
+from tinylm2.files import replacing
 from tinylm2.inspect.explore import page
-from tinylm2.training.checkpoint import replacing
+from tinylm2.training.run_dir import output_path
 
 
 def add_arguments(parser: Any) -> None:
     add_story_arguments(parser)
-    parser.add_argument("--out", help="the file to write (RUN/explore.html)")
+    parser.add_argument("--out", type=place, help="the file to write (RUN/explore.html)")
 
 
 def main(args: Namespace) -> None:
+    out = output_path(args.out or Path(args.run) / "explore.html", inputs=[args.story, args.filler, args.task])
     model = model_of(args)
     row = story_of(args, model)
     live, frozen = (model.traced(row, frozen=frozen) for frozen in (False, True))
     text = page(row, live, frozen, cfg=model.cfg, tokenizer=model.tokenizer, about=about(model, row, args),
                 params=model.params, filler=model.filler, answer_len=model.answer_len)
-    out = Path(args.out or Path(args.run) / "explore.html")
     with replacing(out) as file:
         file.write(text.encode())
     print(f"{out}: {len(text.encode()) / 1e6:.2f} MB, opens in any browser")

@@ -1,20 +1,24 @@
 """Draw a run and one of its stories: training, gates, what was read and written, as PNG and SVG."""
 
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tinylm2.cli.console import place
 from tinylm2.cli.story import add_story_arguments, model_of, story_of
 from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.inspect import plots
 from tinylm2.inspect.trace import pieces
 
+LONGEST_NAME, MOST_SOURCES = 60, 20                      # of what a picture shows
+
 
 def add_arguments(parser: Any) -> None:
     add_story_arguments(parser)
-    parser.add_argument("--out", help="the folder to write to (default: RUN/pictures)")
+    parser.add_argument("--out", type=place, help="the folder to write to (default: RUN/pictures)")
 
 
 def main(args: Namespace) -> None:
@@ -31,10 +35,12 @@ def main(args: Namespace) -> None:
 
 def of_run(run: Any) -> Iterator:
     """(name, figure) of how training went and how the run did, where it left the files."""
-    if (run / "metrics.jsonl").exists():
-        yield "curves", plots.curves(read_metrics(run / "metrics.jsonl"))
-    if (run / "evaluation.json").exists():
-        yield "accuracy-by-distance", plots.accuracy_by_distance(read_json(run / "evaluation.json"))
+    readers = {"metrics.jsonl": read_metrics, "evaluation.json": read_evaluation}
+    left = {name: read(run / name) for name, read in readers.items() if (run / name).exists()}     # before the pictures
+    if "metrics.jsonl" in left:
+        yield "curves", plots.curves(left["metrics.jsonl"])
+    if "evaluation.json" in left:
+        yield "accuracy-by-distance", plots.accuracy_by_distance(left["evaluation.json"])
 
 
 def of_story(model: Any, row: Any) -> Iterator:
@@ -56,8 +62,38 @@ def of_story(model: Any, row: Any) -> Iterator:
 
 
 def read_metrics(path: Any) -> list:
-    return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
+    """The lines of a metrics.jsonl.  BadInput names the first that no step of a training leaves."""
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        metrics = parse_json(line, path, number)
+        if not (isinstance(metrics, dict) and type(metrics.get("step")) is int and 0 <= metrics["step"] < 2**53
+                and isinstance(metrics.get("stage"), str) and len(metrics["stage"]) <= LONGEST_NAME
+                and _is_number(metrics.get("loss")) and _is_share(metrics.get("accuracy"))):
+            raise BadInput.at(path, number, repr(line[:40]), "step, stage, loss and accuracy of a training step")
+        found.append(metrics)
+    return found
 
 
-def read_json(path: Any) -> Any:
-    return parse_json("\n".join(read_lines(path)), path)
+def read_evaluation(path: Any) -> dict:
+    """An evaluation.json.  BadInput where it is not one."""
+    found = parse_json("\n".join(read_lines(path)), path)
+    if not isinstance(found, dict) or not 1 <= len(found) <= MOST_SOURCES:
+        raise BadInput(f"{path}: found {str(found)[:40]!r}, expected the stories that were asked about")
+    for source, lengths in found.items():
+        if not isinstance(lengths, dict) or len(source) > LONGEST_NAME:
+            raise BadInput(f"{path}: found {str(lengths)[:40]!r} under {source!r:.40}, expected numbers of segments")
+        for length, scores in lengths.items():
+            by_distance = scores.get("by_distance") if isinstance(scores, dict) else None
+            if not (re.fullmatch(r"\d{1,9}", length) and isinstance(by_distance, dict)
+                    and all(re.fullmatch(r"\d{1,9}", d) and _is_share(x) for d, x in by_distance.items())):
+                raise BadInput(f"{path}: found {str(scores)[:40]!r} at {length!r:.40} segments, expected accuracies by "
+                               "distance")
+    return found
+
+
+def _is_number(x):
+    return type(x) in (int, float) and abs(x) < 1e300    # False for nan and infinity, too
+
+
+def _is_share(x):
+    return _is_number(x) and 0 <= x <= 1

@@ -4,7 +4,7 @@ import re
 from argparse import Namespace
 from typing import Any
 
-from tinylm2.cli.console import whole
+from tinylm2.cli.console import place, whole
 from tinylm2.data import EVALUATION, BookFiller, Example, Rng, encode_examples, examples, read_examples
 from tinylm2.data.filler import sentences
 from tinylm2.errors import BadInput, read_lines
@@ -18,8 +18,9 @@ LENGTH = 256                                             # tokens of a generated
 
 def add_model_arguments(parser: Any) -> None:
     """A run, and what it needs beside itself."""
-    parser.add_argument("run", help="a run's folder, such as runs/tiny")
-    parser.add_argument("--filler", metavar="FILE", help="a text file to hide the facts in (a built-in grammar)")
+    parser.add_argument("run", type=place, help="a run's folder, such as runs/tiny")
+    parser.add_argument("--filler", type=place, metavar="FILE",
+                        help="a text file to hide the facts in (a built-in grammar)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 
 
@@ -28,8 +29,8 @@ def add_story_arguments(parser: Any) -> None:
     add_model_arguments(parser)
     parser.add_argument("--task", help="a generated story of this task, such as qa1 or my_task.py (the run's first)")
     parser.add_argument("--seed", type=whole(0), default=3, help="which story is generated (3)")
-    parser.add_argument("--story", metavar="FILE", help="a file with a story of your own: sentences, the last of which "
-                                                        "asks, or the official format, whose first story is taken")
+    parser.add_argument("--story", type=place, metavar="FILE", help="a file with a story of your own: sentences, the "
+                        "last of which asks, or the official format, whose first story is taken")
     parser.add_argument("--length", type=whole(0, 10**5), help="tokens to hide the story in, in whole segments "
                                                                f"({LENGTH}; with --story: as long as the story is)")
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinylm2 import __version__
-from tinylm2.cli.console import Progress, percent, sparkline, table, whole
+from tinylm2.cli.console import Progress, percent, place, sparkline, table, whole
 from tinylm2.data import encode_examples, find_file, generated_examples, read_examples
 from tinylm2.errors import BadInput
 from tinylm2.gpu import array_module
@@ -38,9 +38,9 @@ def add_arguments(parser: Any) -> None:
         else:
             parser.add_argument(name, type=type(f.default), choices=f.metadata["choices"], default=NOT_GIVEN, help=text)
     parser.add_argument("--eval-segments", default="4,8,16", help="lengths to ask at, beside length 0 (4,8,16)")
-    parser.add_argument("--stories", help="a folder of official bAbI files to ask questions from, too")
+    parser.add_argument("--stories", type=place, help="a folder of official bAbI files to ask questions from, too")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live (auto)")
-    parser.add_argument("--out", default="runs/tiny", help="the run's folder (runs/tiny)")
+    parser.add_argument("--out", type=place, default="runs/tiny", help="the run's folder (runs/tiny)")
     parser.add_argument("--save-every", type=whole(0), default=200,
                         help="steps from checkpoint to checkpoint (200; 0: at the end only)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")

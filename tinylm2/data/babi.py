@@ -10,6 +10,7 @@ from typing import Any
 
 from tinylm2.data.stories import Fact, Question, examples
 from tinylm2.errors import BadInput, read_lines
+from tinylm2.files import replacing
 
 
 def read_stories(path: Any, tokenizer: Any = None) -> list:
@@ -17,7 +18,7 @@ def read_stories(path: Any, tokenizer: Any = None) -> list:
     vocabulary lacks."""
     stories, story = [], []
     for number, text in enumerate(read_lines(path), 1):
-        match = re.fullmatch(r"([0-9]+) (.+)", text)
+        match = re.fullmatch(r"([0-9]{1,9}) (.+)", text)
         if not match:
             raise BadInput.at(path, number, repr(text[:40]), "a line number, a blank and text")
         told = int(match[1])
@@ -60,8 +61,8 @@ def story_text(story: Any) -> str:
 
 def write_stories(path: Any, stories: Any) -> None:
     """Write a file in the official format, from any iterable of stories."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(map(story_text, stories))
+    with replacing(path) as file:
+        file.writelines(story_text(story).encode() for story in stories)
 
 
 def read_examples(path: Any, task: Any = None, tokenizer: Any = None) -> Any:

@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from math import fsum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylm2.data.babi import find_file, read_stories
@@ -21,6 +20,7 @@ from tinylm2.data.rng import EVALUATION, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
 from tinylm2.errors import BadInput, read_lines
+from tinylm2.files import replacing
 
 ALLOWANCE = .05
 STORIES = 2000                                           # told of each task
@@ -120,7 +120,8 @@ def write(path: Any, text: str) -> None:
     _, end, tail = rest.partition("<!-- :distributions -->\n")
     if not end:
         raise BadInput(f"{path}: found no place for the table, expected <!-- distributions: --> and its end")
-    Path(path).write_text(head + start + text + end + tail, encoding="utf-8", newline="\n")
+    with replacing(path) as file:
+        file.write((head + start + text + end + tail).encode())
 
 
 def main(arguments: Any = None) -> Any:
@@ -131,6 +132,8 @@ def main(arguments: Any = None) -> Any:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
+        if options.seed < 0:
+            raise BadInput(f"--seed: found {options.seed}, expected 0 or more")
         text, far = table(options.folder, seed=options.seed)
         if options.write:
             write(options.write, text)

@@ -1,5 +1,6 @@
 """Text to token ids and back: a closed vocabulary of words, or byte-level pairs. Both are a tokenizer.json."""
 
+import json
 from typing import Any
 
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
@@ -9,7 +10,8 @@ from tinylm2.data.filler import FILLER_WORDS, GrammarFiller
 from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Question
 from tinylm2.data.tasks import TASKS
-from tinylm2.errors import BadInput
+from tinylm2.errors import BadInput, parse_json, read_lines
+from tinylm2.files import replacing
 
 PAD, END = "[pad]", "[end]"
 
@@ -83,28 +85,47 @@ class Tokenizer:
 
     def save(self, path: Any) -> None:
         """Write tokenizer.json, the library's own format."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.to_json())
+        with replacing(path) as file:
+            file.write(self.to_json().encode())
 
     def to_json(self) -> Any:
         return self._library.to_str()
 
     @classmethod
     def load(cls, path: Any) -> Any:
+        text = "\n".join(read_lines(path))
         try:
-            with open(path, encoding="utf-8") as file:
-                return cls.from_json(file.read())
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-        except (BadInput, UnicodeDecodeError) as error:
+            return cls.from_json(text)
+        except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
 
     @classmethod
     def from_json(cls, text: str) -> Any:
+        """A tokenizer from the library's JSON: one that `word_tokenizer` or `bpe_tokenizer` made, BadInput for others.
+
+        The library never reads the text, for other parts of it can run without end or abort the process. Vocabulary and
+        merges are taken out of it, made into a tokenizer here, and that one must be what the text describes.
+        """
+        found = parse_json(text, "tokenizer")
         try:
-            library = Library.from_str(text)
+            model = found["model"]
+            vocabulary = {str(word): _checked_id(i) for word, i in model["vocab"].items()}
+            if model["type"] == "WordLevel":
+                library = _by_words(Library(models.WordLevel(vocabulary)))
+            else:
+                library = _by_pairs(Library(models.BPE(vocabulary, list(map(_checked_merge, model["merges"])))))
+            if not {PAD, END} <= vocabulary.keys():
+                raise ValueError(f"no token {PAD} or no token {END}")
+            library.add_special_tokens(sorted((PAD, END), key=lambda word: vocabulary[word]))
+            made = json.loads(library.to_str())
         except Exception as error:                       # the library raises no narrower class
-            raise BadInput(f"found no tokenizer of the tokenizers library, expected its JSON ({error})") from error
+            raise BadInput("found no tokenizer of this program, expected the tokenizers library's JSON with a "
+                           f"vocabulary ({type(error).__name__}: {error!s:.80})") from None
+        for tree, expected in (found, made), (made["model"] | model, made["model"]):     # its options differ by version
+            for name in sorted(expected.keys() - {"model", "vocab", "merges", "version"}):
+                if tree.get(name, "nothing") != expected[name]:
+                    raise BadInput(f"tokenizer: found {name} {json.dumps(tree.get(name, 'nothing'))[:80]}, expected "
+                                   f"{json.dumps(expected[name])[:80]}, as this program writes it")
         return cls(library)
 
 
@@ -115,11 +136,34 @@ def word_tokenizer(more: Any = ()) -> Tokenizer:
     """
     known = sorted({*TASK_WORDS.split(), *FILLER_WORDS})
     words = [PAD, END, *known, *sorted({word.lower() for word in more} - set(known))]
-    library = Library(models.WordLevel({word: i for i, word in enumerate(words)}))
-    library.normalizer = normalizers.Lowercase()
-    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
+    library = _by_words(Library(models.WordLevel({word: i for i, word in enumerate(words)})))
     library.add_special_tokens([PAD, END])
     return Tokenizer(library)
+
+
+def _by_words(library):
+    library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
+    return library
+
+
+def _by_pairs(library):
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def _checked_id(i):
+    if type(i) is not int or not 0 <= i < 2**31:
+        raise ValueError(f"the id {i!r:.40}")
+    return i
+
+
+def _checked_merge(merge):
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(left, str) or not isinstance(right, str):
+        raise ValueError(f"the merge {merge!r:.40}")
+    return left, right
 
 
 def words_of(text: str) -> list:
@@ -133,9 +177,7 @@ def bpe_tokenizer(size: int, texts: Any = None) -> Tokenizer:
     least = len(pre_tokenizers.ByteLevel.alphabet()) + 2
     if size < least:
         raise BadInput(f"vocabulary: found {size} tokens, expected at least {least}, the bytes and {PAD} {END}")
-    library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    library.decoder = decoders.ByteLevel()
+    library = _by_pairs(Library(models.BPE()))
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[PAD, END], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     library.train_from_iterator(_default_texts() if texts is None else texts, trainer)

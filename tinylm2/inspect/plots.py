@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinylm2.errors import BadInput
+from tinylm2.files import replacing
 
 SMOOTH = 20                                              # steps of the running mean
 LINES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
@@ -46,9 +47,12 @@ def save(figure: Any, path: Any) -> Any:
     paths = [Path(f"{path}.{kind}") for kind in ("png", "svg")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")       # a character that the font lacks is drawn as a box
-        figure.savefig(paths[0], dpi=110, metadata={"Software": None})
+        warnings.filterwarnings("ignore", "constrained_layout not applied")          # so much text that no map is left
+        with replacing(paths[0]) as file:
+            figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
         figure.set_layout_engine("none")                 # laid out once
-        figure.savefig(paths[1], metadata={"Date": None, "Creator": None})
+        with replacing(paths[1]) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return paths
 
 

@@ -5,12 +5,10 @@ the JSON text as bytes. It is written beside its place, flushed to the disk and 
 `NAME.previous.npz`.
 """
 
-import contextlib
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tinylm2.backend import to_device, to_host
-from tinylm2.errors import BadInput
+from tinylm2.errors import BadInput, refuse_special
+from tinylm2.files import replacing
 from tinylm2.flat import Flat
 
 FORMAT = 2                                               # 1 was that of tinylm2 0.1.0
@@ -43,62 +42,25 @@ def previous(path: Any) -> Any:
     return path.with_name(path.stem + ".previous" + path.suffix)
 
 
-@contextlib.contextmanager
-def replacing(path: Any, *, keep: Any = None) -> Iterator:
-    """A binary file to write, which takes the place of `path` at once when the block has ended well, and lasts.
-
-    Whatever happens and whenever, `path` is the old file or the new one, each whole. keep: a second name for the old.
-    BadInput, one line, where it cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")       # in the same folder: a rename is at once within one disk only
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            keep.unlink(missing_ok=True)
-            try:
-                os.link(path, keep)                      # so that at no moment the first name is missing
-            except OSError:                              # a disk without second names: for a moment only `keep` stands
-                os.replace(path, keep)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder):
-    """Make the rename itself lasting; where folders cannot be opened (Windows) the system sees to it."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def load(path: Any, *, xp: Any = np) -> tuple:
     """Read a checkpoint: (params, moments, meta).  BadInput, one line, for whatever is not a whole checkpoint."""
+    refuse_special(path)
     try:
         arrays = _read(path)
         meta = json.loads(arrays.pop("meta").tobytes().decode())
-        found, dtype = meta.pop("format"), np.dtype(meta.pop("dtype"))
+        if (found := meta.pop("format")) != FORMAT:      # first: what else another format holds, nobody knows
+            raise BadInput(f"{path}: found checkpoint format {found!r:.20}, expected {FORMAT}: train the run again, or "
+                           "use the version of tinylm2 that made it (format 1: 0.1.0)")
+        dtype = np.dtype(meta.pop("dtype"))
         shapes = {name: tuple(shape) for name, shape in meta.pop("shapes").items()}
         expected = {prefix + name: shape for prefix in ("param.", *(f"moment.{m}." for m in MOMENTS))
                     for name, shape in shapes.items()}
+    except BadInput:
+        raise
     except FileNotFoundError:
         raise BadInput(f"{path}: found no such file, expected a checkpoint") from None
     except Exception as error:                           # of broken bytes, zipfile, ast and json can make any error
         raise BadInput(f"{path}: found a damaged file, expected a checkpoint ({_line(error)})") from None
-    if found != FORMAT:
-        raise BadInput(f"{path}: found checkpoint format {found!r:.20}, expected {FORMAT}: train the run again, or use "
-                       "the version of tinylm2 that made it (format 1: 0.1.0)")
     if dtype.kind != "f":
         raise BadInput(f"{path}: found numbers of type {dtype}, expected float32 or float64")
     if odd := sorted(arrays.keys() ^ expected.keys()):

@@ -11,6 +11,8 @@ import errno
 import json
 import math
 import os
+import re
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,7 +24,8 @@ import numpy as np
 
 from tinylm2.checking.diagnose import finite
 from tinylm2.data import Tokenizer
-from tinylm2.errors import BadInput, parse_json, read_lines
+from tinylm2.errors import BadInput, parse_json, read_lines, refuse_special
+from tinylm2.files import refuse_output, replacing
 from tinylm2.model import count_params, param_shapes
 from tinylm2.training import checkpoint
 from tinylm2.training.curriculum import WINDOW
@@ -92,6 +95,9 @@ def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = 
     because its owner asks for it again.
     """
     path = folder.path
+    refused = comm.gather(_hold(folder) if comm.rank == 0 else None)[0]
+    if refused:                                          # on every rank, so that all end together
+        raise BadInput(refused)
     if folder.held() and not (set(folder.held()) & {"model.npz", "model.previous.npz"}):
         settings = _begun(path / "config.json")
         _check_files(settings, given)
@@ -108,6 +114,16 @@ def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = 
         raise BadInput(f"{path}: found stage {progress['stage']}, expected at most {len(trainer.stages)}")
     trainer.restore(moments, progress)
     return model, trainer
+
+
+def _hold(folder):
+    """Lock a run before a byte of it is read, for another process may be writing it; why that fails, as text."""
+    try:
+        if folder.path.is_dir():
+            folder.hold()
+    except BadInput as error:
+        return str(error)
+    return None
 
 
 def _check_files(settings, given):
@@ -133,25 +149,52 @@ def _begun(path):
 
 
 class RunDir:
-    """Where a run writes. Only the files named above are ever touched."""
+    """Where a run writes. Only the files named above are ever touched, by one process at a time."""
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._holds = Path(path), False
 
     def held(self) -> list:
         """The files of a run that the folder holds already."""
         return [name for name in FILES if (self.path / name).exists()]
 
-    def claim(self, *, overwrite: bool = False) -> None:
-        """Make the folder ready for a new run.  BadInput where it holds another, unless that may be overwritten."""
+    def hold(self) -> None:
+        """Keep all other processes from training here, as long as this object lives.  BadInput where one does.
+
+        The folder itself is locked: its files are replaced and removed. Where the system has no such lock, hope.
+        """
+        if self._holds or not hasattr(os, "O_DIRECTORY"):
+            return
+        handle = os.open(self.path, os.O_DIRECTORY)
         try:
+            if _lock(handle, self.path):
+                self._sweep()
+        except BaseException:
+            os.close(handle)
+            raise
+        weakref.finalize(self, os.close, handle)         # the system does it where the process is killed
+        self._holds = True
+
+    def _sweep(self):
+        """Remove what a killed process had not finished: nobody else writes here."""
+        for path in self.path.iterdir():
+            if (match := re.fullmatch(r"(.+)\.\d+\.tmp", path.name)) and match[1] in FILES:
+                path.unlink(missing_ok=True)
+
+    def claim(self, *, overwrite: bool = False) -> None:
+        """Make the folder ready for a new run.  BadInput where it holds another, unless that may be overwritten, and
+        where another process trains in it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self.hold()                                  # first the lock, then the first touch
             held = self.held()
             if held and not overwrite:
                 raise BadInput(f"{self.path}: found another run ({', '.join(held)}), expected an empty folder; "
                                "--resume continues it, --overwrite replaces it, --out names another")
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if odd := [name for name in held if not (self.path / name).is_file()]:
+                raise BadInput(f"{self.path / odd[0]}: found no regular file, expected one of a run to overwrite")
             for name in held:
                 (self.path / name).unlink()
         except OSError as error:
@@ -161,7 +204,7 @@ class RunDir:
         """Write config.json, with which a run can begin, and tokenizer.json."""
         self.write_json("config.json", {"format": checkpoint.FORMAT, "settings": asdict(model.settings),
                                         "model": asdict(model.cfg), "parameters": count_params(model.cfg)})
-        with checkpoint.replacing(self.path / "tokenizer.json") as file:
+        with replacing(self.path / "tokenizer.json") as file:
             file.write(model.tokenizer.to_json().encode())
 
     def save(self, model: Any, trainer: Any) -> None:
@@ -174,7 +217,7 @@ class RunDir:
             "progress": trainer.progress.state()})
 
     def write_json(self, name: str, value: Any) -> None:
-        with checkpoint.replacing(self.path / name) as file:
+        with replacing(self.path / name) as file:
             file.write((json.dumps(value, indent=2) + "\n").encode())
 
     @contextmanager
@@ -183,23 +226,35 @@ class RunDir:
 
         BadInput where another process trains in this folder: its lines and ours would mix.
         """
+        self.hold()
+        refuse_special(self.path / "metrics.jsonl")
         with open(self.path / "metrics.jsonl", "ab+", buffering=0) as file:
-            _lock(file, self.path)
+            _lock(file, self.path)                       # on a network disk a folder's lock holds on one machine only
             file.seek(0)
             kept = sum(len(line) for line in islice(file, step) if line.endswith(b"\n"))
             file.truncate(kept)                          # in place: a crash here must not cost the lines that stay
             yield file
 
 
+def output_path(path: Any, *, option: str = "--out", inputs: Any = ()) -> Path:
+    """Where a command may write a result.  BadInput for one of its inputs and for a run's own files."""
+    path = Path(path)
+    if path.name.lower() in FILES and RunDir(path.parent).held():
+        raise BadInput(f"{option} {path}: found a name that belongs to the run in {path.parent}, expected another")
+    refuse_output(path, option, inputs)
+    return path
+
+
 def _lock(file, folder):
-    """Hold a file until this process ends, however it ends; where the system has no such lock, hope."""
+    """Hold a file until this process ends, however it ends. False where the system has no such lock."""
     try:
         import fcntl
     except ImportError:
-        return
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BadInput(f"{folder}: found another process that trains in it, expected to be alone") from None
     except OSError:                                      # some network disks have no locks
-        return
+        return False
+    return True

@@ -89,8 +89,8 @@ def weighted_tasks(names: str) -> Any:
         first, _, last = span.partition("-")
         if first not in TASKS or (last or first) not in TASKS:
             raise BadInput(f"task: found {span!r}, expected all, or some of {', '.join(TASKS)}")
-        if not re.fullmatch(r"|\d+(\.\d+)?", weight) or weight and not float(weight):
-            raise BadInput(f"task: found the weight {weight!r} of {span}, expected a number above 0")
+        if not re.fullmatch(r"|\d{1,9}(\.\d{1,9})?", weight) or weight and not float(weight):
+            raise BadInput(f"task: found the weight {weight!r:.20} of {span}, expected a number above 0 and below 10^9")
         low, high = TASKS[first].number, TASKS[last or first].number
         if low > high:
             raise BadInput(f"task: found {span!r}, expected the lower number first")
