@@ -157,8 +157,8 @@ def test_variants_name_what_there_is(registered):
         assert set(variant) <= {"plan", "memory", "N", "lr", "lm"}
 
 
-@pytest.mark.parametrize("name", ["parts", "horizon", "million", "blocks", "general", "rates", "table", "joint", "alone",
-                                  "gallery"])
+@pytest.mark.parametrize("name", ["parts", "horizon", "million", "blocks", "general", "rates", "table", "joint",
+                                  "alone", "gallery"])
 def test_an_experiment_runs_end_to_end(name, tmp_path):
     command = importlib.import_module(f"experiments.{name}").main
     assert command(["--quick", "--out", str(tmp_path)]) == 0
@@ -333,6 +333,14 @@ def test_a_memory_of_the_gallery_trains_at_the_learning_rate_with_the_best_score
     gallery.measure("armt", 0, budget | {"before": tried}, print)
     gallery.measure("armt at 0.012", 0, budget, print)
     assert used == [(0.006, runner.HELD_OUT), (0.012, runner.DEVELOPMENT)]
+
+
+def test_gradients_of_infini_without_the_delta_rule():
+    with gallery.registered():
+        found = list(cases.memory_cases("infini, sum"))
+        assert any(case.pair == "store" for case in found)
+        assert all(case.check().passed for case in found)
+    assert "infini, sum" not in MEMORIES
 
 
 @pytest.mark.parametrize("name", gallery.EQUAL_STATE)
