@@ -4,11 +4,13 @@ qa1 with every memory of the library, and the ten tasks of `table` with those th
 best of three learning rates, which the command finds first: a short training each, seed 0, questions of the development
 seed. The main trials have equal numbers of parameters. "equal state" trials also hold about equal numbers of state,
 1,050 per block, which window, armt and titans hold anyway. All train by one plan of longer and longer stories.
+"infini, sum" is an ablation: Infini-attention's other write, without the delta rule (lesson 20 says why).
 """
 
 import sys
 import time
 import tracemalloc
+from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from statistics import median
@@ -32,6 +34,10 @@ from experiments.runner import (
     stages,
     train,
 )
+from tinylm2 import ops
+from tinylm2.backend import get_xp
+from tinylm2.memories import MEMORIES, infini, primitives
+from tinylm2.memories import variant as memory_variant
 from tinylm2.model import Config, init_params, with_params_of
 
 QUESTION = ("What is each way of remembering worth? qa1, equal numbers of parameters, evaluated at up to 4,096 "
@@ -39,9 +45,45 @@ QUESTION = ("What is each way of remembering worth? qa1, equal numbers of parame
 NAMES = ("lm2", "pooled", "rmt", "window", "memformer", "infini", "armt", "titans", "none")
 EQUAL_STATE = {"lm2": {"N": 32}, "pooled": {"N": 32}, "rmt": {"N": 64}, "memformer": {"N": 32},
                "infini": {"H": 1, "G": 1}}
-STATE, MIX = ", equal state", ", mix"                    # what follows a memory's name in a variant
+STATE, MIX, SUM = ", equal state", ", mix", ", sum"      # what follows a memory's name in a variant
 LEARNED = 0.75                                           # training accuracy that a memory must reach and keep
 CHANCE = 1 / 6
+
+
+# ------------------------------------------------------------------------------------------------------------ ablation
+
+
+def store_sum_forward(k, v, A, z, *, pad=None):
+    """Infini-attention's linear write: every value as it is.   A' = A + f(k)' v,   z' = z + sum f(k)         equation 4
+
+    k rotated keys and v values (B, T, G, K), A (B, G, K, K), z (B, G, K), pad (B,) -> A', z'
+    """
+    xp, cache = get_xp(k, A), {}
+    k, cache["rope"] = ops.rope_forward(k, step=-1)
+    f, cache["elu1"] = primitives.elu1_forward(k.swapaxes(1, 2))
+    real = 1 if pad is None else (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
+    f, v = f * real, v.swapaxes(1, 2)
+    cache["stored"] = f, v, real
+    return A + f.swapaxes(2, 3) @ v, z + f.sum(2), cache
+
+
+def store_sum_backward(dA_next, dz_next, cache):
+    """Gradients at k, v, A and z: A and z only grow, so theirs pass; a key and its value share dA'."""
+    f, v, real = cache["stored"]
+    (dk,) = primitives.elu1_backward((v @ dA_next.swapaxes(2, 3) + dz_next[:, :, None]) * real, cache["elu1"])
+    (dk,) = ops.rope_backward(dk.swapaxes(1, 2), cache["rope"])
+    return dk, (f @ dA_next).swapaxes(1, 2), dA_next, dz_next
+
+
+@contextmanager
+def registered():
+    """The ablation stands in MEMORIES meanwhile, as "infini, sum"."""
+    name = f"infini{SUM}"
+    MEMORIES[name] = memory_variant(infini, store_forward=store_sum_forward, store_backward=store_sum_backward)
+    try:
+        yield
+    finally:
+        del MEMORIES[name]
 
 
 # -------------------------------------------------------------------------------------------------------------- trials
@@ -52,11 +94,12 @@ def before(variant, budget):
     if " at " in variant:
         return []
     lrs = budget["mix_lrs" if variant.endswith(MIX) else "lrs"]
-    return [f"{variant.removesuffix(STATE)} at {lr}" for lr in lrs]
+    return [f"{variant.removesuffix(STATE).removesuffix(SUM)} at {lr}" for lr in lrs]
 
 
+@registered()
 def measure(variant, seed, budget, show):
-    """One trial: "armt", "armt, equal state", "armt, mix", or any of these but the second at a learning rate."""
+    """One trial: "armt", "armt, equal state", "infini, sum", "armt, mix", or "armt" or "armt, mix" at 0.003."""
     base, _, lr = variant.partition(" at ")
     name, mix = base.removesuffix(MIX).removesuffix(STATE), base.endswith(MIX)
     if lr:
@@ -67,7 +110,7 @@ def measure(variant, seed, budget, show):
         found = table.train_and_evaluate(name, seed, table.EXPERIMENT.budgets[budget["mix"]], show, lr=lr,
                                          question_seed=HELD_OUT)
         return {**found, "lr": lr}
-    cfg = _config(name, EQUAL_STATE[name] if base.endswith(STATE) else {})
+    cfg = _config(name, EQUAL_STATE[name] if base.endswith(STATE) else None)
     cost = step_cost(cfg)
     return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": _state(cfg),
             **cost}
@@ -92,11 +135,11 @@ def _learn(cfg, seed, plan, questions, question_seed, lr, show):
             "score": sum(accuracy.values()) / len(accuracy), "parameters": int(params.buffer.size)}
 
 
-def _config(name, sizes=()):
+def _config(name, sizes=None):
     """A memory at the number of parameters that LM2 has by default; `sizes` are the letters that match the state."""
     like = Config(V=language()[0].size)
     cfg = baseline(name, like)
-    return with_params_of(like, replace(cfg, **dict(sizes))) if sizes else cfg
+    return with_params_of(like, replace(cfg, **sizes)) if sizes else cfg
 
 
 def _state(cfg):
@@ -222,6 +265,7 @@ def _apart(places, height=0.045, width=1.6):
 
 def _variants(budget):
     main = [*budget["names"], *(f"{name}{STATE}" for name in EQUAL_STATE if name in budget["names"]),
+            *(f"{name}{SUM}" for name in budget["names"] if name == "infini"),
             *(f"{name}{MIX}" for name in budget["mixed"])]
     return main + list(dict.fromkeys(tried for name in main for tried in before(name, budget)))
 
@@ -237,7 +281,7 @@ EXPERIMENT = Experiment(
                   "questions": _QUESTIONS},
         "medium": {"names": NAMES, "mixed": _MIXED, "mix": "medium", **_CHOOSE, "segments": [4, 8, 16, 32, 64],
                    "steps": [600, 300, 200, 200, 250], "questions": _QUESTIONS},
-        "quick": {"names": ["lm2", "armt", "none"], "mixed": ["armt"], "mix": "quick", "lrs": ["0.006"],
+        "quick": {"names": ["lm2", "infini", "none"], "mixed": ["infini"], "mix": "quick", "lrs": ["0.006"],
                   "mix_lrs": rates.EXPERIMENT.budgets["quick"]["lrs"],
                   "choose": {"segments": [2], "steps": [2], "early": 2}, "segments": [2], "steps": [2], "early": 2,
                   "questions": {"4": 3, "8": 3}, "development": {"4": 3}},

@@ -335,6 +335,14 @@ def test_a_memory_of_the_gallery_trains_at_the_learning_rate_with_the_best_score
     assert used == [(0.006, runner.HELD_OUT), (0.012, runner.DEVELOPMENT)]
 
 
+def test_gradients_of_infini_without_the_delta_rule():
+    with gallery.registered():
+        found = list(cases.memory_cases("infini, sum"))
+        assert any(case.pair == "store" for case in found)
+        assert all(case.check().passed for case in found)
+    assert "infini, sum" not in MEMORIES
+
+
 @pytest.mark.parametrize("name", gallery.EQUAL_STATE)
 def test_equal_state_is_that_of_window_armt_and_titans_within_3_percent(name):
     cfg = gallery._config(name, gallery.EQUAL_STATE[name])

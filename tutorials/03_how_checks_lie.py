@@ -274,6 +274,46 @@ print(verdict)
 assert [argument.name for argument in verdict.failures] == ["W"]
 
 # %% [markdown]
+# ## A cut that cuts nothing
+#
+# Not every gradient is meant to be complete. In long texts it is cut on purpose: what happened before segment `cut` is
+# taken for a constant (lesson 12). Then no check of slopes can help, for the gradient is *wrong by design*. The cut
+# itself must be checked. Here is a memory of a few numbers, `m_(s+1) = keep m_s + x_s`, and a backward that hands the
+# gradient at m to a function that shall cut it:
+
+# %%
+def gradients_at_inputs(dm, keep, segments, cut_before, cut):
+    """The gradient at the input of each segment; `cut` is called where the memory enters segment `cut_before`."""
+    dx = [None] * segments
+    for s in reversed(range(segments)):
+        dx[s] = dm.copy()                                # x_s was added to the memory
+        dm = keep * dm                                   # at the memory that entered segment s
+        if s == cut_before:
+            cut(dm)
+    return dx
+
+
+def rebinds(dm):
+    dm = np.zeros_like(dm)                               # noqa: F841  a new array for a local name
+
+
+def cuts(dm):
+    dm[...] = 0                                          # into the array that the caller goes on with
+
+
+for cut in (rebinds, cuts):
+    dx = gradients_at_inputs(np.ones(3), 0.5, segments=4, cut_before=2, cut=cut)
+    print(f"{cut.__name__:<8}", *(f"segment {s}: {d[0]:.3f}  " for s, d in enumerate(dx)))
+    assert (max(abs(dx[0]).max(), abs(dx[1]).max()) == 0) == (cut is cuts)
+    assert np.allclose(dx[2], 0.5)                       # behind the cut both agree
+
+# %% [markdown]
+# `rebinds` gives its own name a new array, and the caller never hears of it. Nothing fails: shapes, loss and the curve
+# of the training are as before. The published code of RMT (lesson 14) had this line, `memory_state =
+# memory_state.detach()`, in a helper that returns something else; a later version of it returns the memory. The check
+# is one line: before the cut the gradient must be *exactly* zero, and without the cut it must not.
+
+# %% [markdown]
 # ## Exercise
 #
 # Somebody writes `tanh_backward` as `dy * (1 - y)` instead of `dy * (1 - y²)`, and checks it at `x = np.zeros((3,

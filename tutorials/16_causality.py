@@ -231,6 +231,52 @@ print(f"bank handed from block to block: later positions move earlier ones by up
 assert leak(maps["bank handed on"]) > 1e-3
 
 # %% [markdown]
+# ## A third leak: the memory as context, as printed
+#
+# Titans (lesson 21) has a form that its paper calls memory as context. The tokens of a segment query the memory that
+# earlier segments left, row for row. The T rows that they get are put *before* the segment, and then a causal attention
+# runs over all 2T rows:
+#
+#     h = query(x) M_old                 row t was queried by token t
+#     y = causal attention([h; x])       the last T rows of it
+#
+# M_old knows nothing of this segment, and the attention has its mask. So who leaks? Row T - 1 of h was queried by the
+# last token, and it stands before the first one: to the mask it is the past. Below is the form as printed. Beside it is
+# what the library does: each token adds what it read itself.
+
+# %%
+def causal_attention(x):
+    """Each row averages itself and the rows before it."""
+    S = x @ x.swapaxes(1, 2) / D**0.5
+    S = np.where(np.tri(x.shape[1], dtype=bool), S, -np.inf)
+    P = np.exp(S - S.max(-1, keepdims=True))
+    return P / P.sum(-1, keepdims=True) @ x
+
+
+M_old, Wq = rng.standard_normal((2, D, D)) / D**0.5      # what earlier segments left, and the query's matrix
+
+
+def as_context(ids):
+    x = params["W"][ids]
+    return causal_attention(np.concatenate((x @ Wq @ M_old, x), axis=1))[:, T:] @ params["Whead"]
+
+
+def added_to_each(ids):
+    x = params["W"][ids]
+    return (causal_attention(x) + x @ Wq @ M_old) @ params["Whead"]
+
+
+maps["memory as context"] = influence(as_context, ids, V)
+print(f"memory as context: later positions move earlier ones by up to {leak(maps['memory as context']):.1e}")
+print(f"each token's own row: {leak(influence(added_to_each, ids, V)):.1e}")
+assert leak(maps["memory as context"]) > 1e-3
+assert maps["memory as context"][0, T - 1] > 0           # the last token moves the first row
+assert leak(influence(added_to_each, ids, V)) == 0
+
+# %% [markdown]
+# A mask orders rows by where they *stand*. What counts is what they have *seen*.
+
+# %% [markdown]
 # ## The audit of tinylm2
 #
 # Here every block owns its bank; all tokens of a segment read it as it stood when the segment *began*, and the write
@@ -257,7 +303,7 @@ for name, variant in VARIANTS.items():
 
 # %%
 if lesson.plt:
-    figure, axes = lesson.plt.subplots(1, 5, figsize=(12.5, 2.7), width_ratios=[1, 1, 1, 1, 1.2])
+    figure, axes = lesson.plt.subplots(1, 6, figsize=(14.5, 2.7), width_ratios=[1, 1, 1, 1, 1, 1.2])
     for axis, (name, moved) in zip(axes, maps.items(), strict=False):
         shown = np.log10(np.where(moved > 0, moved, np.nan))
         axis.imshow(shown, cmap="viridis", vmin=-4, vmax=0)
@@ -265,10 +311,10 @@ if lesson.plt:
         axis.axline((-0.5, -0.5), slope=1, color="tab:red", linewidth=1)
     axes[0].set_ylabel("position t that answers")
     for average, losses in curves.items():
-        axes[4].plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=average)
-    axes[4].axhline(np.log(2), color="gray", linestyle=":", label="a coin")
-    axes[4].set(title="learning the impossible", xlabel="step", ylabel="loss")
-    axes[4].legend(fontsize=7)
+        axes[5].plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=average)
+    axes[5].axhline(np.log(2), color="gray", linestyle=":", label="a coin")
+    axes[5].set(title="learning the impossible", xlabel="step", ylabel="loss")
+    axes[5].legend(fontsize=7)
     lesson.show(figure, "16-who-hears-whom")
 
 # %% [markdown]

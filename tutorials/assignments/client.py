@@ -88,9 +88,8 @@ class Client:
 
     def start(self):
         """Start the worker and let it load the solution.  Raises Failed where it cannot."""
-        module, homes = f"my_{self.assignment.name}", {handout.top(name)[0] for name in self.functions}
-        kept = handout.beside(self.assignment, self.functions)
-        handout.write(handout.library(kept, homes), self.folder)
+        module, (library, files, given) = f"my_{self.assignment.name}", self.beside()
+        handout.write(library, self.folder)
         (self.folder / f"{module}.py").write_bytes(self.source)
         for name in BESIDE:
             shutil.copyfile(HERE / name, self.folder / name)
@@ -108,19 +107,24 @@ class Client:
                 os.close(source)
         self.chunks, self.closed = queue.Queue(maxsize=4), threading.Event()
         threading.Thread(target=_listen, args=(self.process.stdout, self.chunks, self.closed), daemon=True).start()
-        files = sorted(homes | {file for file, _ in kept})
-        settings = {"files": {file: handout.dotted(file) for file in files},
-                    "functions": list(self.functions),
-                    "given": [name for name in self.assignment.functions
-                              if name not in self.functions and handout.top(name) in kept],
-                    "solution": module, "memory": self.limits.memory, "seconds": int(self.limits.total) + 15,
-                    "parent": os.getpid(), "audit": self.limits.audit, "shared": source,
+        settings = {"files": {file: handout.dotted(file) for file in files}, "functions": list(self.functions),
+                    "given": given, "solution": module, "memory": self.limits.memory,
+                    "seconds": int(self.limits.total) + 15, "parent": os.getpid(), "audit": self.limits.audit,
+                    "shared": source,
                     "packages": str(Path(np.__file__).parents[1])}
         self._say(json.dumps(settings).encode() + b"\n")
         walls = self._answer("started", seconds=30)["walls"]             # NumPy may take long on a busy machine
         self.walls = [name for name in sandbox.WALLS if name in walls]
         missing = self._answer("ready", seconds=self.limits.loading)["missing"]
         self.missing = [name for name in self.functions if name in missing]
+
+    def beside(self):
+        """{path: text} of the library beside the solution; its files; which of the assignment's other functions are
+        given in it."""
+        homes, kept = {handout.top(name)[0] for name in self.functions}, handout.beside(self.assignment, self.functions)
+        given = [name for name in self.assignment.functions
+                 if name not in self.functions and handout.top(name) in kept]
+        return handout.library(kept, homes), sorted(homes | {file for file, _ in kept}), given
 
     def begin(self, seconds=None):
         """From here on the solution may take so many seconds, all that one test has unless fewer are given."""

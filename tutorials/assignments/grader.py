@@ -154,7 +154,8 @@ class _Examiner:
         if self.stops >= self.limits.stops:
             return [f"not run: the process had to be stopped {self.stops} times"]
         if self.client is None:
-            self.client = Client(self.assignment, unit.functions, self.file.source, self.limits, self.end)
+            client = getattr(self.assignment, "client", Client)          # an assignment may have its own kind
+            self.client = client(self.assignment, unit.functions, self.file.source, self.limits, self.end)
             try:
                 self.client.start()
             except Failed as failed:

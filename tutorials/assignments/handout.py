@@ -204,6 +204,8 @@ def students_file(assignment, *, solved=False):
 
     solved: the same file as the library fills it, with the private helpers of its files and what is hidden.
     """
+    if hasattr(assignment, "students_file"):             # its functions stand in no file of the library
+        return assignment.students_file(solved=solved)
     kept = {top(name) for name in assignment.functions} | (solution(assignment) if solved else set())
     parts, homes = [], [module(file) for file in dict.fromkeys(file for file, _ in map(top, assignment.functions))]
     for home in homes:
@@ -290,7 +292,8 @@ def files(assignment, *, solved=False):
         f"my_{assignment.name}.py": students_file(assignment, solved=solved),
         "check.py": (HERE / f"check_{assignment.name}.py").read_text(encoding="utf-8"),
         "checking.py": (HERE / "checking.py").read_text(encoding="utf-8"),
-        **library(offered(assignment), [top(name)[0] for name in assignment.functions]),
+        **(assignment.library() if hasattr(assignment, "library") else
+           library(offered(assignment), [top(name)[0] for name in assignment.functions])),
     }
 
 
