@@ -1,5 +1,6 @@
 """Draw a run and one of its stories: training, gates, what was read and written, as PNG and SVG."""
 
+import shutil
 from argparse import Namespace
 from collections.abc import Iterator
 from itertools import chain
@@ -8,17 +9,21 @@ from typing import Any
 
 from tinylm2.cli.story import add_story_arguments, model_of, story_of
 from tinylm2.errors import BadInput, parse_json, read_lines
-from tinylm2.inspect import plots
+from tinylm2.inspect import plots, terminal
 from tinylm2.inspect.trace import pieces
 
 
 def add_arguments(parser: Any) -> None:
     add_story_arguments(parser)
     parser.add_argument("--out", help="the folder to write to (default: RUN/pictures)")
+    parser.add_argument("--terminal", action="store_true", help="loss and accuracy here, in characters; writes nothing")
 
 
 def main(args: Namespace) -> None:
     run, out = Path(args.run), Path(args.out or Path(args.run) / "pictures")
+    if args.terminal:
+        print(terminal.curves(read_metrics(run / "metrics.jsonl"), width=shutil.get_terminal_size().columns))
+        return
     model = model_of(args)
     row = story_of(args, model)
     try:
@@ -56,6 +61,7 @@ def of_story(model: Any, row: Any) -> Iterator:
 
 
 def read_metrics(path: Any) -> list:
+    """The lines of metrics.jsonl as dicts; a run that is being trained adds whole lines."""
     return [parse_json(line, path, number) for number, line in enumerate(read_lines(path), 1)]
 
 
