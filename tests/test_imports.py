@@ -41,7 +41,8 @@ OPS = ["tinylm2.ops", "tinylm2.layers", *(name for name in FILES if name.startsw
 PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold pairs
 CORE = ["backend", "flat", "ops", "layers", "memories/lm2", "model", "recurrence", "optim", "training/step"]
 CORE_LINES = 1500                                        # docstrings and blank lines, too: an afternoon's reading
-NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
+NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.data.published": "tokenizers",
+          "tinylm2.interop.gguf_file": "gguf", "tinylm2.inspect.plots": "matplotlib",
           "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
 
 
