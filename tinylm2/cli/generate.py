@@ -16,8 +16,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--tokens", type=whole(1, 10**6), default=40, help="tokens at most (40)")
     parser.add_argument("--temperature", type=between(0, 100), default=0.0,
                         help="0: always the likeliest token; else drawn, the wilder the higher (0)")
-    parser.add_argument("--top-p", type=between(0, 1), default=1.0, help="draw from the likeliest tokens that have this "
-                                                                         "probability together (1)")
+    parser.add_argument("--top-p", type=between(0, 1), default=1.0,
+                        help="draw from the likeliest tokens that have this probability together (1)")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of what is drawn (0)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 

@@ -1,5 +1,6 @@
 """A published model as a run: its weights, its tokenizer, and a memory where one is asked for."""
 
+import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylm2.data import PublishedTokenizer, Tokenizer
 from tinylm2.errors import BadInput
 from tinylm2.flat import Flat
 from tinylm2.interop import llama
@@ -20,6 +22,8 @@ from tinylm2.training.trained_model import TrainedModel, machine_memory
 
 SHUT = -4.0                                              # the output gate's bias: sigmoid(-4) lets 2 % through
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
+OFFSETS = "tinylm2.safetensors"                          # beside a Llama that `export` wrote
+OWN = "tinylm2"                                          # model_type of an exported LM2, and the run's entry everywhere
 ANSWER = 16                                              # tokens kept free for an answer, at most
 
 
@@ -47,11 +51,61 @@ def _folder(folder, asked):
     """The TrainedModel of a Hugging Face folder."""
     path = folder / "config.json"
     config = read_json(path)
+    if OWN in config and asked.memory == "none" and asked.segment is None:
+        return _own_run(folder, config, path)
     cfg = llama.config_of_folder(config, path)
     homes = tensors_of_folder(folder)
     llama.check_tensors(cfg, {name: file.shapes[name] for name, file in homes.items()}, llama.HF, folder)
     tokenizer = tokenizer_of_folder(folder, config)
     return _model(cfg, tokenizer, lambda name: homes[name].read(name), llama.HF, folder, asked)
+
+
+def _own_run(folder, config, path):
+    """The TrainedModel that `export` wrote, or what PyTorch has made of it since."""
+    own = config[OWN]
+    try:
+        settings, answer_len = Settings(**own["settings"]), own["answer_len"]
+        if type(answer_len) is not int or not 1 <= answer_len <= settings.segment:
+            raise ValueError(f"answer_len {answer_len!r:.20}")
+        tokenizer_file = folder / "tokenizer.json"
+        text = json.dumps(read_json(tokenizer_file), ensure_ascii=False)
+        published = "special" in own
+        tokenizer = (PublishedTokenizer.from_json(text, **own["special"]) if published else Tokenizer.from_json(text))
+        cfg = settings.exactly(own["config"], tokenizer.size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: found an entry {OWN!r} that cannot be read ({error}), expected an export's") from None
+    homes = tensors_of_folder(folder)
+    shapes = {name: file.shapes[name] for name, file in homes.items()}
+    llama_like = config.get("model_type") != OWN
+    if llama_like:
+        llama.check_tensors(cfg, shapes, llama.HF, folder)
+    elif shapes != param_shapes(cfg):
+        odd = min(set(shapes.items()) ^ set(param_shapes(cfg).items()))
+        raise BadInput(f"{folder}: found other tensors than {path.name} says, such as {odd[0]:.60} {list(odd[1])}")
+    dtype = homes[next(iter(homes))].read(next(iter(homes))).dtype
+    params = Flat(param_shapes(cfg), np, "float64" if dtype == np.float64 else "float32")
+    if llama_like:
+        llama.fill(params, cfg, lambda name: homes[name].read(name), llama.HF, folder)
+        _shift(params, folder / OFFSETS)
+    else:
+        for name, W in params.items():
+            W[...] = homes[name].read(name)
+    for name, W in params.items():
+        if not np.isfinite(W).all():
+            raise BadInput(f"{folder}: {name} holds numbers that are not finite, expected a model that learned")
+    return TrainedModel(settings, cfg, params, tokenizer, answer_len)
+
+
+def _shift(params, path):
+    """Move numbers by the last places that the file of an export names."""
+    if path.exists():
+        file = Safetensors(path)
+        for name, shape in file.shapes.items():
+            places = file.read(name)
+            if name not in ("embed.W", "norm.g") or shape != params[name].shape or places.dtype != np.int8:
+                raise BadInput(f"{path}: found {name:.60} {list(shape)}, expected last places of embed.W and norm.g")
+            whole = llama.as_places(params[name])        # a view: parameters are contiguous
+            whole += places
 
 
 def tensors_of_folder(folder: Path) -> dict:

@@ -6,7 +6,6 @@ turns the pairs (2i, 2i+1) of a head here, and Hugging Face's turns (i, i + K/2)
 order, which changes no product of a query with a key. GGUF has them in pairs already.
 """
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -109,7 +108,7 @@ def rounded(x: Any) -> Any:
     return float(str(np.float32(x))) if type(x) is float else x
 
 
-def checked_config(path: Any, letters: dict) -> Config:
+def checked_config(path: Any, letters: dict[str, Any]) -> Config:
     """The Config of these letters, each a plain number in its range."""
     K = letters.pop("K")
     for name, value in (letters | ({} if K is None else {"K": K})).items():
@@ -125,7 +124,7 @@ def checked_config(path: Any, letters: dict) -> Config:
         raise BadInput(f"{path}: found tie_word_embeddings {str(letters['tied'])[:40]}, expected true or false")
     plain = letters["D"] // letters["H"]
     try:
-        numbers = {name: float(letters[name]) for name in ("base", "eps")}
+        numbers: dict[str, Any] = {name: float(letters[name]) for name in ("base", "eps")}
         return Config(**letters | numbers | {"T": min(letters["T"], LONGEST),
                                              "scaling": letters["scaling"] and tuple(map(float, letters["scaling"]))},
                       N=1, memory="none", head_dim=None if plain == K else K)
@@ -222,6 +221,6 @@ def tensors_of(params: dict, cfg: Config) -> dict:
     return found
 
 
-def numbers(cfg: Config) -> int:
-    """How many numbers the weights are."""
-    return sum(prod(shape) for _, shape in names(cfg, HF).values())
+def as_places(x: Any) -> Any:
+    """Floating-point numbers as whole ones that count their last places: neighbours of one sign differ by one."""
+    return np.ascontiguousarray(x).view(np.int64 if x.dtype == np.float64 else np.int32)

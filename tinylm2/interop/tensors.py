@@ -45,6 +45,7 @@ class Safetensors:
 
     def _checked(self, name, entry):
         """(name, dtype, (first, last), shape) of an entry of the header."""
+        dtype, shape, first, last = "", (), 0, 0
         try:
             dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             sound = isinstance(dtype, str) and all(type(n) is int and 0 <= n < 2**48 for n in (*shape, first, last))

@@ -66,13 +66,13 @@ def tokenizer_of_gguf(file: Any) -> Any:
     """A tokenizer.json from a GGUF's lists of tokens and merges."""
     found = {name.removeprefix("tokenizer.ggml."): value for name, value in file.settings.items()}
     kind, cut = found.get("model"), found.get("pre", "gpt-2")
-    if kind != "gpt2" or cut not in CUTS:
+    if kind != "gpt2" or not isinstance(cut, str) or cut not in CUTS:
         raise file.bad(f"found a tokenizer {str(kind)[:20]!r}, {str(cut)[:20]!r}",
                        f"'gpt2' with {', '.join(CUTS)}; or import the Hugging Face folder")
-    tokens, merges, kinds = (found.get(name) for name in ("tokens", "merges", "token_type"))
-    if not (_texts(tokens) and _texts(merges)) or kinds is not None and len(kinds) != len(tokens):
+    tokens, merges, kinds = (found.get(name) or [] for name in ("tokens", "merges", "token_type"))
+    if not (_texts(tokens) and _texts(merges) and isinstance(kinds, list) and len(kinds) in (0, len(tokens))):
         raise file.bad("found lists of tokens and merges that do not fit", "text, and a type for every token")
-    special = [i for i, kind in enumerate(kinds or []) if kind == CONTROL]
+    special = [i for i, kind in enumerate(kinds) if kind == CONTROL]
     model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges, "dropout": None,
              "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
              "byte_fallback": False, "ignore_merges": cut == "llama-bpe"}

@@ -80,8 +80,7 @@ class TrainedModel:
 
     def generate_tokens(self, text: str, tokens: int, temperature: float = 0.0, top_p: float = 1.0,
                         seed: int = 0) -> Iterator:
-        """The ids that `generate` turns to text, one by one: the segment's keys and values are kept, and beyond a segment
-        the memory's states."""
+        """The ids that `generate` turns to text, one by one. A segment's keys and values are kept while it lasts."""
         ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
         if not ids.size:
             raise BadInput(f"text: found {text!r}, expected words")
