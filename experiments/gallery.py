@@ -9,15 +9,14 @@ seed. The main trials have equal numbers of parameters. "equal state" trials als
 
 import sys
 import time
-import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from statistics import median
 
 import numpy as np
 
 from benchmarks.machine import seconds
+from benchmarks.memories import peak, state_size
 from benchmarks.step import Workload, tinylm2_step
 from benchmarks.tables import markdown
 from experiments import rates, runner, table
@@ -112,7 +111,7 @@ def measure(variant, seed, budget, show):
         return {**found, "lr": lr}
     cfg = _config(name, EQUAL_STATE[name] if base.endswith(STATE) else None)
     cost = step_cost(cfg)
-    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": _state(cfg),
+    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": state_size(cfg),
             **cost}
 
 
@@ -142,22 +141,12 @@ def _config(name, sizes=None):
     return with_params_of(like, replace(cfg, **sizes)) if sizes else cfg
 
 
-def _state(cfg):
-    """How many numbers the memory of one story holds, over all blocks."""
-    return sum(prod(shape) for memory in cfg.memories if memory is not None
-               for shape in memory.state_shapes(cfg).values())
-
-
 def step_cost(cfg, batch=64, segments=4, turns=5):
     """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
     step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
     step()                                               # the first one makes tables
     ms = 1e3 * median(seconds(step, time.process_time) for _ in range(turns))
-    tracemalloc.start()
-    step()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return {"ms": ms, "MB": peak / 2**20}
+    return {"ms": ms, "MB": peak(step) / 2**20}
 
 
 def steps_to_learn(accuracies):
