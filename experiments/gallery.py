@@ -52,13 +52,13 @@ CHANCE = 1 / 6
 # ------------------------------------------------------------------------------------------------------------ ablation
 
 
-def store_sum_forward(k, v, A, z, *, pad=None):
+def store_sum_forward(k, v, A, z, *, pad=None, **rope):
     """Infini-attention's linear write: every value as it is.   A' = A + f(k)' v,   z' = z + sum f(k)         equation 4
 
     k rotated keys and v values (B, T, G, K), A (B, G, K, K), z (B, G, K), pad (B,) -> A', z'
     """
     xp, cache = get_xp(k, A), {}
-    k, cache["rope"] = ops.rope_forward(k, step=-1)
+    k, cache["rope"] = ops.rope_forward(k, step=-1, **rope)
     f, cache["elu1"] = primitives.elu1_forward(k.swapaxes(1, 2))
     real = 1 if pad is None else (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
     f, v = f * real, v.swapaxes(1, 2)

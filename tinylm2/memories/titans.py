@@ -73,8 +73,7 @@ def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Any], dict
 def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
     """T steps of descent at once: M' = b_0 M + c_0 S - k' (P E),   S' = h_0 S - k' (Q E)
 
-    E = k M - v,   P = theta c,   Q = theta h;   seg (n, y, k, v) of which n is used, state (M, S) of (B, H, K, K) each,
-    pad (B,). Padding takes no step and leaves M and S as they are.
+    E = k M - v,   P = theta c,   Q = theta h;   seg (n, y, k, v) of which n is used, state (M, S), pad (B,): no step.
     """
     n, (M, S), H = seg[0], state, cfg.H
     check_shapes("titans write", n=(n, "B T D"), M=(M, f"B {H} K K"), S=(S, f"B {H} K K"))
@@ -97,7 +96,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple:
     """Gradients at the segment (n only), the state and p.
 
     G = k dM' and J = k dS' are the gradients at -P E and -Q E. E is in both; P and Q scale its rows; k is in E and in
-    both sums. M is in M' and in E. b_0, c_0, h_0 scale whole matrices, so their gradients are sums over them.
+    both sums; M is in M' and in E. b_0, c_0, h_0 scale whole matrices, so their gradients are sums over them.
     """
     (dM_next, dS_next), H = dstate, cache["H"]
     (M, S, k, E, P, Q, c, h, step), (b_0, c_0, h_0) = cache["factors"], cache["start"]
