@@ -4,6 +4,7 @@ The numbers are those of the lessons' run (tutorials/data/lm2.npz), block 2. The
 stories whose fact lies nine segments before its question: the one where a single slot holds the fact most clearly.
 """
 
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -20,6 +21,7 @@ INK, DIM, WRITE, READ, GROUND = "#1b1f24", "#5a6472", "#c04e00", "#0068a6", "#ff
 SECONDS = {"fact": 4.0, "filler": 1.3, "question": 5.0}  # how long a segment is shown
 
 
+@cache
 def story():
     """(run, row, filler, live, frozen, slot): the story, how it was read with and without writes, and its slot."""
     run, filler = trained("lm2"), GrammarFiller()

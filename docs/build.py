@@ -7,6 +7,7 @@ error, and so are a link that leads nowhere and a page that would load something
 
 import argparse
 import inspect
+import io
 import re
 import shutil
 import sys
@@ -95,31 +96,18 @@ def build(work, out):
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-    source, warnings = work / "source", _Lines()
+    source, warnings = work / "source", io.StringIO()
     gather(source)
     with patch_docutils(), docutils_namespace():
         app = Sphinx(source, None, work / "html", work / "trees", "html", settings(work), status=None, warning=warnings,
                      freshenv=True)
         app.build(force_all=True)
-    found = [line for line in warnings.lines if line.strip()]
+    found = [line for line in warnings.getvalue().splitlines() if line.strip()]
     if not found:
         if out.exists():
             shutil.rmtree(out)
         shutil.copytree(work / "html", out, ignore=shutil.ignore_patterns(".*", "_sources", "webpack-macros.html"))
     return found
-
-
-class _Lines:
-    """A stream that keeps what is written."""
-
-    def __init__(self):
-        self.lines = []
-
-    def write(self, text):
-        self.lines += text.splitlines()
-
-    def flush(self):
-        pass
 
 
 def settings(work):
