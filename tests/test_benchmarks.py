@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import cost_model, parallel, step
+from benchmarks import cost_model, parallel, step, tables
 from tests.support import ranks
 from tinylm2.gpu import array_module
 from tinylm2.model import Config
@@ -24,6 +24,12 @@ def test_pytorch_trains_the_same_model(memory, segments, last, compiled, monkeyp
     losses = [(ours(), theirs()) for _ in range(8)]
     np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-4)
     assert losses[-1][0] < losses[0][0]
+
+
+@pytest.mark.parametrize(("values", "text"), [([2.0], "2.00 (2.00-2.00)"), ([1.0, 3.0], "2.00 (0.50-3.50)"),
+                                              ([3.0, 1.0, 2.0], "2.00 (1.00-3.00)")])
+def test_a_median_stands_between_its_quartiles_however_few_the_values(values, text):
+    assert tables.median_quartiles(values) == text
 
 
 def test_arrays_that_are_freed_leave_their_memory_to_the_next():

@@ -1,6 +1,7 @@
 """Draw a run and one of its stories: training, gates, what was read and written, as PNG and SVG."""
 
 import re
+import shutil
 from argparse import Namespace
 from collections.abc import Iterator
 from itertools import chain
@@ -10,7 +11,7 @@ from typing import Any
 from tinylm2.cli.console import place
 from tinylm2.cli.story import add_story_arguments, model_of, story_of
 from tinylm2.errors import BadInput, parse_json, read_lines
-from tinylm2.inspect import plots
+from tinylm2.inspect import plots, terminal
 from tinylm2.inspect.trace import pieces
 
 LONGEST_NAME, MOST_SOURCES = 60, 20                      # of what a picture shows
@@ -19,10 +20,14 @@ LONGEST_NAME, MOST_SOURCES = 60, 20                      # of what a picture sho
 def add_arguments(parser: Any) -> None:
     add_story_arguments(parser)
     parser.add_argument("--out", type=place, help="the folder to write to (default: RUN/pictures)")
+    parser.add_argument("--terminal", action="store_true", help="loss and accuracy here, in characters; writes nothing")
 
 
 def main(args: Namespace) -> None:
     run, out = Path(args.run), Path(args.out or Path(args.run) / "pictures")
+    if args.terminal:
+        print(terminal.curves(read_metrics(run / "metrics.jsonl"), width=shutil.get_terminal_size().columns))
+        return
     model = model_of(args)
     row = story_of(args, model)
     try:

@@ -23,6 +23,7 @@ from tinylm2.training.communicator import agree, checksum, world
 from tinylm2.training.material import gather_material
 from tinylm2.training.settings import Settings, given_settings, segment_counts, whole_numbers
 from tinylm2.training.step import SINGLE
+from tinylm2.training.watch import watched
 
 QUESTIONS = 1000                                         # asked at each length
 SHOWN = 8                                                # segments of the story that is shown at the end
@@ -44,6 +45,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--save-every", type=whole(0), default=200,
                         help="steps from checkpoint to checkpoint (200; 0: at the end only)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--watch", type=whole(0, 65535), nargs="?", const=0, metavar="PORT",
+                        help="serve a page that follows the run, to this machine alone (any free port)")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
 
@@ -52,8 +55,12 @@ def main(args: Namespace) -> None:
     with _quiet() if comm.rank else nullcontext():       # of several processes one speaks
         folder = run_dir.RunDir(args.out)
         model, trainer = start(folder, args, comm)
-        train(folder, model, trainer, args)
-        evaluate(folder, model, trainer.stories.tasks, args, comm)
+        port = None if comm.rank else args.watch
+        with nullcontext() if port is None else watched(folder, model, trainer, port=port) as address:
+            if address:
+                print(f"watch it at {address}", flush=True)
+            train(folder, model, trainer, args)
+            evaluate(folder, model, trainer.stories.tasks, args, comm)
 
 
 @contextmanager

@@ -60,12 +60,21 @@ def page(row: Any, live: Any, frozen: Any, *, cfg: Any, tokenizer: Any, about: s
 
 
 def _html(data):
-    """The template filled in. The page may run and show only what stands in it now: its policy names it by hash."""
+    """The page with its data."""
     text = json.dumps(data, separators=(",", ":")).replace("<", r"\u003c")       # "<" stands inside JSON strings alone
-    parts = {"data": text, "style": _part("page.css"), "script": "\n".join(map(_part, SCRIPTS))}
+    return filled("page.html", style="page.css", script=SCRIPTS, data=text)
+
+
+def filled(template: str, *, style: str, script: Any, **parts: str) -> str:
+    """A template of page/ with its style, its script (a file or several) and other parts in the place of {{names}}.
+
+    The page may run and show only what stands in it now: its policy names both by hash.
+    """
+    scripts = [script] if isinstance(script, str) else script
+    parts |= {"style": _part(style), "script": "\n".join(map(_part, scripts))}
     for name in ("style", "script"):
         parts[f"hash of {name}"] = base64.b64encode(hashlib.sha256(parts[name].encode()).digest()).decode()
-    return re.sub(r"\{\{(.*?)\}\}", lambda match: parts[match[1]], _part("page.html"))
+    return re.sub(r"\{\{(.*?)\}\}", lambda match: parts[match[1]], _part(template))
 
 
 def _part(name):
