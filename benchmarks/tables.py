@@ -18,5 +18,5 @@ def mean_range(values, digits=3):
 
 def median_quartiles(values):
     """ "1.02 (0.98-1.05)": the median, and the quartiles around it; a single value is all three."""
-    low, _, high = quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, _, high = quantiles(values, n=4) if len(values) > 1 else [*values] * 3
     return f"{median(values):.2f} ({low:.2f}-{high:.2f})"
