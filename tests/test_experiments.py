@@ -395,16 +395,18 @@ def test_every_curve_has_its_name_at_its_end_and_no_two_overlap():
 
     figure = drawn.Figure((6, 3))
     axes = figure.subplots()
-    for k, end in enumerate((0.5, 0.5, 0.51, 0.99, 1.0, 1.0, 0.0)):
+    for k, end in enumerate((0.5, 0.5, 0.51, 0.99, 1.0, 1.0, 0.0, 0.0)):
         axes.plot([0, 1], [0.2, end], label=f"model {k}")
     axes.plot([0, 1], [0.3, 0.3])                        # a line without a name
     axes.set_ylim(0, 1)
     runner.label_ends(axes)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     places = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}  # without the line
     boxes = sorted(places.values(), key=lambda box: box.y0)
-    assert sorted(places) == [f"model {k}" for k in range(7)]
+    assert sorted(places) == [f"model {k}" for k in range(8)]
     assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
     assert all(box.x0 > axes.get_window_extent().x1 for box in boxes)
+    assert axes.get_window_extent().y0 - 10 < boxes[0].y0
+    assert boxes[-1].y1 < axes.get_window_extent().y1 + 10
     heights = {name: box.y0 for name, box in places.items()}
     assert heights["model 6"] < heights["model 0"] < heights["model 2"] < heights["model 3"] < heights["model 4"]
