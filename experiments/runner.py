@@ -329,9 +329,10 @@ def label_ends(axes, gap=11):
     at = []
     for (_, y), _ in ends:
         at.append(max(y, at[-1] + gap * points) if at else y)
-    over = max(0.0, at[-1] - axes.transAxes.transform((0, 1))[1]) if at else 0.0         # what rose above the picture
-    for k in reversed(range(len(at))):
-        at[k] = min(at[k] - over, at[k + 1] - gap * points) if k + 1 < len(at) else at[k] - over
+    above = axes.transAxes.transform((0, 1))[1]
+    for k in reversed(range(len(at))):                   # what rose above the picture comes down
+        at[k] = min(at[k], above)
+        above = at[k] - gap * points
     for ((x, y), line), height in zip(ends, at, strict=True):
         away = (right - x) / points + 14, (height - y) / points
         axes.annotate(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1]), away, textcoords="offset points",
