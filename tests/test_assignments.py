@@ -19,6 +19,7 @@ import pytest
 from tutorials.assignments import client, handout
 from tutorials.assignments.__main__ import main
 from tutorials.assignments.grader import ASSIGNMENTS, grade
+from tutorials.assignments.test_graded import reports, test_graded, written  # noqa: F401  tests here, too
 from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,44 +33,7 @@ def assignment(request):
     return ASSIGNMENTS[request.param]
 
 
-def written(folder, assignment, **how):
-    """A file with the stubs of an assignment, or with its solution."""
-    path = folder / f"my_{assignment.name}.py"
-    path.write_text(handout.students_file(assignment, **how), encoding="utf-8")
-    return path
-
-
 # ------------------------------------------------------------------------------------------------------ pytest -m a3
-
-
-@pytest.fixture(scope="session")
-def reports(request, tmp_path_factory):
-    """The report on an assignment's solution, the student's or the library's, made when it is first asked for."""
-    made = {}
-
-    def report(assignment):
-        if assignment.name not in made:
-            student = request.config.getoption("impl")
-            path = Path(student) if student else written(tmp_path_factory.mktemp("solved"), assignment, solved=True)
-            seed = request.config.getoption("seed")
-            made[assignment.name] = grade(assignment, path, seed=0 if seed is None and not student else seed)
-        return made[assignment.name]
-
-    return report
-
-
-GRADED = [pytest.param(assignment, test, id=f"{assignment.name}-{test.function}-{test.title}",
-                       marks=getattr(pytest.mark, assignment.name))
-          for assignment in ASSIGNMENTS.values() for unit in assignment.units for test in unit.tests]
-
-
-@pytest.mark.parametrize(("assignment", "test"), GRADED)
-def test_graded(assignment, test, reports):
-    """Every test of every assignment, with the library's own solution unless --impl names another."""
-    report = reports(assignment)
-    result = next(result for result in report.results if result.test is test)
-    if result.feedback:
-        pytest.fail("\n".join([f"seed {report.seed}", *report.broken, *result.feedback]), pytrace=False)
 
 
 @pytest.mark.parametrize("solved", [True, False])
@@ -91,7 +55,7 @@ def test_every_assignment_has_100_points_and_three_to_five_functions(assignment)
     assert {test.function for unit in assignment.units for test in unit.tests} == names
 
 
-def test_the_librarys_solution_scores_all_points(assignment, reports, request):
+def test_the_librarys_solution_scores_all_points(assignment, reports, request):  # noqa: F811
     if request.config.getoption("impl"):
         pytest.skip("a student's file is graded")
     report = reports(assignment)
@@ -118,8 +82,8 @@ def test_one_unit_cannot_lose_the_points_of_another(tmp_path):
 
 def test_the_same_seed_asks_the_same_and_another_one_something_else(tmp_path):
     wrong = next(wrong for wrong in WRONG_SOLUTIONS if wrong.function == "linear_backward")
-    reports = [wrong.grade(tmp_path, seed=seed) for seed in (3, 3, 4)]
-    assert reports[0].feedback() == reports[1].feedback() != reports[2].feedback()
+    three = [wrong.grade(tmp_path, seed=seed) for seed in (3, 3, 4)]
+    assert three[0].feedback() == three[1].feedback() != three[2].feedback()
     assert grade(ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed != grade(
         ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed
 
