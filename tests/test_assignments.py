@@ -221,7 +221,7 @@ def commands(path):
 def typed(command, cwd):
     """Type a command; its exit status and all that it says."""
     program, *arguments = command.split()
-    program = {"python": [sys.executable], "pytest": [sys.executable, "-m", "pytest"]}[program]
+    program = [sys.executable] if program == "python" else [sys.executable, "-m", program]
     done = subprocess.run([*program, *arguments], cwd=cwd, capture_output=True, text=True,
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     return done.returncode, done.stdout + done.stderr
@@ -244,7 +244,10 @@ def test_the_commands_of_a_sheet_do_what_it_says(assignment, tmp_path):
 
 def test_the_teachers_commands_do_what_the_page_says(tmp_path):
     page = handout.HERE / "README.md"
-    expected = {"handout a3 -o": 0, "handout a3 --solved": 0, "grade a3": 1, "pytest -m a3": 1}    # stubs
+    expected = {"handout a3 -o": 0, "handout a3 --solved": 0, "grade a3 handout": 1, "-m a3 --impl": 1,       # stubs
+                "grade a3 submissions": 0}
+    (tmp_path / "submissions").mkdir()
+    written(tmp_path / "submissions", ASSIGNMENTS["a3"])
     assert len(commands(page)) == len(expected)
     for name in ("conftest.py", "pyproject.toml", "tests", "tinylm2", "tutorials"):         # a clone, to be written to
         (tmp_path / name).symlink_to(ROOT / name)
