@@ -274,7 +274,7 @@ def test_a_sheets_points_and_names_are_the_graders(assignment):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["handout", "a7", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
+    (["handout", "a9", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
     (["grade", "a1"], "required"), (["mark", "a1"], "invalid choice")], ids=str)
 def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert main(arguments) == 2

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from tinylm2.cli.console import Parser, command, whole
 from tinylm2.errors import BadInput
-from tutorials.assignments import classroom, handout, intake, pages, platforms
+from tutorials.assignments import a7, classroom, handout, intake, pages, platforms
 from tutorials.assignments.client import Limits
-from tutorials.assignments.grader import ASSIGNMENTS, grade, what_is_lacking
+from tutorials.assignments.grader import ASSIGNMENTS as CUT
+from tutorials.assignments.grader import grade, what_is_lacking
 
+ASSIGNMENTS = {**CUT, "a7": a7.ASSIGNMENT}               # its command in a7.py trains the memory, too
 CLASS_OPTIONS = ("csv", "report")
 
 
@@ -42,6 +44,8 @@ def run_grade(args):
     """Grade a file or a class, or write what a platform needs to do it."""
     assignment = ASSIGNMENTS[args.assignment]
     args.seed = secrets.randbelow(10**6) if args.seed is None else args.seed
+    limits = getattr(assignment, "limits", Limits())
+    args.seconds, args.budget = args.seconds or limits.seconds, args.budget or limits.total
     if args.gradescope or args.github:
         if args.solution:
             raise BadInput(f"{args.solution}: found a file to grade, expected none beside --gradescope and --github")
@@ -193,10 +197,10 @@ def _add_grade(parser):
                              "archive per student")
     parser.add_argument("--seed", type=whole(0), help="seed of the random arguments (a new one each time, printed)")
     parser.add_argument("--json", metavar="FILE", help="write the report for a learning platform")
-    parser.add_argument("--seconds", type=seconds(0.1, Limits.total), default=Limits.seconds,
-                        help="time limit per test (%(default)s)")
-    parser.add_argument("--budget", type=seconds(1, 600), default=Limits.total,
-                        help="seconds for a whole file (%(default)s)")
+    parser.add_argument("--seconds", type=seconds(0.1, Limits.total),
+                        help=f"time limit per test ({Limits.seconds:g}; a7: {a7.LIMITS.seconds:g})")
+    parser.add_argument("--budget", type=seconds(1, 600),
+                        help=f"seconds for a whole file ({Limits.total:g}; a7: {a7.LIMITS.total:g})")
     parser.add_argument("--due", type=moment, metavar="WHEN",
                         help="date and time, such as 2026-11-30T23:59: files that are newer are marked as late")
     one = parser.add_argument_group("one file")

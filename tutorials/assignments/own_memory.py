@@ -56,10 +56,14 @@ class Config:
     memory: str = ""
     memory_blocks: object = None
     tied: bool = False
+    base: float = 10000.0
+    scaling: object = None
+    eps: float = 1e-5
+    head_dim: object = None
 
     @property
     def K(self) -> int:
-        return self.D // self.H
+        return self.D // self.H if self.head_dim is None else self.head_dim
 '''
 
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from tutorials.assignments.client import Limits
+
 HERE = Path(__file__).resolve().parent
 NEEDED = ("numpy>=2.0", "tokenizers", "tqdm")
 REPOSITORY = "https://github.com/OWNER/tinylm2"          # for a teacher to replace: where the course's copy lies
@@ -71,7 +73,7 @@ def gradescope_files(assignment, seed):
     """{path: text} of the folder that a teacher zips and uploads."""
     root = HERE.parents[1]
     parts = [*sorted((root / "tinylm2").rglob("*.py")), HERE.parent / "__init__.py", *sorted(HERE.glob("*.py")),
-             *sorted(HERE.glob("*.md"))]
+             *sorted(HERE.glob("*.md")), *sorted(HERE.glob("*.json"))]
     files = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in parts}
     needed = " ".join(f"'{name}'" for name in NEEDED)
     return {"setup.sh": SETUP.format(needed=needed), "run_autograder": RUN.format(name=assignment.name, seed=seed),
@@ -113,15 +115,16 @@ def metadata(path):
 def run_gradescope(name, seed, root):
     """Grade what lies in root/submission, write root/results/results.json."""
     from tutorials.assignments import classroom
-    from tutorials.assignments.grader import ASSIGNMENTS
+    from tutorials.assignments.__main__ import ASSIGNMENTS
 
     assignment, target = ASSIGNMENTS[name], root / "results" / "results.json"
+    limits = getattr(assignment, "limits", Limits())
     student, created, due = metadata(root / "submission_metadata.json")
     try:
         made = classroom.submissions(root / "submission", assignment)
         one = classroom.Submission(student, files=[file for part in made for file in part.files],
                                    problem=next((part.problem for part in made if part.problem), ""))
-        report = classroom.grade_class([one], assignment, seed=seed, seconds=6.0, budget=SECONDS, jobs=1)[0]
+        report = classroom.grade_class([one], assignment, seed=seed, seconds=limits.seconds, budget=SECONDS, jobs=1)[0]
         report |= {"time": created.isoformat() if created else None, "due": due.isoformat() if due else None,
                    "late": created > due if created and due else None}
         results = (gradescope_failure(f"not graded: {report['problem']}") if report["problem"]

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tutorials.assignments import handout
-from tutorials.assignments.grader import ASSIGNMENTS, grade
+from tutorials.assignments.__main__ import ASSIGNMENTS
+from tutorials.assignments.client import Limits
+from tutorials.assignments.grader import grade
 
 
 def written(folder, assignment, **how):
@@ -31,7 +33,8 @@ def reports(request, tmp_path_factory):
             student = request.config.getoption("impl", None)
             path = Path(student) if student else written(tmp_path_factory.mktemp("solved"), assignment, solved=True)
             seed = request.config.getoption("seed", None)
-            made[assignment.name] = grade(assignment, path, seed=0 if seed is None and not student else seed)
+            made[assignment.name] = grade(assignment, path, seed=0 if seed is None and not student else seed,
+                                          limits=getattr(assignment, "limits", Limits()))
         return made[assignment.name]
 
     return report
