@@ -15,8 +15,9 @@ from tutorials import step
 
 def typed(*words, keys="", cwd=FOLDER.parent):
     """Step through a lesson with these lines typed in; (status, output, errors)."""
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(FOLDER.parent)}
     done = subprocess.run([sys.executable, "-W", "error", "-m", "tutorials.step", *map(str, words)], input=keys,
-                          cwd=cwd, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(FOLDER.parent)})
+                          cwd=cwd, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -89,6 +89,16 @@ def test_a_class_is_graded_from_the_wheel(type_in, installed):
     assert (here / "marks.csv").is_file()
 
 
+def test_assignment_7_and_the_lessons_work_from_the_wheel(type_in, installed):
+    _, here = installed
+    assert type_in("tinylm2", "handout", "a7", "--solved", "-o", "seven")[0] == 0
+    status, said = type_in("tinylm2", "grade", "a7", here / "seven" / "my_a7.py")
+    assert status == 0, said
+    status, said = type_in("tutorials.step", "1")
+    assert status == 0, said
+    assert "scale: passed" in said
+
+
 def test_pytest_grades_a_file_by_the_packages_name(type_in, installed):
     """Options and markers come from the entry point: no conftest.py is near."""
     _, here = installed
