@@ -42,7 +42,7 @@ PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold p
 CORE = ["backend", "flat", "ops", "layers", "memories/lm2", "model", "recurrence", "optim", "training/step"]
 CORE_LINES = 1500                                        # docstrings and blank lines, too: an afternoon's reading
 NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
-          "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
+          "tinylm2.training.communicator": "mpi4py", "tinylm2.data.two_sample": "sklearn"}     # beside numpy, tqdm
 
 
 def source(name):
