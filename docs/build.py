@@ -50,6 +50,10 @@ STYLE = """
 math { font-size: 1.08em; }
 iframe.live { width: 100%; height: 46rem; border: 1px solid var(--pst-color-border); border-radius: .4rem; }
 .bd-main .bd-content .bd-article-container { max-width: 62rem; }
+@media (max-width: 40rem) {                              /* pictures with words in them keep a size to read: they scroll */
+  p:has(> img[src*="fact"]), p:has(> img[src*="memory"]) { overflow-x: auto; }
+  .bd-article img[src*="fact"], .bd-article img[src*="memory"] { max-width: none; width: 42rem; }
+}
 .bd-article img { background: #fff; }
 html[data-theme="dark"] .bd-content img:not(.only-dark, .dark-light) { background: #fff; filter: none; }
 """

@@ -58,15 +58,24 @@ def draw(results, plt):
     name, tasks = results.variants[0], by_number(results.budget["tasks"])
     source = "official" if results.values(name, "official", "passed") else "generated"
     figure, axes = plt.subplots(figsize=(8, 3))
+    passed = 0
     for column, task in enumerate(tasks):
         values = results.values(name, source, "accuracy", task)
         if values:
             mean = sum(values) / len(values)
-            axes.bar(column, mean, color="C2" if mean >= PASS else "C0", alpha=0.5)
-            axes.plot([column] * len(values), values, "k.", markersize=4)
+            passed += mean >= PASS
+            axes.bar(column, mean, color="C2" if mean >= PASS else "C1", alpha=0.55)
+            if len(values) > 1:
+                axes.plot([column] * len(values), values, "k.", markersize=4)
+            if mean < PASS:
+                axes.annotate(f"{mean:.2f}"[1:], (column, mean), (0, 3), textcoords="offset points", ha="center",
+                              fontsize=8)
     axes.axhline(PASS, color="grey", linestyle=":")
     axes.set_xticks(range(len(tasks)), tasks, rotation=90)
     axes.set_ylabel(f"accuracy, {source}")
+    axes.set_ylim(0, 1.05)
+    axes.grid(axis="x", visible=False)
+    axes.set_title(f"{passed} of {len(tasks)} tasks reach {PASS:.0%} (dotted)", loc="left")
     return figure
 
 

@@ -34,6 +34,7 @@ from tinylm2.data import (
 )
 from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.files import replacing
+from tinylm2.inspect import plots
 from tinylm2.inspect.evaluate import ask, score
 from tinylm2.model import Config
 from tinylm2.training.communicator import ranks_started
@@ -284,10 +285,11 @@ class Results:
             file.write("\n".join(text).encode())
         plt = pyplot()
         if plt:
-            with plt.rc_context({"figure.constrained_layout.use": False}):           # whatever the caller set
+            colours = plt.cycler(color=[colour for colour, *_ in plots.LINES])
+            with plt.rc_context({**plots.STYLE, "figure.constrained_layout.use": False, "axes.prop_cycle": colours}):
                 figure = self.experiment.draw(self, plt)
-            with replacing(folder / f"{self.experiment.name}.png") as file:
-                figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+                with replacing(folder / f"{self.experiment.name}.png") as file:
+                    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
             plt.close(figure)
 
 
@@ -312,6 +314,30 @@ def curve(axes, x, per_seed, label, **style):
         return
     (line,) = axes.plot(x[:length], [sum(c) / len(c) for c in columns], label=label, **style)
     axes.fill_between(x[:length], list(map(min, columns)), list(map(max, columns)), color=line.get_color(), alpha=0.15)
+
+
+def label_ends(axes, gap=11):
+    """Write the name of each line behind its last point, `gap` points apart at least; instead of a legend.
+
+    Called last: where the ends lie depends on scales and limits.
+    """
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
+    points = axes.figure.dpi / 72
+    right = axes.transAxes.transform((1, 0))[0]
+    ends = sorted(((axes.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1])), line) for line in lines),
+                  key=lambda end: end[0][1])
+    at = []
+    for (_, y), _ in ends:
+        at.append(max(y, at[-1] + gap * points) if at else y)
+    above = axes.transAxes.transform((0, 1))[1]
+    for k in reversed(range(len(at))):                   # what rose above the picture comes down
+        at[k] = min(at[k], above)
+        above = at[k] - gap * points
+    for ((x, y), line), height in zip(ends, at, strict=True):
+        away = (right - x) / points + 14, (height - y) / points
+        axes.annotate(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1]), away, textcoords="offset points",
+                      va="center", fontsize=8, arrowprops={"arrowstyle": "-", "color": line.get_color(), "alpha": 0.7,
+                                                           "linewidth": 0.8, "shrinkB": 3})
 
 
 # ---------------------------------------------------------------------------------------------- training and evaluation

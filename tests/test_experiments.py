@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -346,7 +347,7 @@ def test_gradients_of_infini_without_the_delta_rule():
 @pytest.mark.parametrize("name", gallery.EQUAL_STATE)
 def test_equal_state_is_that_of_window_armt_and_titans_within_3_percent(name):
     cfg = gallery._config(name, gallery.EQUAL_STATE[name])
-    assert gallery._state(cfg) == pytest.approx(2 * 1050, rel=0.03)
+    assert gallery.state_size(cfg) == pytest.approx(2 * 1050, rel=0.03)
     assert count_params(cfg) == pytest.approx(count_params(gallery._config("lm2")), rel=0.02)
 
 
@@ -386,3 +387,26 @@ def test_a_damaged_file_of_results_ends_in_one_line_and_status_2_and_stays(text,
     assert expected in error
     assert error.count("\n") == 1
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_every_curve_has_its_name_at_its_end_and_no_two_overlap():
+    drawn = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib")
+    from matplotlib.text import Text
+
+    figure = drawn.Figure((6, 3))
+    axes = figure.subplots()
+    for k, end in enumerate((0.5, 0.5, 0.51, 0.99, 1.0, 1.0, 0.0, 0.0)):
+        axes.plot([0, 1], [0.2, end], label=f"model {k}")
+    axes.plot([0, 1], [0.3, 0.3])                        # a line without a name
+    axes.set_ylim(0, 1)
+    runner.label_ends(axes)
+    figure.draw_without_rendering()
+    places = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}  # without the line
+    boxes = sorted(places.values(), key=lambda box: box.y0)
+    assert sorted(places) == [f"model {k}" for k in range(8)]
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
+    assert all(box.x0 > axes.get_window_extent().x1 for box in boxes)
+    assert axes.get_window_extent().y0 - 10 < boxes[0].y0
+    assert boxes[-1].y1 < axes.get_window_extent().y1 + 10
+    heights = {name: box.y0 for name, box in places.items()}
+    assert heights["model 6"] < heights["model 0"] < heights["model 2"] < heights["model 3"] < heights["model 4"]

@@ -78,6 +78,8 @@ def test_equations_are_found_as_far_as_they_reach(text, found):
     ("y = x^2", "<msup><mi>x</mi><mn>2</mn></msup>"), ("y = W_de", "<mrow><mi>d</mi><mi>e</mi></mrow></msub>"),
     ("y = Wq", "<msub><mi>W</mi><mi>q</mi></msub>"), ("y = sqrt(D)", "<msqrt><mrow><mi>D</mi></mrow></msqrt>"),
     ("y = a / b", "<mfrac><mi>a</mi><mi>b</mi></mfrac>"), ("y = theta * x", "<mi>θ</mi><mo>·</mo><mi>x</mi>"),
+    ("y = S_(t-1)", "<msub><mi>S</mi><mrow><mi>t</mi><mo>−</mo><mn>1</mn></mrow></msub>"),
+    ("y = set_rms(x)", "<mtext>set_rms</mtext>"), ("y = self-attention(n)", "<mi>self-attention</mi>"),
     ("y = a / b / c", "<mi>a</mi><mo>/</mo><mi>b</mi><mo>/</mo><mi>c</mi>"), ("y = x <b> = z", None),
 ])
 def test_mathematics_is_set_as_mathematics(text, shown):

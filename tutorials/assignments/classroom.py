@@ -196,7 +196,8 @@ def chosen(made, assignment):
 def grade_class(found, assignment, *, asked, seed, due=None, seconds, budget, jobs=2, say=print):
     """A dict per submission, in their order: its report as JSON, and who, which file, when, late, stopped, problem.
 
-    asked: the assignment as the command names it.  due: a datetime or None.  seconds, budget: for one test, and for one file.  say: called with a line of progress.
+    asked: the assignment as the command names it.  due: a datetime or None.  seconds, budget: for one test, and for one
+    file.  say: called with a line of progress.
     """
     began, reports = time.monotonic(), {}
     with tempfile.TemporaryDirectory(prefix="tinylm2-class-") as folder, ThreadPoolExecutor(jobs) as pool:
