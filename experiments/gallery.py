@@ -35,6 +35,7 @@ from experiments.runner import (
 )
 from tinylm2 import ops
 from tinylm2.backend import get_xp
+from tinylm2.errors import parse_json, read_lines
 from tinylm2.memories import MEMORIES, infini, primitives
 from tinylm2.memories import variant as memory_variant
 from tinylm2.model import Config, init_params, with_params_of
@@ -47,6 +48,7 @@ EQUAL_STATE = {"lm2": {"N": 32}, "pooled": {"N": 32}, "rmt": {"N": 64}, "memform
 STATE, MIX, SUM = ", equal state", ", mix", ", sum"      # what follows a memory's name in a variant
 LEARNED = 0.75                                           # training accuracy that a memory must reach and keep
 CHANCE = 1 / 6
+TRIALS = runner.FOLDER / "trials.jsonl"
 
 
 # ------------------------------------------------------------------------------------------------------------ ablation
@@ -166,7 +168,7 @@ def report(results):
         groups["tried" if " at " in name else "mix" if name.endswith(MIX) else "qa1"].append(name)
     text = _qa1(results, groups["qa1"]) if groups["qa1"] else []
     text += _mix(results, groups["mix"]) if groups["mix"] else []
-    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []))
+    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []) + _earlier())
 
 
 def _qa1(results, names):
@@ -209,6 +211,16 @@ def _tried(results, names):
     return ["", "Learning rates, a short training each, mean accuracy over questions that are not reported above:", "",
             markdown(["memory and lr", "seeds", "accuracy", "steps"], rows), "",
             "The best of each: " + ", ".join(f"{base} {lr:g}" for base, lr in chosen.items()) + "."]
+
+
+def _earlier():
+    """The trials by which memories were mended, in trials.jsonl: one seed, development questions."""
+    trials = [parse_json(line, TRIALS) for line in read_lines(TRIALS)]
+    lengths = ("4", "8", "16", "64")
+    rows = [[trial["memory"], trial["note"], *("{segments}; {steps}; {lr:g}".format(**trial["settings"]).split("; ")),
+             *(f"{trial['accuracy'][n]:.2f}" if n in trial["accuracy"] else "-" for n in lengths)] for trial in trials]
+    return ["", "Earlier trials, by which the memories got their starts: seed 0, development questions.", "",
+            markdown(["memory", "what", "segments", "steps", "lr", *(f"{n} segments" for n in lengths)], rows)]
 
 
 def draw(results, plt):
