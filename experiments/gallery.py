@@ -5,6 +5,8 @@ best of three learning rates, which the command finds first: a short training ea
 seed. The main trials have equal numbers of parameters. "equal state" trials also hold about equal numbers of state,
 1,050 per block, which window, armt and titans hold anyway. All train by one plan of longer and longer stories.
 "infini, sum" is an ablation: Infini-attention's other write, without the delta rule (lesson 20 says why).
+
+    python -m experiments.gallery --budget medium --write        also puts the table of qa1 into docs/RESULTS.md
 """
 
 import sys
@@ -15,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.machine import seconds
+from benchmarks import machine
 from benchmarks.memories import peak, state_size
 from benchmarks.step import Workload, tinylm2_step
 from benchmarks.tables import markdown
@@ -147,7 +149,7 @@ def step_cost(cfg, batch=64, segments=4, turns=5):
     """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
     step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
     step()                                               # the first one makes tables
-    ms = 1e3 * median(seconds(step, time.process_time) for _ in range(turns))
+    ms = 1e3 * median(machine.seconds(step, time.process_time) for _ in range(turns))
     return {"ms": ms, "MB": peak(step) / 2**20}
 
 
@@ -287,7 +289,18 @@ EXPERIMENT = Experiment(
                   "choose": {"segments": [2], "steps": [2], "early": 2}, "segments": [2], "steps": [2], "early": 2,
                   "questions": {"4": 3, "8": 3}, "development": {"4": 3}},
     })
-main = EXPERIMENT.main
+
+
+def main(argv=None):
+    """As every experiment; --write also puts the table of qa1 into docs/RESULTS.md."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    status = EXPERIMENT.main([argument for argument in arguments if argument != "--write"])
+    if "--write" in arguments and status == 0:
+        text = (runner.FOLDER / "gallery.md").read_text(encoding="utf-8")
+        table_of_qa1 = text[text.index("| memory |"):].partition("\n\n")[0]
+        machine.write("gallery", table_of_qa1, runner.FOLDER.parent / "RESULTS.md")
+    return status
+
 
 if __name__ == "__main__":
     sys.exit(main())
