@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -314,6 +315,22 @@ def test_a_variant_alone_brings_the_choice_that_it_needs(tmp_path, monkeypatch):
     measured = []
     _chooser(measured).main(["--quick", "--seeds", "3", "--only", "b", "--out", str(tmp_path)])
     assert [(variant, seed) for variant, seed, _ in measured] == [("b at 1", 0), ("b at 2", 0), ("b", 3)]
+
+
+class _Workers(ThreadPoolExecutor):
+    """What mpi4py.futures offers, in threads of this process."""
+
+    num_workers = 2
+
+
+def test_a_trial_that_needs_a_choice_waits_for_it_when_trials_are_spread(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    monkeypatch.setattr(runner, "pool", lambda: lambda: _Workers(2))
+    measured = []
+    _chooser(measured).main(["--quick", "--seeds", "0,1", "--out", str(tmp_path)])
+    assert sorted(measured)[:2] == [("b", 0, ["b at 1", "b at 2"]), ("b", 1, ["b at 1", "b at 2"])]
+    order = [variant for variant, _, _ in measured]
+    assert max(order.index("b at 1"), order.index("b at 2")) < order.index("b")
 
 
 def test_only_takes_patterns(tmp_path, monkeypatch):
