@@ -9,15 +9,14 @@ seed. The main trials have equal numbers of parameters. "equal state" trials als
 
 import sys
 import time
-import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from statistics import median
 
 import numpy as np
 
 from benchmarks.machine import seconds
+from benchmarks.memories import peak, state_size
 from benchmarks.step import Workload, tinylm2_step
 from benchmarks.tables import markdown
 from experiments import rates, runner, table
@@ -53,13 +52,13 @@ CHANCE = 1 / 6
 # ------------------------------------------------------------------------------------------------------------ ablation
 
 
-def store_sum_forward(k, v, A, z, *, pad=None):
+def store_sum_forward(k, v, A, z, *, pad=None, **rope):
     """Infini-attention's linear write: every value as it is.   A' = A + f(k)' v,   z' = z + sum f(k)         equation 4
 
     k rotated keys and v values (B, T, G, K), A (B, G, K, K), z (B, G, K), pad (B,) -> A', z'
     """
     xp, cache = get_xp(k, A), {}
-    k, cache["rope"] = ops.rope_forward(k, step=-1)
+    k, cache["rope"] = ops.rope_forward(k, step=-1, **rope)
     f, cache["elu1"] = primitives.elu1_forward(k.swapaxes(1, 2))
     real = 1 if pad is None else (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
     f, v = f * real, v.swapaxes(1, 2)
@@ -112,7 +111,7 @@ def measure(variant, seed, budget, show):
         return {**found, "lr": lr}
     cfg = _config(name, EQUAL_STATE[name] if base.endswith(STATE) else None)
     cost = step_cost(cfg)
-    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": _state(cfg),
+    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": state_size(cfg),
             **cost}
 
 
@@ -142,22 +141,12 @@ def _config(name, sizes=None):
     return with_params_of(like, replace(cfg, **sizes)) if sizes else cfg
 
 
-def _state(cfg):
-    """How many numbers the memory of one story holds, over all blocks."""
-    return sum(prod(shape) for memory in cfg.memories if memory is not None
-               for shape in memory.state_shapes(cfg).values())
-
-
 def step_cost(cfg, batch=64, segments=4, turns=5):
     """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
     step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
     step()                                               # the first one makes tables
     ms = 1e3 * median(seconds(step, time.process_time) for _ in range(turns))
-    tracemalloc.start()
-    step()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return {"ms": ms, "MB": peak / 2**20}
+    return {"ms": ms, "MB": peak(step) / 2**20}
 
 
 def steps_to_learn(accuracies):

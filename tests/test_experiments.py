@@ -347,7 +347,7 @@ def test_gradients_of_infini_without_the_delta_rule():
 @pytest.mark.parametrize("name", gallery.EQUAL_STATE)
 def test_equal_state_is_that_of_window_armt_and_titans_within_3_percent(name):
     cfg = gallery._config(name, gallery.EQUAL_STATE[name])
-    assert gallery._state(cfg) == pytest.approx(2 * 1050, rel=0.03)
+    assert gallery.state_size(cfg) == pytest.approx(2 * 1050, rel=0.03)
     assert count_params(cfg) == pytest.approx(count_params(gallery._config("lm2")), rel=0.02)
 
 

@@ -4,11 +4,25 @@ import sys
 from typing import Any
 
 from tinylm2 import __version__
-from tinylm2.cli import ask, count, evaluate, explore, gradcheck, plot, stories, train
+from tinylm2.cli import (
+    ask,
+    count,
+    evaluate,
+    explore,
+    export,
+    generate,
+    gradcheck,
+    import_,
+    perplexity,
+    plot,
+    stories,
+    train,
+)
 from tinylm2.cli.console import Parser, command
 
 COMMANDS = {"train": train, "ask": ask, "explore": explore, "plot": plot, "evaluate": evaluate, "stories": stories,
-            "gradcheck": gradcheck, "count": count}
+            "gradcheck": gradcheck, "count": count, "import": import_, "generate": generate,
+            "perplexity": perplexity, "export": export}
 
 
 @command

@@ -179,7 +179,7 @@ if lesson.plt:
         axis.text(34, height, name, va="center", fontsize=8, color=axis.lines[list(lines).index(name)].get_color())
     axis.set_xscale("log", base=2)
     axis.set_xticks(asked[1:], asked[1:])
-    axis.set(xlabel="segments (trained on up to 4)", ylabel="accuracy", ylim=(0, 1.03), title="eight memories, one seed")
+    axis.set(xlabel="segments (trained on up to 4)", ylabel="accuracy", ylim=(0, 1.03), title="one seed each")
     lesson.show(figure, "14-gallery")
 
 # %% [markdown]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinylm2.checking.diagnose import finite
-from tinylm2.data import Tokenizer
+from tinylm2.data import PublishedTokenizer, Tokenizer
 from tinylm2.errors import BadInput, parse_json, read_lines, refuse_special
 from tinylm2.files import refuse_output, replacing
 from tinylm2.model import count_params, param_shapes
@@ -33,6 +33,7 @@ from tinylm2.training.material import OPENED, gather_material
 from tinylm2.training.settings import Settings
 from tinylm2.training.step import SINGLE, NotFinite
 from tinylm2.training.trained_model import TrainedModel, new
+from tinylm2.training.trainer import Progress
 
 # In the order in which an old run is removed, so that a removal cut short leaves a run that is whole or can restart.
 FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
@@ -63,8 +64,12 @@ def load(folder: Any, *, xp: Any = np) -> tuple:
 def _model(meta, params, path):
     try:
         settings = Settings(**meta["settings"])
-        tokenizer = Tokenizer.from_json(meta["tokenizer"])
-        cfg = settings.config(tokenizer.size)
+        if "imported" in meta:
+            tokenizer = PublishedTokenizer.from_json(meta["tokenizer"], **meta["imported"]["special"])
+            cfg = settings.exactly(meta["imported"]["config"], tokenizer.size)
+        else:
+            tokenizer = Tokenizer.from_json(meta["tokenizer"])
+            cfg = settings.config(tokenizer.size)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
     if param_shapes(cfg) != params.shapes:
@@ -212,9 +217,19 @@ class RunDir:
         for name, W in (*trainer.params.items(), *trainer.moments.items()):
             if not finite(W):
                 raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the checkpoint before stays")
-        checkpoint.save(self.path / "model.npz", trainer.params, trainer.moments, {
-            "settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(), "answer_len": model.answer_len,
-            "progress": trainer.progress.state()})
+        self._save(model, trainer.moments, trainer.progress)
+
+    def save_imported(self, model: Any) -> None:
+        """Write the whole run of a model that was trained elsewhere: it has taken no step, so it has no moments."""
+        self.describe(model)
+        self._save(model, {}, Progress())
+
+    def _save(self, model, moments, progress):
+        meta = {"settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(),
+                "answer_len": model.answer_len, "progress": progress.state()}
+        if isinstance(model.tokenizer, PublishedTokenizer):              # the settings alone do not say what it is
+            meta["imported"] = {"config": asdict(model.cfg), "special": model.tokenizer.special}
+        checkpoint.save(self.path / "model.npz", model.params, moments, meta)
 
     def write_json(self, name: str, value: Any) -> None:
         with replacing(self.path / name) as file:

@@ -75,6 +75,17 @@ class Settings:
         cfg = Config(V=V, memory_blocks=blocks, **letters)
         return with_params_of(replace(cfg, memory=Config.memory), cfg)
 
+    def exactly(self, letters: dict, least: int) -> Any:
+        """The Config of an imported model, whose letters are not all settings.  ValueError where the two differ."""
+        cfg = Config(**letters)
+        for f in fields(self):
+            letter = f.metadata["letter"]
+            if letter and getattr(cfg, letter) != getattr(self, f.name):
+                raise ValueError(f"{f.name} is {getattr(self, f.name)} and {letter} {getattr(cfg, letter)}")
+        if not least <= cfg.V < 2**24:
+            raise ValueError(f"V is {cfg.V}, expected {least} or more, the tokens of the tokenizer")
+        return cfg
+
 
 def tasks_of(names: str) -> list:
     """The tasks that "qa1", "qa1,qa6", "qa1-qa10" or "all" name.  BadInput lists the known ones."""

@@ -80,7 +80,7 @@ class TrainedModel:
 
     def generate_tokens(self, text: str, tokens: int, temperature: float = 0.0, top_p: float = 1.0,
                         seed: int = 0) -> Iterator:
-        """The ids that `generate` turns to text, one by one."""
+        """The ids that `generate` turns to text, one by one. A segment's keys and values are kept while it lasts."""
         ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
         if not ids.size:
             raise BadInput(f"text: found {text!r}, expected words")
@@ -89,6 +89,26 @@ class TrainedModel:
             if token[0] == self.tokenizer.end:
                 return
             yield int(token[0])
+
+    def stream(self, *args: Any, **options: Any) -> Iterator:
+        """What `generate` gives, in pieces as they come; a character of several tokens comes whole."""
+        ids, known = [], ""
+        for token in self.generate_tokens(*args, **options):
+            ids.append(token)
+            text = self.tokenizer.decode(ids)
+            if not text.endswith("\ufffd"):
+                yield text[len(known):]
+                known = text
+
+    def surprise(self, text: Any, *, frozen: bool = False) -> Any:
+        """-log p of every token of a text (or of a list of ids) but the first, given all before it.
+
+        The mean is the language model's loss, and exp(mean) the perplexity. frozen: the memory is never written.
+        """
+        ids = self.tokenizer.encode(text) if isinstance(text, str) else text
+        if len(ids) < 2:
+            raise BadInput(f"text: found {len(ids)} tokens, expected at least two")
+        return decoding.surprise(self.params, ids=np.array([ids]), cfg=self.cfg, frozen=frozen)[0]
 
     def trainer(self, comm: Any = SINGLE, material: Any = None) -> Trainer:
         """The Trainer that trains it, in this process or in all those of `comm`."""
