@@ -59,6 +59,7 @@ def numbers_kept(run, segments):
 
 asked = [1, 2, 4, 8, 16, 32]
 kept = {name: [numbers_kept(run, S) for S in asked] for name, run in RUNS.items()}
+print(f"numbers kept of a story of {asked} segments:")
 for name, counts in kept.items():
     print(f"{name:<15}", *(f"{count:>8,}" for count in counts))
 assert kept["no memory"][-1] == 0
@@ -78,6 +79,7 @@ assert kept["full attention"][-1] == 2 * 2 * 32 * 31 * T
 # %%
 examples = generated_examples(TASKS["qa1"], 150, seed=1)
 scores = {}
+print(f"share of right answers at {asked[1:]} segments:")
 for name, run in RUNS.items():
     scores[name] = evaluate(run.params, examples, asked[1:], cfg=run.cfg, tokenizer=tokenizer, filler=filler, seed=1)
     print(f"{name:<15}", *(f"{scores[name][str(S)]['accuracy']:>8.2f}" for S in asked[1:]))
@@ -118,6 +120,7 @@ def seconds(run, segments):
 
 
 times = {name: [seconds(run, S) for S in asked] for name, run in RUNS.items()}
+print(f"seconds of a core for a hundred questions at {asked} segments:")
 for name, spent in times.items():
     print(f"{name:<15}", *(f"{s:>8.2f}" for s in spent))
 
