@@ -21,6 +21,7 @@ from tinylm2.data.distributions import (
     variations,
     write,
 )
+from tinylm2.data.tasks.carrying import GAVE
 from tinylm2.data.two_sample import BAR, Verdict, delexicalised, generated, grams, measurements, text_of, trees, verdict
 
 STORY = (Fact("Mary went to the garden."), Fact("John went to the office."), Question("Where is Mary?", "garden", (1,)),
@@ -113,6 +114,15 @@ def test_a_judge_sees_a_world_that_forgets_sooner_and_nothing_where_there_is_not
     assert abs(judge(ours, others) - .5) < .08
     monkeypatch.setattr(TASKS["qa1"].world, "recent", 1)
     assert judge(generated(TASKS["qa1"], 400, 0, 2), others) > .65
+
+
+def test_the_table_of_the_classifiers_has_all_tasks_and_none_above_the_bar_but_by_chance():
+    _, _, rest = GUIDE.read_text(encoding="utf-8").partition("<!-- classifier: -->\n")
+    rows = [line.strip("| ").split(" | ") for line in rest.partition("<!-- :classifier -->")[0].splitlines()][2:]
+    assert [task for task, *_ in rows] == [f"{task.name} {task.title}" for task in TASKS.values()]
+    for _, _, *verdicts in rows:
+        for area, _, _, deviation in (found.strip("*").split() for found in verdicts):
+            assert float(area) <= max(BAR, .5 + 3 * float(deviation))
 
 
 def test_names_places_and_things_are_numbered_by_their_appearance():
@@ -210,3 +220,14 @@ def test_in_qa15_what_a_kind_fears_is_told_before_who_is_one_and_often_first():
         fears = [["afraid" in line.text for line in story if isinstance(line, Fact)] for story in stories]
         assert all(told[0] for told in fears)
         assert .04 < sum(told[-1] for told in fears) / len(fears) < .3
+
+
+def test_directly_after_a_gift_only_the_same_thing_is_given():
+    for name in ("qa5", "qa7"):
+        for stories in sources(name):
+            for story in stories:
+                facts = [line.text.split() for line in story if isinstance(line, Fact)]
+                for first, then in zip(facts, facts[1:], strict=False):
+                    if first[-2] == then[-2] == "to" and first[1] in GAVE and then[1] in GAVE:
+                        assert first[3] == then[3]
+                        assert first[-1].rstrip(".") == then[0]

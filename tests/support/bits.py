@@ -6,7 +6,7 @@ the comparison means nothing; `python -m tests.support.bits FILE` writes a file 
 
 `full` moved: version 0.1.0 read a whole story as one segment, now it is read segment by segment, and the products'
 sums run in another order. Its losses are compared within rounding instead. `lm2, all tasks` moved when the stories of
-qa15, qa18 and qa19 were changed.
+qa5, qa7, qa15, qa18 and qa19 were changed.
 """
 
 import os

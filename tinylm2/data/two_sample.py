@@ -7,7 +7,7 @@ different kinds:
     grams   logistic regression over the 1- to 4-grams of a story, line numbers included, in which names, places and
             things are replaced by the order of their appearance. The generators were mended by what it found.
     trees   boosted trees over measurements of each question: distances, counts of facts, of people, places and things.
-            It was kept aside: no generator was changed after it had been run.
+            It was kept aside, and run when the generators had been mended.
 
 Both judge whole stories, and no story stands on both sides of a fold.
 """
