@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinylm2.data import BucketSampler, HaystackSampler
+from tinylm2.data import BucketSampler, HaystackSampler, TextSampler
 
 WINDOW = 20                                              # how many of the last losses a stage's threshold looks at
 MIXES = 1, 6, 12                                         # numbers of tasks that a growing mix has before it has all
@@ -17,7 +17,7 @@ class Stage:
     `loss_threshold`. A `required` stage that does not reach its threshold ends the run."""
 
     name: str
-    sampler: HaystackSampler | BucketSampler
+    sampler: HaystackSampler | BucketSampler | TextSampler
     batch_size: int
     steps: int
     loss_threshold: float | None = None
