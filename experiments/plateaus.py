@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from benchmarks.tables import markdown
 from experiments import joint
 from experiments.baselines import baseline
-from experiments.runner import EVERY, Experiment, checkpoint_of, curve, language, train
+from experiments.runner import EVERY, Experiment, checkpoint_of, curve, label_ends, language, train
 from tinylm2.data import BucketSampler, Question
 from tinylm2.data.samplers import story_sequence
 from tinylm2.model import Config, init_params
@@ -115,7 +115,7 @@ def report(results):
 
 def draw(results, plt):
     """Whole rows correct while training, hops included; one panel per task."""
-    figure, panels = plt.subplots(1, len(HOPS), figsize=(10, 3.5), sharey=True)
+    figure, panels = plt.subplots(1, len(HOPS), figsize=(11, 3.5), sharey=True)
     for axes, task in zip(panels, HOPS, strict=True):
         for name in results.variants:
             found = results.values(name, "accuracies") if VARIANTS[name]["task"] == task else []
@@ -124,8 +124,9 @@ def draw(results, plt):
         axes.set_title(task)
         axes.set_xlabel("steps")
         axes.set_ylim(0, 1.02)
-        axes.legend(fontsize=7)
+        label_ends(axes)
     panels[0].set_ylabel("rows correct, hops included")
+    figure.subplots_adjust(wspace=0.8)
     return figure
 
 

@@ -583,6 +583,6 @@ def test_the_leaderboards_mean_needs_every_task():
     results = SimpleNamespace(budget={"tasks": ["qa1", "qa2"]},
                               values=lambda name, key, tokens: {"lm2, qa1": [0.5, 1.0], "lm2, qa2": seconds}[name])
     seconds = [0.25]
-    assert leaderboard._mean(results, "lm2", "0") == "0.500"
+    assert leaderboard._mean(results, "lm2", "0") == 0.5
     seconds = []
-    assert leaderboard._mean(results, "lm2", "0") == "-"
+    assert leaderboard._mean(results, "lm2", "0") is None
