@@ -556,6 +556,7 @@ def test_a_plan_of_hops_removes_them_in_equal_parts_and_half_steps_are_half_as_l
         removed = [count * i / steps for i in range(1, steps + 1)]
         assert [stage.sampler.removed for stage in fewer] == pytest.approx(removed)
         assert (first.sampler.removed, last.sampler.removed) == (0, count)
+        assert [stage.steps for stage in (first, fewer[0], last)] == [20_000, 6000, 2000]
         assert all(stage.required and stage.loss_threshold for stage in (first, *fewer))
         assert last.loss_threshold is None
         assert len({stage.name for stage in (first, *fewer, last)}) == steps + 2
