@@ -12,7 +12,16 @@ import sys
 from benchmarks.tables import markdown
 from experiments import ablations
 from experiments.baselines import baseline
-from experiments.runner import HELD_OUT, Experiment, checkpoint_of, curve, evaluate, generated, language, train
+from experiments.runner import (
+    HELD_OUT,
+    Experiment,
+    checkpoint_of,
+    evaluate,
+    generated,
+    label_ends,
+    language,
+    train,
+)
 from tinylm2.data import HaystackSampler, find_file, read_examples
 from tinylm2.inspect.evaluate import babilong
 from tinylm2.model import Config, init_params
@@ -66,8 +75,9 @@ def report(results):
              results.mean(name, "parameters", digits=0), results.mean(name, "cpu_s", digits=0)]
             for name in results.variants if results.of(name)]
     for memory in results.budget["memories"]:
+        means = [_mean(results, memory, n) for n in lengths]
         rows.append([f"**{memory}, mean of {len(results.budget['tasks'])}**", "",
-                     *(_mean(results, memory, n) for n in lengths), "", ""])
+                     *("-" if mean is None else f"{mean:.3f}" for mean in means), "", ""])
     rows += [[f"{name.split()[0]}, published", "",
               *(f"{figures[int(n)] / 100:.3f}" if int(n) in figures else "-" for n in lengths), name.split()[1], ""]
              for name, figures in PUBLISHED.items()]
@@ -75,30 +85,27 @@ def report(results):
 
 
 def _mean(results, memory, tokens):
-    """Mean over the tasks of the means over the seeds; only where every task was asked."""
+    """Mean over the tasks of the means over the seeds; None where a task was not asked."""
     found = [results.values(f"{memory}, {task}", "accuracy", tokens) for task in results.budget["tasks"]]
-    return f"{sum(sum(seeds) / len(seeds) for seeds in found) / len(found):.3f}" if all(found) else "-"
+    return sum(sum(seeds) / len(seeds) for seeds in found) / len(found) if all(found) else None
 
 
 def draw(results, plt):
-    """Accuracy against the tokens of the text: one line per memory and task, dots for the published means."""
+    """Mean accuracy of the tasks against the tokens of the text; dotted lines for the published means."""
     lengths = list(results.budget["questions"])
     figure, axes = plt.subplots(figsize=(8, 4))
-    for name in results.variants:
-        trials = results.of(name)
-        asked = [n for n in lengths if all(n in trial["accuracy"] for trial in trials)]
-        if trials:
-            curve(axes, [max(int(n), 512) for n in asked], [[trial["accuracy"][n] for n in asked] for trial in trials],
-                  name, marker=".")
+    for memory in results.budget["memories"]:
+        means = {int(n): _mean(results, memory, n) for n in lengths if _mean(results, memory, n) is not None}
+        axes.plot([max(n, 512) for n in means], means.values(), marker=".", label=memory if means else None)
     for name, figures in PUBLISHED.items():
         axes.plot([max(n, 512) for n in figures], [percent / 100 for percent in figures.values()], ":", color="grey",
-                  marker=f"${name[0]}$", label=f"{name}, mean, published")
+                  marker=".", label=f"{name}, published")
     axes.set_xscale("log", base=2)
     axes.set_xticks([max(int(n), 512) for n in lengths], [f"{int(n):,}" for n in lengths], rotation=45)
     axes.set_xlabel("tokens of the text")
-    axes.set_ylabel("accuracy by BABILong's rule")
+    axes.set_ylabel("accuracy by BABILong's rule, mean of the tasks")
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+    label_ends(axes)
     return figure
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from benchmarks.tables import markdown
 from experiments import joint
 from experiments.baselines import baseline
-from experiments.runner import EVERY, Experiment, checkpoint_of, curve, language, train
+from experiments.runner import EVERY, Experiment, checkpoint_of, curve, label_ends, language, train
 from tinylm2.data import BucketSampler, Question
 from tinylm2.data.samplers import story_sequence
 from tinylm2.model import Config, init_params
@@ -78,12 +78,12 @@ def plan(variant, budget, segment_len):
     task, size = variant["task"], variant.get("batch_size", budget["batch_size"])
     count = HOPS[task]
     last = Stage("no hops", HopSampler(segment_len=segment_len, removed=float(count)), size, budget["after"])
-    first = Stage("all hops", HopSampler(facts=(None, None, 3, 4), segment_len=segment_len), size, budget["patience"],
+    first = Stage("all hops", HopSampler(facts=(None, None, 3, 4), segment_len=segment_len), size, budget["learn"],
                   loss_threshold=budget["hold"], required=budget["strict"])
     if not variant.get("hops", True):
         return (Stage("plain", last.sampler, size, budget["plain"]),)
     parts = round(count / (budget["step"] * variant.get("pace", 1)))
-    fewer = tuple(replace(first, name=f"{count * i / parts:.2f} removed",
+    fewer = tuple(replace(first, name=f"{count * i / parts:.2f} removed", steps=budget["patience"],
                           sampler=HopSampler(segment_len=segment_len, removed=count * i / parts))
                   for i in range(1, parts + 1))
     return (first, *fewer, last)
@@ -115,7 +115,7 @@ def report(results):
 
 def draw(results, plt):
     """Whole rows correct while training, hops included; one panel per task."""
-    figure, panels = plt.subplots(1, len(HOPS), figsize=(10, 3.5), sharey=True)
+    figure, panels = plt.subplots(1, len(HOPS), figsize=(11, 3.5), sharey=True)
     for axes, task in zip(panels, HOPS, strict=True):
         for name in results.variants:
             found = results.values(name, "accuracies") if VARIANTS[name]["task"] == task else []
@@ -124,8 +124,9 @@ def draw(results, plt):
         axes.set_title(task)
         axes.set_xlabel("steps")
         axes.set_ylim(0, 1.02)
-        axes.legend(fontsize=7)
+        label_ends(axes)
     panels[0].set_ylabel("rows correct, hops included")
+    figure.subplots_adjust(wspace=0.8)
     return figure
 
 
@@ -136,10 +137,11 @@ EXPERIMENT = Experiment(
     name="plateaus", question=QUESTION, measure=measure, report=report, draw=draw,
     variants=lambda budget: budget["variants"], options=joint.EXPERIMENT.options, logged=True,
     budgets={
-        "small": {**_COMMON, "patience": 6000, "after": 2000, "plain": 12_000},
-        "large": {**_COMMON, "patience": 20_000, "after": 10_000, "plain": 60_000},
+        "small": {**_COMMON, "learn": 20_000, "patience": 6000, "after": 2000, "plain": 12_000},
+        "large": {**_COMMON, "learn": 40_000, "patience": 20_000, "after": 10_000, "plain": 60_000},
         "quick": {**_COMMON, "variants": ["qa16, plain", "qa16, hops", "qa19, hops"], "strict": False, "step": 1.0,
-                  "patience": 2, "after": 2, "plain": 2, "batch_size": 4, "model": {"T": 64}, "questions": 3},
+                  "learn": 2, "patience": 2, "after": 2, "plain": 2, "batch_size": 4, "model": {"T": 64},
+                  "questions": 3},
     })
 main = EXPERIMENT.main
 

@@ -556,6 +556,7 @@ def test_a_plan_of_hops_removes_them_in_equal_parts_and_half_steps_are_half_as_l
         removed = [count * i / steps for i in range(1, steps + 1)]
         assert [stage.sampler.removed for stage in fewer] == pytest.approx(removed)
         assert (first.sampler.removed, last.sampler.removed) == (0, count)
+        assert [stage.steps for stage in (first, fewer[0], last)] == [20_000, 6000, 2000]
         assert all(stage.required and stage.loss_threshold for stage in (first, *fewer))
         assert last.loss_threshold is None
         assert len({stage.name for stage in (first, *fewer, last)}) == steps + 2
@@ -583,6 +584,6 @@ def test_the_leaderboards_mean_needs_every_task():
     results = SimpleNamespace(budget={"tasks": ["qa1", "qa2"]},
                               values=lambda name, key, tokens: {"lm2, qa1": [0.5, 1.0], "lm2, qa2": seconds}[name])
     seconds = [0.25]
-    assert leaderboard._mean(results, "lm2", "0") == "0.500"
+    assert leaderboard._mean(results, "lm2", "0") == 0.5
     seconds = []
-    assert leaderboard._mean(results, "lm2", "0") == "-"
+    assert leaderboard._mean(results, "lm2", "0") is None
