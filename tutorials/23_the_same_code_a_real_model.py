@@ -47,7 +47,7 @@ V, D, L, H, G, F, K = 280, 32, 2, 4, 2, 48, 8
 def write_folder(folder, rng):
     """A Llama of random numbers, as Hugging Face's transformers would save it."""
     sizes = {"model_type": "llama", "vocab_size": V, "hidden_size": D, "num_hidden_layers": L, "num_attention_heads": H,
-             "num_key_value_heads": G, "intermediate_size": F, "max_position_embeddings": 64, "rope_theta": 10000.0,
+             "num_key_value_heads": G, "intermediate_size": F, "max_position_embeddings": 128, "rope_theta": 10000.0,
              "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "eos_token_id": 0}
     shapes = {"embed_tokens": (V, D), "norm": (D,)}
     for i in range(L):
