@@ -29,7 +29,9 @@ NAMES = ["Mary", "John", "Sandra", "Daniel", "Fred", "Bill"]
 THINGS = ["milk", "football", "apple", "box", "hammer", "ring", "book", "lamp"]
 PLACES = ["garden", "office", "kitchen", "hallway", "bathroom", "cellar", "attic", "stable"]
 TEXT, SEGMENTS = 71, 4                                   # random stream of the texts; segments of a row
-VARIANTS = {"gate shut, values zero": None, "gate open, values zero": -1.0, "gate shut to -10, values drawn": -10.0}
+MOVES = "as the first, and the Llama learns, too"
+VARIANTS = {"gate shut, values zero": None, "gate open, values zero": -1.0, "gate shut to -10, values drawn": -10.0,
+            MOVES: None}
 
 
 def told(seed, records):
@@ -119,7 +121,7 @@ def measure(name, seed, budget, show):
             fresh = init_params(model.cfg, seed)
             model.params[f"blocks.{i}.mem.Wv"][...] = fresh[f"blocks.{i}.mem.Wv"]
     moved = float(np.abs(losses(model.params, model.cfg)[0] - losses(llama.params, llama.cfg)[0]))
-    found = learn(model.params, model.cfg, seed, budget, budget["steps"], True, show)
+    found = learn(model.params, model.cfg, seed, budget, budget["steps"], name != MOVES, show)
     alone, both = losses(llama.params, llama.cfg), losses(model.params, model.cfg)
     return {"moved": moved, "losses": found, "parameters": int(model.params.buffer.size),
             "loss": {"alone": alone[0], "with": both[0], "frozen": losses(model.params, model.cfg, frozen=True)[0],
