@@ -250,6 +250,17 @@ def test_a_damaged_entry_of_an_export_is_one_line(tmp_path, capsys, change):
     assert "found" in error
 
 
+def test_it_compiles_to_the_same_numbers(tmp_path):
+    """torch.compile's front end takes the whole file; its back end needs a compiler, so the graph runs as it is."""
+    theirs = loaded(export_model(run("float32"), tmp_path / "hf"), torch.float32)
+    ids = torch.tensor(ids_of(run()))
+    compiled = torch.compile(theirs.segment, backend="eager")
+    expected, banks = theirs.segment(ids[:, :6], theirs.first_banks(3), None, True)
+    found, same = compiled(ids[:, :6], theirs.first_banks(3), None, True)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(banks, same, strict=True))
+
+
 def test_the_pytorch_file_is_at_most_300_lines():
     from importlib.resources import files
 

@@ -172,7 +172,7 @@ def _try_stages(stories, stages, shards):
     """BadInput before the first step, and not hours later, where a stage finds no story: one row of every stage."""
     for stage in stages:
         stage.sampler.batch(stories, 0, 1)
-        if isinstance(stage.sampler, HaystackSampler) and stage.batch_size % shards:
+        if isinstance(stage.sampler, HaystackSampler | TextSampler) and stage.batch_size % shards:
             raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {stage.batch_size} "
                            "rows")
 
