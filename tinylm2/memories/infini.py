@@ -5,7 +5,7 @@
 
 f = elu + 1. A maps keys to values, z counts the keys. The delta rule stores only what the memory does not say already.
 But z counts a key every time, so a difference is averaged like a value: what is found runs after half of the newest
-one (lesson 20; experiments/gallery.py has equation 4 without it). q, k and v are the block's own, before RoPE: the
+one (lesson 20; experiments.gallery has equation 4 without it). q, k and v are the block's own, before RoPE: the
 memory has no parameters. What it reads passes LM2's output gate, in the paper one number per head (equation 6).
 """
 
