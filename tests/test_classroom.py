@@ -91,6 +91,7 @@ HOSTILE = {
     "a link in a tar": (tarred((tar_entry("my_a2.py", tarfile.SYMTYPE, "/etc/passwd"), "")), "a link"),
     "a hard link": (tarred((tar_entry("my_a2.py", tarfile.LNKTYPE, "/etc/passwd"), "")), "a link"),
     "a device": (tarred((tar_entry("my_a2.py", tarfile.CHRTYPE), "")), "a link or a device"),
+    "a file of holes": (tarred((tar_entry("my_a2.py", tarfile.GNUTYPE_SPARSE), "")), "a link or a device"),
     "a pipe": (tarred((tar_entry("my_a2.py", tarfile.FIFOTYPE), "")), "a link or a device"),
     "a zip bomb": (zipped(("my_a2.py", "#" * (intake.UNPACKED + 1))), "more than 64 MiB"),
     "a tar bomb": (tarred(("my_a2.py", "#" * (intake.UNPACKED + (32 << 20))), mode="w:gz"), "more than 64 MiB"),
