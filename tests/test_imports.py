@@ -44,6 +44,7 @@ CORE_LINES = 1500                                        # docstrings and blank 
 NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.data.published": "tokenizers",
           "tinylm2.interop.gguf_file": "gguf", "tinylm2.course": "pytest", "tinylm2.__main__": "tutorials",
           "tinylm2.interop.modeling_lm2": "torch transformers", "tinylm2.inspect.plots": "matplotlib",
+          "tinylm2.data.two_sample": "sklearn",
           "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
 
 
