@@ -301,6 +301,13 @@ def test_the_page_of_the_class_counts_mistakes_over_students(graded):
     assert (klass["students"], klass["graded"]) == (5, 4)
 
 
+def test_the_causes_are_counted_and_not_what_follows_from_them():
+    lines = [["dx is dy times 2", "at [0, 1] it says 3.5, expected 7"], ["not judged yet: f must be right first"],
+             ["its contract is kept, as far as its gradients are right"], ["dx is dy times 3"]]
+    report = {"tests": [{"function": "f", "feedback": some} for some in lines]}
+    assert classroom.mistakes([report, report]) == [["f", "dx is dy times …", 2]]
+
+
 def refused(arguments, capsys):
     assert main([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
