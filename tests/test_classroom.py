@@ -91,6 +91,7 @@ HOSTILE = {
     "a link in a tar": (tarred((tar_entry("my_a2.py", tarfile.SYMTYPE, "/etc/passwd"), "")), "a link"),
     "a hard link": (tarred((tar_entry("my_a2.py", tarfile.LNKTYPE, "/etc/passwd"), "")), "a link"),
     "a device": (tarred((tar_entry("my_a2.py", tarfile.CHRTYPE), "")), "a link or a device"),
+    "a file of holes": (tarred((tar_entry("my_a2.py", tarfile.GNUTYPE_SPARSE), "")), "a link or a device"),
     "a pipe": (tarred((tar_entry("my_a2.py", tarfile.FIFOTYPE), "")), "a link or a device"),
     "a zip bomb": (zipped(("my_a2.py", "#" * (intake.UNPACKED + 1))), "more than 64 MiB"),
     "a tar bomb": (tarred(("my_a2.py", "#" * (intake.UNPACKED + (32 << 20))), mode="w:gz"), "more than 64 MiB"),
@@ -298,6 +299,13 @@ def test_the_page_of_the_class_counts_mistakes_over_students(graded):
     lost = klass["functions"]["rmsnorm_forward"]
     assert lost == {"mean": round((lost["out_of"] * 2) / 4, 1), "all": 2, "none": 2, "out_of": lost["out_of"]}
     assert (klass["students"], klass["graded"]) == (5, 4)
+
+
+def test_the_causes_are_counted_and_not_what_follows_from_them():
+    lines = [["dx is dy times 2", "at [0, 1] it says 3.5, expected 7"], ["not judged yet: f must be right first"],
+             ["its contract is kept, as far as its gradients are right"], ["dx is dy times 3"]]
+    report = {"tests": [{"function": "f", "feedback": some} for some in lines]}
+    assert classroom.mistakes([report, report]) == [["f", "dx is dy times …", 2]]
 
 
 def refused(arguments, capsys):

@@ -33,6 +33,7 @@ GRACE = 90                                               # seconds that a grader
 NOT_THEIRS = ("check.py", "checking.py")                 # of a handout, beside its tinylm2/
 MOODLE = re.compile(r"(.+)_(\d+)_assignsubmission_\w*?_")                        # "Ann Lee_4711_assignsubmission_file_"
 STOPPED = re.compile(r"it was stopped|it ended the process|not run: |seconds for the whole file|GiB of memory")
+CONSEQUENCE = re.compile(r"not judged|no points|not run|its contract is kept|.* in spite of that")       # of a mistake
 NUMBER = re.compile(r"(?<!\w)-?\d+(\.\d+)?(e[+-]?\d+)?(?!\w)")
 ALIKE = 0.8                                              # from here on two functions are reported as similar
 LONG_ENOUGH = 12                                         # pieces of a function's tree: shorter ones are alike by chance
@@ -358,10 +359,12 @@ def summary(reports, assignment, *, due=None):
 
 
 def mistakes(reports):
-    """What the feedback says most often: (function, text with its numbers left out, number of students)."""
+    """What the feedback says most often: (function, text with its numbers left out, number of students).
+
+    The first line of a test names the cause, where one is known. Where and how far a value is off follows it.
+    """
     seen = Counter()
     for report in reports:
-        lines = {(test["function"], NUMBER.sub("…", line)) for test in report["tests"] for line in test["feedback"]
-                 if not line.startswith(("not judged", "no points", "not run"))}
-        seen.update(lines)
+        seen.update({(test["function"], NUMBER.sub("…", line)) for test in report["tests"]
+                     for line in test["feedback"][:1] if not CONSEQUENCE.match(line)})
     return [[function, text, n] for (function, text), n in seen.most_common(30)]
