@@ -5,6 +5,8 @@ best of three learning rates, which the command finds first: a short training ea
 seed. The main trials have equal numbers of parameters. "equal state" trials also hold about equal numbers of state,
 1,050 per block, which window, armt and titans hold anyway. All train by one plan of longer and longer stories.
 "infini, sum" is an ablation: Infini-attention's other write, without the delta rule (lesson 20 says why).
+
+    python -m experiments.gallery --budget medium --write        also puts the table of qa1 into docs/RESULTS.md
 """
 
 import sys
@@ -15,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.machine import seconds
+from benchmarks import machine
 from benchmarks.memories import peak, state_size
 from benchmarks.step import Workload, tinylm2_step
 from benchmarks.tables import markdown
@@ -35,6 +37,7 @@ from experiments.runner import (
 )
 from tinylm2 import ops
 from tinylm2.backend import get_xp
+from tinylm2.errors import parse_json, read_lines
 from tinylm2.memories import MEMORIES, infini, primitives
 from tinylm2.memories import variant as memory_variant
 from tinylm2.model import Config, init_params, with_params_of
@@ -47,6 +50,7 @@ EQUAL_STATE = {"lm2": {"N": 32}, "pooled": {"N": 32}, "rmt": {"N": 64}, "memform
 STATE, MIX, SUM = ", equal state", ", mix", ", sum"      # what follows a memory's name in a variant
 LEARNED = 0.75                                           # training accuracy that a memory must reach and keep
 CHANCE = 1 / 6
+TRIALS = runner.FOLDER / "trials.jsonl"
 
 
 # ------------------------------------------------------------------------------------------------------------ ablation
@@ -145,7 +149,7 @@ def step_cost(cfg, batch=64, segments=4, turns=5):
     """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
     step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
     step()                                               # the first one makes tables
-    ms = 1e3 * median(seconds(step, time.process_time) for _ in range(turns))
+    ms = 1e3 * median(machine.seconds(step, time.process_time) for _ in range(turns))
     return {"ms": ms, "MB": peak(step) / 2**20}
 
 
@@ -166,7 +170,7 @@ def report(results):
         groups["tried" if " at " in name else "mix" if name.endswith(MIX) else "qa1"].append(name)
     text = _qa1(results, groups["qa1"]) if groups["qa1"] else []
     text += _mix(results, groups["mix"]) if groups["mix"] else []
-    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []))
+    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []) + _earlier())
 
 
 def _qa1(results, names):
@@ -209,6 +213,16 @@ def _tried(results, names):
     return ["", "Learning rates, a short training each, mean accuracy over questions that are not reported above:", "",
             markdown(["memory and lr", "seeds", "accuracy", "steps"], rows), "",
             "The best of each: " + ", ".join(f"{base} {lr:g}" for base, lr in chosen.items()) + "."]
+
+
+def _earlier():
+    """The trials by which memories were mended, in trials.jsonl: one seed, development questions."""
+    trials = [parse_json(line, TRIALS) for line in read_lines(TRIALS)]
+    lengths = ("4", "8", "16", "64")
+    rows = [[trial["memory"], trial["note"], *("{segments}; {steps}; {lr:g}".format(**trial["settings"]).split("; ")),
+             *(f"{trial['accuracy'][n]:.2f}" if n in trial["accuracy"] else "-" for n in lengths)] for trial in trials]
+    return ["", "Earlier trials, by which the memories got their starts: seed 0, development questions.", "",
+            markdown(["memory", "what", "segments", "steps", "lr", *(f"{n} segments" for n in lengths)], rows)]
 
 
 def draw(results, plt):
@@ -275,7 +289,18 @@ EXPERIMENT = Experiment(
                   "choose": {"segments": [2], "steps": [2], "early": 2}, "segments": [2], "steps": [2], "early": 2,
                   "questions": {"4": 3, "8": 3}, "development": {"4": 3}},
     })
-main = EXPERIMENT.main
+
+
+def main(argv=None):
+    """As every experiment; --write also puts the table of qa1 into docs/RESULTS.md."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    status = EXPERIMENT.main([argument for argument in arguments if argument != "--write"])
+    if "--write" in arguments and status == 0:
+        text = (runner.FOLDER / "gallery.md").read_text(encoding="utf-8")
+        table_of_qa1 = text[text.index("| memory |"):].partition("\n\n")[0]
+        machine.write("gallery", table_of_qa1, runner.FOLDER.parent / "RESULTS.md")
+    return status
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,16 @@ import sys
 
 from benchmarks.tables import markdown
 from experiments.baselines import baseline
-from experiments.runner import HELD_OUT, Experiment, by_number, evaluate, generated, language, train
+from experiments.runner import (
+    HELD_OUT,
+    Experiment,
+    by_number,
+    checkpoint_of,
+    evaluate,
+    generated,
+    language,
+    train,
+)
 from tinylm2.data import TASKS, find_file, read_examples
 from tinylm2.model import Config, init_params
 from tinylm2.training.curriculum import growing
@@ -19,12 +28,17 @@ PASS = 0.95
 
 def measure(name, seed, budget, show):
     """Train one model on all tasks and evaluate it on generated and, where there are, official questions."""
-    tokenizer, _ = language()
-    cfg = baseline(name, Config(V=tokenizer.size, **budget["model"]))
+    cfg = baseline(name, Config(V=language()[0].size, **budget["model"]))
     params = init_params(cfg, seed)
     learned = train(params, cfg=cfg, tasks=budget["tasks"], weights=budget["weights"], seed=seed, show=show,
-                    max_lr=budget["lr"],
+                    max_lr=budget["lr"], kept=checkpoint_of("joint", name, seed, budget),
                     stages=growing(budget["grow"], segment_len=cfg.T, batch_size=budget["batch_size"]))
+    return {**learned, **asked(params, cfg, budget, show)}
+
+
+def asked(params, cfg, budget, show):
+    """Generated and, where there are, official questions of the budget's tasks: accuracy of each, and how many pass."""
+    tokenizer, _ = language()
     sources = {"generated": generated(budget["tasks"], budget["questions"], HELD_OUT)}
     if budget["stories"]:
         sources["official"] = {
@@ -36,7 +50,7 @@ def measure(name, seed, budget, show):
         scores = evaluate(params, examples, [0], cfg=cfg, seed=HELD_OUT)["0"]
         accuracy = {task: score["accuracy"] for task, score in scores.items()}
         found[source] = {"accuracy": accuracy, "passed": sum(a >= PASS for a in accuracy.values())}
-    return {**learned, **found}
+    return found
 
 
 def report(results):

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import zipfile
 from collections import Counter
 from datetime import datetime, timezone
@@ -326,9 +327,25 @@ def test_nothing_is_written_among_the_submissions_or_over_a_folder_with_files(tm
 def test_a_grader_that_does_not_end_costs_one_student(monkeypatch):
     monkeypatch.setattr(classroom, "GRACE", -0.9)
     found = [made(("my_a2.py", SOLVED)), made(problem="it is a link")]
-    reports = classroom.grade_class(found, A2, seed=1, seconds=1, budget=1, say=lambda line: None)
+    reports = classroom.grade_class(found, A2, asked="a2", seed=1, seconds=1, budget=1, say=lambda line: None)
     assert [report["problem"] for report in reports] == ["its grader was stopped after 0 s", "it is a link"]
     assert [(report["points"], report["out_of"]) for report in reports] == [(0, 100), (0, 100)]
+
+
+def test_two_files_are_graded_at_a_time_and_progress_is_told(monkeypatch):
+    """Two wait for each other: one at a time would never end."""
+    both, lines = threading.Barrier(2, timeout=20), []
+
+    def waits(number, one, **_):
+        both.wait()
+        return classroom._blank(A2, 1, problem=f"problem {number}", file="")
+
+    monkeypatch.setattr(classroom, "_graded", waits)
+    found = [made(), made(), made(), made()]
+    reports = classroom.grade_class(found, A2, asked="a2", seed=1, seconds=1, budget=1, jobs=2, say=lines.append)
+    assert [report["problem"] for report in reports] == [f"problem {i}" for i in range(4)]
+    assert [line.split("  ")[0] for line in lines] == [f"{i} of 4" for i in (1, 2, 3, 4)]
+    assert all(" left)" in line for line in lines)
 
 
 def test_the_json_of_one_file_says_who_and_when(tmp_path):

@@ -42,9 +42,9 @@ PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold p
 CORE = ["backend", "flat", "ops", "layers", "memories/lm2", "model", "recurrence", "optim", "training/step"]
 CORE_LINES = 1500                                        # docstrings and blank lines, too: an afternoon's reading
 NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.data.published": "tokenizers",
-          "tinylm2.interop.gguf_file": "gguf",
+          "tinylm2.interop.gguf_file": "gguf", "tinylm2.course": "pytest", "tinylm2.__main__": "tutorials",
           "tinylm2.interop.modeling_lm2": "torch transformers", "tinylm2.inspect.plots": "matplotlib",
-          "tinylm2.course": "pytest", "tinylm2.__main__": "tutorials",
+          "tinylm2.data.two_sample": "sklearn",
           "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
 
 

@@ -5,6 +5,7 @@ path that stands alone behind `--impl` would look like a place with tests until 
 """
 
 import argparse
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,24 @@ def prepare(config: Any) -> None:
         config.addinivalue_line("markers", f"{name}: grades assignment {name[1:]}, of the file --impl or the library")
     if not config.inipath:                               # beside a student's file pyproject.toml is not found
         config.addinivalue_line("markers", "long: takes minutes")
-    if config.getoption("impl") and config.getoption("markexpr") not in names:
+    if not config.getoption("impl"):
+        return
+    if config.getoption("markexpr") not in names:
         raise pytest.UsageError(f"--impl: found no assignment to grade by, expected -m {' or -m '.join(names)}")
+    if config.getoption("seed") is None:
+        config.option.seed = secrets.randbelow(10**6)
+    if not config.pluginmanager.has_plugin("tinylm2 seed"):
+        config.pluginmanager.register(_SaysTheSeed(config.getoption("seed")), "tinylm2 seed")
+
+
+class _SaysTheSeed:
+    """A line at the end, also where all tests pass."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def pytest_terminal_summary(self, terminalreporter):
+        terminalreporter.write_line(f"graded with seed {self.seed}: --seed {self.seed} asks the same again")
 
 
 def _seed(text):

@@ -186,9 +186,9 @@ if lesson.plt:
     lesson.show(figure, "14-gallery")
 
 # %% [markdown]
-# LM2 is ahead up to 16 segments, and ARMT beyond. That is one seed and a minute of training. Longer training stories
-# change the order again: docs/RESULTS.md has the measured comparison (section gallery), with three seeds and a learning
-# rate for each. The window shows what kept tokens are worth when nothing is chosen.
+# LM2 is ahead up to 16 segments, and ARMT beyond. That is one seed, one learning rate for all, and a minute of
+# training. docs/RESULTS.md (section gallery) has the comparison with longer training stories and a learning rate for
+# each. The window shows what kept tokens are worth when nothing is chosen.
 #
 # ## Exercise
 #

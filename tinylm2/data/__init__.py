@@ -17,6 +17,7 @@ from tinylm2.data.samplers import (
 )
 from tinylm2.data.stories import Example, Fact, Question, Story, examples
 from tinylm2.data.tasks import TASKS, Task
+from tinylm2.data.text import TextSampler
 from tinylm2.data.tokenizer import Tokenizer, bpe_tokenizer, word_tokenizer, words_of
 from tinylm2.errors import BadInput
 
@@ -24,7 +25,8 @@ __all__ = [
     "DATA", "EVALUATION", "INIT", "TASKS",
     "BadInput", "Batch", "BookFiller", "BucketSampler", "EncodedExample", "Example", "Fact", "FileTask",
     "GrammarFiller",
-    "HaystackSampler", "PublishedTokenizer", "Question", "Rng", "Sequence", "Stories", "Story", "Task", "Tokenizer",
+    "HaystackSampler", "PublishedTokenizer", "Question", "Rng", "Sequence", "Stories", "Story", "Task",
+    "TextSampler", "Tokenizer",
     "bpe_tokenizer", "collate", "encode_examples", "examples", "find_file", "generated_examples", "insert_in_haystack",
     "make_batch", "make_prompts", "max_answer_len", "read_babilong", "read_examples", "read_stories", "story_text",
     "without_filler", "word_tokenizer", "words_of",

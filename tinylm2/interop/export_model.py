@@ -17,11 +17,11 @@ from tinylm2.backend import to_host
 from tinylm2.data import PublishedTokenizer
 from tinylm2.data.tokenizer import END, PAD
 from tinylm2.errors import BadInput
+from tinylm2.files import replacing
 from tinylm2.interop import llama
 from tinylm2.interop.import_model import OFFSETS, OWN, SINGLE_FILE
 from tinylm2.interop.tensors import write_safetensors
 from tinylm2.model import Config
-from tinylm2.training.checkpoint import replacing
 
 CODE = "modeling_lm2.py"
 WRITTEN = ("config.json", SINGLE_FILE, "tokenizer.json", "tokenizer_config.json", CODE, OFFSETS)

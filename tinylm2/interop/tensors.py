@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinylm2.errors import BadInput, parse_json
-from tinylm2.training.checkpoint import replacing
+from tinylm2.files import replacing
 
 LONGEST = 100_000_000                                    # bytes of a header; the format's own limit
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1"}

@@ -15,7 +15,7 @@ import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,24 @@ def _hold(folder):
     except BadInput as error:
         return str(error)
     return None
+
+
+def continue_from(source: Any, given: dict, *, xp: Any = np) -> TrainedModel:
+    """A run's model with the settings of another training: what `given` names, and the source's where it is silent.
+
+    BadInput where a setting that makes the model is another, and where there is no text to train on.
+    """
+    model, _, _ = load(source, xp=xp)
+    asked = {f.name: given[f.name] for f in fields(Settings) if given.get(f.name) is not None}
+    if not asked.get("text"):
+        raise BadInput("--from: found no --text, expected a text file to train on")
+    for f in fields(Settings):
+        fixed = f.metadata["letter"] or f.name in ("memory_blocks", "tokenizer", "vocab", "words")
+        if fixed and asked.get(f.name, getattr(model.settings, f.name)) != getattr(model.settings, f.name):
+            raise BadInput(f"--{f.name.replace('_', '-')}: found {asked[f.name]}, expected "
+                           f"{getattr(model.settings, f.name)}, with which {source} was made")
+    model.settings = replace(model.settings, **asked)
+    return model
 
 
 def _check_files(settings, given):

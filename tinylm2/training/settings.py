@@ -53,6 +53,10 @@ class Settings:
     words: str = option("", "a text file whose words the vocabulary knows, too; those of other files named here are")
     filler: str = option("", "a text file whose sentences hide the facts (empty: a built-in grammar)")
 
+    text: str = option("", "with --from: a text file to train on, by the language model's loss over its segments")
+    batch: int = option(8, "rows per step with --text", span=(1, 65536))
+    freeze: str = option("", "base: with --text, only the memory's parameters move", choices=("", "base"))
+
     def __post_init__(self):
         """BadInput for a value of another type or out of its range: settings come from files, too."""
         for f in fields(self):

@@ -11,14 +11,22 @@ import numpy as np
 
 from tinylm2 import decoding
 from tinylm2.backend import to_host
-from tinylm2.data import Example, GrammarFiller, HaystackSampler, Tokenizer, encode_examples
+from tinylm2.data import (
+    Example,
+    GrammarFiller,
+    HaystackSampler,
+    Stories,
+    TextSampler,
+    Tokenizer,
+    encode_examples,
+)
 from tinylm2.data.filler import sentences
-from tinylm2.errors import BadInput
+from tinylm2.errors import BadInput, read_lines
 from tinylm2.flat import Flat
 from tinylm2.inspect.trace import trace, traced_answer
 from tinylm2.model import Config, count_params, init_params
 from tinylm2.training.communicator import own_shards
-from tinylm2.training.curriculum import curriculum
+from tinylm2.training.curriculum import Stage, curriculum
 from tinylm2.training.material import gather_material, short_rows
 from tinylm2.training.settings import Settings, plan_of
 from tinylm2.training.step import SINGLE
@@ -113,6 +121,8 @@ class TrainedModel:
     def trainer(self, comm: Any = SINGLE, material: Any = None) -> Trainer:
         """The Trainer that trains it, in this process or in all those of `comm`."""
         s = self.settings
+        if s.text:
+            return self._text_trainer(comm)
         stories = (material or gather_material(s)).stories(s.seed)
         stories.tokenizer = self.tokenizer
         segments, steps = plan_of(s)
@@ -123,6 +133,25 @@ class TrainedModel:
         _try_stages(stories, stages, s.shards)
         return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr, lm=s.lm,
                        truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm)
+
+    def _text_trainer(self, comm):
+        """The Trainer on rows of the user's text."""
+        s = self.settings
+        stories = Stories((), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
+        stages = _text_stages(self)
+        own_shards(comm, s.shards)
+        _try_stages(stories, stages, s.shards)
+        return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr,
+                       truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm,
+                       frozen=s.freeze == "base")
+
+
+def _text_stages(model: Any) -> tuple:
+    """A stage for each of the settings' numbers of segments, on rows of the text that they name."""
+    s = model.settings
+    ids = np.array(model.tokenizer.encode("\n".join(read_lines(s.text))))
+    return tuple(Stage(f"text {segments}", TextSampler(segments, s.segment, ids), s.batch, steps)
+                 for segments, steps in zip(*plan_of(s), strict=True))
 
 
 def _chooser(temperature, top_p, rng):

@@ -18,7 +18,7 @@ from tutorials.assignments.client import Limits
 from tutorials.assignments.grader import ASSIGNMENTS as CUT
 from tutorials.assignments.grader import grade, what_is_lacking
 
-ASSIGNMENTS = {**CUT, "a7": a7.ASSIGNMENT}               # its command in a7.py trains the memory, too
+ASSIGNMENTS = type(CUT)({**CUT, "a7": a7.ASSIGNMENT})    # its command in a7.py trains the memory, too
 CLASS_OPTIONS = ("csv", "report")
 
 
@@ -73,6 +73,7 @@ def _grade_file(assignment, solution, args):
     report = grade(assignment, solution, seed=args.seed, limits=Limits(seconds=args.seconds, total=args.budget))
     if target:
         tree = report.as_json()
+        tree |= {"assignment": args.assignment}
         tree = {**classroom.about(args.student or solution.resolve().parent.name, solution.stat().st_mtime, args.due),
                 **tree, "stopped": classroom.stopped(tree)}
         _replace(target, json.dumps(tree, indent=1) + "\n")
@@ -99,9 +100,9 @@ def _grade_class(assignment, place, args):
             raise BadInput(f"{path}: found a place among the submissions, expected one outside of {place}")
     found = classroom.submissions(place, assignment)
     say = _say_progress
-    say(f"{assignment.name}, {assignment.subject}: {len(found)} submissions, {args.jobs} at a time, seed {args.seed}")
-    reports = classroom.grade_class(found, assignment, seed=args.seed, due=args.due, seconds=args.seconds,
-                                    budget=args.budget, jobs=args.jobs, say=say)
+    say(f"{args.assignment}, {assignment.subject}: {len(found)} submissions, {args.jobs} at a time, seed {args.seed}")
+    reports = classroom.grade_class(found, assignment, asked=args.assignment, seed=args.seed, due=args.due,
+                                    seconds=args.seconds, budget=args.budget, jobs=args.jobs, say=say)
     klass = classroom.summary(reports, assignment, due=args.due)
     if "--csv" in targets:
         _replace(targets["--csv"], pages.table(reports))
@@ -137,11 +138,11 @@ def _print_class(klass):
 def _write_platforms(assignment, args):
     """Write what Gradescope or GitHub Classroom needs."""
     if args.gradescope:
-        files = platforms.gradescope_files(assignment, args.seed)
+        files = platforms.gradescope_files(args.assignment, args.seed)
         _write_folder(files, Path(args.gradescope), executable=("setup.sh", "run_autograder"))
         print(f"{args.gradescope}: zip what is in this folder, and upload it as the autograder (seed {args.seed})")
     if args.github:
-        _write_folder(platforms.github_files(assignment), Path(args.github))
+        _write_folder(platforms.github_files(args.assignment, assignment.name), Path(args.github))
         print(f"{args.github}: commit this to the template repository of the assignment")
     return 0
 

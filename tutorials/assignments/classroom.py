@@ -193,19 +193,22 @@ def chosen(made, assignment):
 # ----------------------------------------------------------------------------------------------------------- grading
 
 
-def grade_class(found, assignment, *, seed, due=None, seconds, budget, jobs=2, say=print):
+def grade_class(found, assignment, *, asked, seed, due=None, seconds, budget, jobs=2, say=print):
     """A dict per submission, in their order: its report as JSON, and who, which file, when, late, stopped, problem.
 
-    due: a datetime or None.  seconds, budget: for one test, and for one file.  say: called with a line of progress.
+    asked: the assignment as the command names it.  due: a datetime or None.  seconds, budget: for one test, and for one
+    file.  say: called with a line of progress.
     """
     began, reports = time.monotonic(), {}
     with tempfile.TemporaryDirectory(prefix="tinylm2-class-") as folder, ThreadPoolExecutor(jobs) as pool:
-        one = partial(_graded, assignment=assignment, folder=Path(folder), seed=seed, seconds=seconds, budget=budget)
+        one = partial(_graded, assignment=assignment, asked=asked, folder=Path(folder), seed=seed, seconds=seconds,
+                      budget=budget)
         futures = [pool.submit(one, number, made) for number, made in enumerate(found)]
         try:
             for made, future in zip(found, futures, strict=True):
                 report = future.result()
-                reports[len(reports)] = {**report, **about(made.student, made.time, due), "identifier": made.identifier}
+                reports[len(reports)] = {**report, **about(made.student, made.time, due), "assignment": asked,
+                                         "identifier": made.identifier}
                 left = (time.monotonic() - began) / len(reports) * (len(found) - len(reports))
                 what = f"not graded: {report['problem']}" if report["problem"] else (
                     f"{report['points']} of {report['out_of']}, {report['seconds']:.0f} s")
@@ -228,7 +231,7 @@ def _minutes(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _graded(number, made, *, assignment, folder, seed, seconds, budget):
+def _graded(number, made, *, assignment, asked, folder, seed, seconds, budget):
     """The report on one submission."""
     try:
         path, source = chosen(made, assignment)
@@ -238,7 +241,7 @@ def _graded(number, made, *, assignment, folder, seed, seconds, budget):
     home.mkdir()
     file, out = home / f"my_{assignment.name}.py", home / "report.json"
     file.write_bytes(source)
-    command = [sys.executable, "-m", "tutorials.assignments", "grade", assignment.name, str(file), "--seed", str(seed),
+    command = [sys.executable, "-m", "tutorials.assignments", "grade", asked, str(file), "--seed", str(seed),
                "--seconds", str(seconds), "--budget", str(budget), "--json", str(out)]
     paths = [str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
@@ -345,7 +348,7 @@ def summary(reports, assignment, *, due=None):
                            "all": sum(f["points"] == f["out_of"] for f in of),
                            "none": sum(f["points"] == 0 for f in of),
                            "out_of": next(r["functions"][name]["out_of"] for r in reports if name in r["functions"])}
-    return {"assignment": assignment.name, "subject": assignment.subject, "seed": reports[0]["seed"],
+    return {"assignment": reports[0]["assignment"], "subject": assignment.subject, "seed": reports[0]["seed"],
             "due": due.isoformat(timespec="seconds") if due else None, "students": len(reports), "graded": len(graded),
             "mean": round(statistics.mean(points), 1) if points else None,
             "median": statistics.median(points) if points else None, "functions": functions,

@@ -53,6 +53,9 @@ class Config:
     N: int = 16
     T: int = 32
     K: int = 0                                           # D / H where none is given
+    base: float = 10000.0                                # of RoPE
+    scaling: object = None
+    eps: float = 1e-5                                    # of the norms
 
     def __post_init__(self):
         object.__setattr__(self, "K", self.K or self.D // self.H)

@@ -43,7 +43,7 @@ OPENBLAS_NUM_THREADS=1 exec "$python" -m tutorials.assignments.platforms gradesc
 
 WORKFLOW = """# Grades my_{name}.py at every push. Replace the address by that of your copy of the course.
 # A student can read and change this file, and read the whole library: it is for feedback. For the mark, grade with
-# `tinylm2 grade {name} submissions/` on a machine of your own. GitHub Classroom, where it still runs, finds the
+# `tinylm2 grade {asked} submissions/` on a machine of your own. GitHub Classroom, where it still runs, finds the
 # points by the names of the workflow and of its job.
 name: Autograding Tests
 on: [push, workflow_dispatch]
@@ -62,21 +62,21 @@ jobs:
       - run: python -m pip install "tinylm2 @ git+{repository}"
       - name: Grade my_{name}.py
         working-directory: ${{{{ runner.temp }}}}
-        run: python -m tutorials.assignments.platforms github {name} "$GITHUB_WORKSPACE/my_{name}.py"
+        run: python -m tutorials.assignments.platforms github {asked} "$GITHUB_WORKSPACE/my_{name}.py"
 """
 
 
 # ----------------------------------------------------------------------------------------------------------- Gradescope
 
 
-def gradescope_files(assignment, seed):
+def gradescope_files(asked, seed):
     """{path: text} of the folder that a teacher zips and uploads."""
     root = HERE.parents[1]
     parts = [*sorted((root / "tinylm2").rglob("*.py")), HERE.parent / "__init__.py", *sorted(HERE.glob("*.py")),
              *sorted(HERE.glob("*.md")), *sorted(HERE.glob("*.json"))]
     files = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in parts}
     needed = " ".join(f"'{name}'" for name in NEEDED)
-    return {"setup.sh": SETUP.format(needed=needed), "run_autograder": RUN.format(name=assignment.name, seed=seed),
+    return {"setup.sh": SETUP.format(needed=needed), "run_autograder": RUN.format(name=asked, seed=seed),
             **files}
 
 
@@ -124,7 +124,8 @@ def run_gradescope(name, seed, root):
         made = classroom.submissions(root / "submission", assignment)
         one = classroom.Submission(student, files=[file for part in made for file in part.files],
                                    problem=next((part.problem for part in made if part.problem), ""))
-        report = classroom.grade_class([one], assignment, seed=seed, seconds=limits.seconds, budget=SECONDS, jobs=1)[0]
+        (report,) = classroom.grade_class([one], assignment, asked=name, seed=seed, seconds=limits.seconds,
+                                          budget=SECONDS, jobs=1)
         report |= {"time": created.isoformat() if created else None, "due": due.isoformat() if due else None,
                    "late": created > due if created and due else None}
         results = (gradescope_failure(f"not graded: {report['problem']}") if report["problem"]
@@ -139,9 +140,9 @@ def run_gradescope(name, seed, root):
 # --------------------------------------------------------------------------------------------------------------- GitHub
 
 
-def github_files(assignment):
+def github_files(asked, name):
     """{path: text} to commit to the template repository of an assignment."""
-    return {".github/workflows/classroom.yml": WORKFLOW.format(name=assignment.name, repository=REPOSITORY)}
+    return {".github/workflows/classroom.yml": WORKFLOW.format(asked=asked, name=name, repository=REPOSITORY)}
 
 
 def run_github(name, solution):
