@@ -1,6 +1,6 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | ranks | fuzz | mutants | lessons | bank | page | coverage | bits
+    python -m tests.full kills | ranks | fuzz | mutants | configurations | lessons | bank | page | coverage | bits
 """
 
 import argparse
@@ -20,13 +20,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 
 
-def kills(count=100):
+def kills(count=1000):
     """Kill a training run so many times, resume it, compare it with an undisturbed one."""
     from tests.support import crash
 
-    done, inside, chains, faults = crash.kills(count, show=say)
+    done, inside, beside, chains, faults = crash.kills(count, seed=int(time.time()), show=say)
     print(*faults, sep="\n")
-    return f"{done} kills, {inside} of them inside saving; {chains} runs resumed, {len(faults)} faults", not faults
+    return (f"{done} kills, {inside} of them inside saving, {beside} with a second process at the folder; {chains} runs "
+            f"resumed, {len(faults)} faults", not faults)
 
 
 def ranks(count=50):
@@ -64,6 +65,21 @@ def mutants(count=10**9):
     tried, survivors = mutants.run(count, show=say)
     print(*survivors, sep="\n")
     return f"{tried} mutants, {tried - len(survivors)} killed ({1 - len(survivors) / tried:.1%})", not survivors
+
+
+def configurations(count=300):
+    """Compare so many random configurations with PyTorch."""
+    import numpy as np
+
+    from tests import test_parity_torch
+    from tinylm2.memories import MEMORIES
+
+    names, found = tuple(MEMORIES), []
+    for seed in range(count):
+        found.append(test_parity_torch.disagreement(np.random.default_rng([18, seed]), names[seed % len(names)])[0])
+        if found[-1] >= 1e-10:
+            say(f"seed {seed}, {names[seed % len(names)]}: {found[-1]:.1e}")
+    return f"{count} configurations of {len(names)} memories, at most {max(found):.1e} apart", max(found) < 1e-10
 
 
 def lessons():
@@ -138,7 +154,7 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, ranks, fuzz, mutants, lessons, bank, page, coverage, bits)}
+FIGURES = {f.__name__: f for f in (kills, ranks, fuzz, mutants, configurations, lessons, bank, page, coverage, bits)}
 
 
 def main(argv=None):
