@@ -1,6 +1,7 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | ranks | fuzz | mutants | configurations | lessons | bank | page | coverage | bits
+    python -m tests.full kills | ranks | lives | fuzz | mutants | configurations | lessons | bank | page |
+                         coverage | bits
 """
 
 import argparse
@@ -26,8 +27,8 @@ def kills(count=1000):
 
     done, inside, beside, chains, faults = crash.kills(count, seed=int(time.time()), show=say)
     print(*faults, sep="\n")
-    return (f"{done} kills, {inside} of them inside saving, {beside} with a second process at the folder; {chains} runs "
-            f"resumed, {len(faults)} faults", not faults)
+    return (f"{done} kills, {inside} of them inside saving, {beside} with a second process at the folder; {chains} "
+            f"runs resumed, {len(faults)} faults", not faults)
 
 
 def ranks(count=50):
@@ -42,7 +43,18 @@ def ranks(count=50):
             f"{slowest:.1f} s after a kill", not faults)
 
 
-def fuzz(count=10_000):
+def lives(count=100):
+    """So many folders, each of which lives through twelve random events."""
+    from tests.support import life
+
+    try:
+        life.live(count)
+    except AssertionError as error:
+        return f"a fault: {error}", False
+    return f"{count} lives of 12 events, 0 faults", True
+
+
+def fuzz(count=100_000):
     """Give the commands so many cases of bad input."""
     from tests import test_fuzz
     from tests.support import fuzz
@@ -58,13 +70,14 @@ def fuzz(count=10_000):
     return f"{ground.seen.total()} cases ({kinds}), 0 faults, at most {memory:.0f} MB", memory < 1000
 
 
-def mutants(count=10**9):
-    """Plant one error at a time in the numeric core (all that tests/support/mutants.py makes, or so many of them)."""
+def mutants(count=10**9, module=None):
+    """Plant one error at a time in the numeric core, or in a module that keeps runs or grades, or so many of them."""
     from tests.support import mutants
 
-    tried, survivors = mutants.run(count, show=say)
+    tried, survivors = mutants.run(count, show=say, modules=[module] if module else mutants.MODULES)
     print(*survivors, sep="\n")
-    return f"{tried} mutants, {tried - len(survivors)} killed ({1 - len(survivors) / tried:.1%})", not survivors
+    return (f"{tried} mutants of {module or 'the numeric core'}, {tried - len(survivors)} killed "
+            f"({1 - len(survivors) / tried:.1%})", not survivors)
 
 
 def configurations(count=300):
@@ -154,7 +167,7 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, ranks, fuzz, mutants, configurations, lessons, bank, page, coverage, bits)}
+FIGURES = {f.__name__: f for f in (kills, ranks, lives, fuzz, mutants, configurations, lessons, bank, page, coverage, bits)}
 
 
 def main(argv=None):
@@ -163,9 +176,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=FIGURES)
     parser.add_argument("--count", type=whole(1), help="how many kills, cases, mutants or stories")
+    parser.add_argument("--module", help="of mutants: a module that tests/support/mutants.py names")
     args = parser.parse_args(argv)
     began = time.perf_counter()
-    figure, good = FIGURES[args.name](**{"count": args.count} if args.count else {})
+    given = {name: value for name, value in (("count", args.count), ("module", args.module)) if value}
+    figure, good = FIGURES[args.name](**given)
     print(f"{args.name}: {figure}; {time.perf_counter() - began:.0f} s; {machine()}")
     return 0 if good else 1
 

@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SAVING = ("tinylm2/files.py", "training/checkpoint.py", "training/run_dir.py", "training/loop.py", "zipfile.py", "zipfile/__init__.py")
+SAVING = ("tinylm2/files.py",
+          "training/checkpoint.py", "training/run_dir.py", "training/loop.py", "zipfile.py", "zipfile/__init__.py")
 STEPS = 12                                               # 4 of each stage
 ARGUMENTS = ("--device", "cpu", "--hidden-size", "8", "--ff", "12", "--slots", "4", "--segments", "2",
              "--eval-segments", "2", "--save-every", "1")
