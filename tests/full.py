@@ -167,7 +167,8 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, ranks, lives, fuzz, mutants, configurations, lessons, bank, page, coverage, bits)}
+FIGURES = {f.__name__: f for f in (kills, ranks, lives, fuzz, mutants, configurations, lessons, bank, page, coverage,
+                                   bits)}
 
 
 def main(argv=None):

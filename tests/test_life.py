@@ -32,11 +32,18 @@ def lived(*events):
         one.teardown()
 
 
+CLAIM = run_dir.RunDir.claim
 WHOLE = ("start", {"seed": 0, "die_at": None, "most": None})
 CUT = ("start", {"seed": 0, "die_at": 1200, "most": None})
-ALL = (CUT, ("resume", {"die_at": None, "most": 30_000}), ("resume", {"die_at": 900, "most": None}), ("evaluate", {
-    "most": 40}), ("two_at_once", {"die_at": None, "more": "resume", "seed": 0}), ("overwrite", {
-        "seed": 1, "die_at": None, "most": None}))
+ALL = (
+    CUT,
+    ("resume", {"die_at": None, "most": 30_000}),
+    ("resume", {"die_at": 900, "most": None}),
+    ("resume", {"die_at": None, "most": None}),
+    ("evaluate", {"most": 40}),
+    ("two_at_once", {"die_at": None, "more": "resume", "seed": 0}),
+    ("overwrite", {"seed": 1, "die_at": None, "most": None}),
+)
 
 
 def test_a_life_of_one_of_each_event_holds():
@@ -44,16 +51,16 @@ def test_a_life_of_one_of_each_event_holds():
 
 
 @pytest.mark.parametrize(("where", "name", "planted", "events"), [
-    (run_dir, "_lock", lambda file, folder: True, (WHOLE, *[("two_at_once", {
-        "die_at": None, "more": "overwrite", "seed": 1})] * 3)),
+    (run_dir.RunDir, "claim", lambda self, overwrite: CLAIM(self, overwrite=True), (WHOLE, ("start", {
+        "seed": 1, "die_at": None, "most": None}))),
     (files, "temporary_of", lambda path: path.with_name(path.name), (WHOLE, ("evaluate", {"most": None}), (
         "evaluate", {"most": 40}))),
-], ids=["no lock", "no temporary file"])
+], ids=["overwrites unasked", "no temporary file"])
 def test_a_planted_fault_is_seen(monkeypatch, where, name, planted, events):
     life.undisturbed(0)
     life.undisturbed(1)
     monkeypatch.setattr(where, name, planted)
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError, OSError)):
         lived(*events)
 
 

@@ -30,18 +30,18 @@ NOTES = "notes.txt"                                      # a file of the user's 
 KILLED = -signal.SIGKILL
 
 
-def forked(home, *argv, die_at=None, most=None):
-    """Begin a command in a child that has all modules already; most: bytes that its files may have. -> (id, log)."""
-    log = Path(tempfile.mkstemp(dir=home, suffix=".log")[1])
+def forked(*argv, die_at=None, most=None):
+    """Begin a command in a child that has all modules already; most: bytes that its files may have. -> (id, pipe)."""
+    read, write = os.pipe()                              # no file: that could be as full as the others
     sys.stdout.flush()
     child = os.fork()
     if child:
-        return child, log
+        os.close(write)
+        return child, read
     status = 70
     try:
-        handle = os.open(log, os.O_WRONLY)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
+        os.dup2(write, 1)
+        os.dup2(write, 2)
         sys.stdout, sys.stderr = (open(i, "w", encoding="utf-8", closefd=False) for i in (1, 2))       # noqa: SIM115
         if most is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -56,17 +56,18 @@ def forked(home, *argv, die_at=None, most=None):
         os._exit(status)
 
 
-def ended(child, log):
+def ended(child, read):
     """(status, what was said) of a forked command."""
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status, log.read_text(encoding="utf-8", errors="replace").strip()
+    with open(read, encoding="utf-8", errors="replace") as file:
+        said = file.read().strip()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
 @cache
 def undisturbed(seed):
     """The files that a run of this seed ends with."""
     home = Path(tempfile.mkdtemp(prefix="tinylm2-life-"))
-    status, said = ended(*forked(home, "train", "--out", str(home / "run"), "--seed", str(seed)))
+    status, said = ended(*forked("train", "--out", str(home / "run"), "--seed", str(seed)))
     assert status == 0, said
     found = {name: (home / "run" / name).read_bytes() for name in crash.RESULTS}
     shutil.rmtree(home)
@@ -117,7 +118,7 @@ class Life(RuleBasedStateMachine):
     @rule(most=rooms)
     def evaluate(self, most):
         before = self.contents()
-        status, said = ended(*forked(self.home, "evaluate", str(self.run), "--lengths", "0", "--questions", "2",
+        status, said = ended(*forked("evaluate", str(self.run), "--lengths", "0", "--questions", "2",
                                      "--out", str(self.run / "table.json"), most=most))
         assert status == 0 or self.one_line(status, said), said
         after = self.contents()
@@ -152,11 +153,14 @@ class Life(RuleBasedStateMachine):
     def commands(self, trainings):
         """Train once, or twice at the same time, and check what was said and what is left."""
         before, step = self.contents(), self.step()
-        begun = [(argv, forked(self.home, "train", "--out", str(self.run), *argv, die_at=die_at, most=most))
+        begun = [(argv, forked("train", "--out", str(self.run), *argv, die_at=die_at, most=most))
                  for argv, die_at, most in trainings]
         results = [(argv, *ended(*process)) for argv, process in begun]
         for argv, status, said in results:
             assert status in (0, KILLED) or self.one_line(status, said), (argv, status, said)
+        if not any("--overwrite" in argv or "--resume" in argv for argv, _, _ in results):
+            allowed = 0 if any(name in before for name in run_dir.FILES) else 1
+            assert [status for _, status, _ in results].count(0) <= allowed, "a run was replaced unasked"
         if len(results) == 2 and KILLED not in (status for _, status, _ in results):
             assert not all("another process" in said for _, _, said in results), results
         if all(status == 2 and "cannot be written" not in said for _, status, said in results):
@@ -187,7 +191,7 @@ class Life(RuleBasedStateMachine):
         copy = self.home / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.run, copy, symlinks=True)
-        status, said = ended(*forked(self.home, "train", "--out", str(copy), "--resume"))
+        status, said = ended(*forked("train", "--out", str(copy), "--resume"))
         if status:
             assert self.one_line(status, said), said
             assert self.damaged or not any((copy / name).exists() for name in run_dir.FILES), said
