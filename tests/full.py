@@ -62,8 +62,8 @@ def fuzz(count=100_000):
     with tempfile.TemporaryDirectory() as home:
         ground = fuzz.Ground(home)
         try:
-            for done in range(0, count, 1000):           # in parts: a stopped test says how far it came
-                test_fuzz.run(ground, min(1000, count - done))
+            for done in range(0, count, 500):           # in parts: a stopped test says how far it came
+                test_fuzz.run(ground, min(500, count - done))
                 say(f"{ground.seen.total()} of {count} cases, 0 faults")
         except AssertionError as error:
             return f"a fault: {error}", False
