@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
-NOT_LOCKED = {"mpi", "gpu"}                              # .ci/run installs MPI where it can; requirements.txt has CuPy
+NOT_LOCKED = {"mpi", "gpu", "gguf", "hf"}                # .ci/run installs MPI where it can; torch too
 
 
 def plain(name):

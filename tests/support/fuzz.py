@@ -30,7 +30,7 @@ from tests.support import small, toy_experiment
 from tinylm2 import gpu
 from tinylm2.__main__ import COMMANDS, main
 from tinylm2.cli import plot, train
-from tinylm2.cli.console import Parser, command
+from tinylm2.cli.console import Parser, command, place
 from tinylm2.data import DATA, TASKS, GrammarFiller, Rng, story_text
 from tinylm2.inspect import plots
 from tinylm2.memories import MEMORIES
@@ -538,10 +538,11 @@ def from_parser(name):
     parser, given, table = Parser(), [], {}
     COMMANDS[name].add_arguments(parser)
     for action in parser._actions:
-        values = (*action.choices, "x", "") if action.choices else (*NUMBERS, *PLACES)
+        values = (*action.choices, "x", "") if action.choices else PLACES if action.type in (None, place) else NUMBERS
         if not action.option_strings:
             given.append("{run}" if action.dest == "run" else "{home}/none")
-        else:
+        elif action.dest != "help":
+            given += [action.option_strings[-1], "{home}/needed"] if action.required else []
             table[action.option_strings[-1]] = None if action.nargs == 0 else values
     return given, table
 
