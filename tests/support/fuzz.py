@@ -529,8 +529,20 @@ COMMAND_OPTIONS = {
                      "/dev/zero", "{home}/none", "")}),
     "nonsense": ([], {"--x": None}),
 }
-NO_SOLUTION = ("{home}", "{home}/none", "{run}", "{pipe}", "/dev/zero", "/dev/null", "")
-PLACES = (*NO_SOLUTION, "{run}/model.npz", "{run}/config.json")
+NO_SOLUTION = ("{home}/none", "{pipe}", "/dev/zero", "/dev/null", "")         # a folder is a class: it takes its time
+PLACES = (*NO_SOLUTION, "{home}", "{run}", "{run}/model.npz", "{run}/config.json")
+
+
+def of_setting(setting):
+    """What a setting without values of its own may be given."""
+    if isinstance(setting.default, bool):
+        return None
+    return (*setting.metadata["choices"], "x") if setting.metadata["choices"] else PLACES if isinstance(
+        setting.default, str) else NUMBERS
+
+
+SETTINGS_GIVEN = {f"--{f.name.replace('_', '-')}": of_setting(f) for f in fields(Settings)}
+MAIN_OPTIONS |= {name: given for name, given in SETTINGS_GIVEN.items() if name not in MAIN_OPTIONS}
 
 
 def from_parser(name):
@@ -605,6 +617,3 @@ def cases(ground):
              from_questions(), from_words(), from_official_stories(), from_metrics(ground), from_evaluation(ground),
              from_experiment(), from_resumed_metrics(ground), from_course_line())
     return st.sampled_from(range(len(kinds))).flatmap(kinds.__getitem__)
-
-
-assert {f.name for f in fields(Settings)} <= {name[2:].replace("-", "_") for name in MAIN_OPTIONS}
