@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.tables import median_quartiles
 from tests.support import browser
+from tinylm2.cli.console import whole
 from tinylm2.data import TASKS, encode_examples, generated_examples, max_answer_len
 from tinylm2.inspect.explore import page
 from tinylm2.inspect.trace import traced_answer
@@ -68,8 +69,8 @@ def timed(tab, what):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?")
-    parser.add_argument("--segments", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--segments", type=whole(1, 10**6), default=16)
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=5)
     args = parser.parse_args()
     if why := browser.missing():
         sys.exit(why)

@@ -10,6 +10,7 @@ import time
 
 from benchmarks import machine
 from benchmarks.tables import median_quartiles
+from tinylm2.cli.console import whole
 from tinylm2.training import run_dir
 from tinylm2.training.settings import Settings
 from tinylm2.training.step import train_step
@@ -17,7 +18,7 @@ from tinylm2.training.step import train_step
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=20)
     rounds = parser.parse_args().rounds
     trainer = run_dir.new(Settings()).trainer()
     stage = trainer.stages[-1]

@@ -25,7 +25,7 @@ from benchmarks import cost_model, machine
 from benchmarks.step import LR, SEED, WORKLOADS, Workload
 from benchmarks.tables import markdown, median_quartiles
 from tests.support import ranks
-from tinylm2.cli.console import keep_memory
+from tinylm2.cli.console import keep_memory, whole
 from tinylm2.cli.count import PRESETS, multiply_adds
 from tinylm2.data import TASKS, GrammarFiller, encode_examples, generated_examples, word_tokenizer
 from tinylm2.flat import Flat
@@ -331,7 +331,7 @@ def plan_table(works, networks):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parallel", description=__doc__.splitlines()[0])
     parser.add_argument("--configs", default="lm2-tiny,joint", help=f"some of {', '.join(MODELS)} (lm2-tiny,joint)")
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each side (10)")
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=10, help="turns of each side (10)")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: does it run?")
     parser.add_argument("--write", action="store_true", help="put tables and picture into docs/SCALING.md")
     for name, count in (("serve", 2), ("all-reduce", 1), ("evaluation", 1)):

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.tables import markdown
 from tinylm2.backend import to_host
-from tinylm2.cli.console import keep_memory
+from tinylm2.cli.console import keep_memory, number
 from tinylm2.data import word_tokenizer
 from tinylm2.decoding import answer
 from tinylm2.model import first_states, init_params, segment_forward
@@ -80,7 +80,7 @@ def measure(lengths, limit):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="tokens of the stories (1k to 1M)")
-    parser.add_argument("--limit", type=float, default=60, help="seconds that full attention may take (60)")
+    parser.add_argument("--limit", type=number(0, 1e6), default=60, help="seconds that full attention may take (60)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/PERFORMANCE.md")
     parser.add_argument("--alone", nargs=2, metavar=("READER", "LENGTH"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

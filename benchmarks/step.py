@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.tables import markdown, median_quartiles
-from tinylm2.cli.console import keep_memory
+from tinylm2.cli.console import keep_memory, whole
 from tinylm2.cli.count import multiply_adds
 from tinylm2.data import Batch, word_tokenizer
 from tinylm2.gpu import NoGPU, array_module
@@ -153,7 +153,7 @@ def measure(name, sides, rounds, xp, peak):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
     parser.add_argument("--configs", default=",".join(WORKLOADS), help="which models (all)")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side (15)")
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=15, help="turns of each side (15)")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where both sides compute (cpu)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/PERFORMANCE.md")
     parser.add_argument("--alone", nargs=2, metavar=("CONFIG", "SIDE"), help=argparse.SUPPRESS)

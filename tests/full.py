@@ -1,6 +1,7 @@
 """The full figures of docs/TRUST.md, each by its name; what plain pytest and CI run is a tenth or a sample of them.
 
-    python -m tests.full kills | ranks | fuzz | mutants | lessons | bank | page | coverage | bits
+    python -m tests.full kills | ranks | lives | fuzz | mutants | configurations | lessons | bank | page |
+                         coverage | bits
 """
 
 import argparse
@@ -20,13 +21,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 
 
-def kills(count=100):
+def kills(count=1000):
     """Kill a training run so many times, resume it, compare it with an undisturbed one."""
     from tests.support import crash
 
-    done, inside, chains, faults = crash.kills(count, show=say)
+    done, inside, beside, chains, faults = crash.kills(count, seed=int(time.time()), show=say)
     print(*faults, sep="\n")
-    return f"{done} kills, {inside} of them inside saving; {chains} runs resumed, {len(faults)} faults", not faults
+    return (f"{done} kills, {inside} of them inside saving, {beside} with a second process at the folder; {chains} "
+            f"runs resumed, {len(faults)} faults", not faults)
 
 
 def ranks(count=50):
@@ -41,7 +43,18 @@ def ranks(count=50):
             f"{slowest:.1f} s after a kill", not faults)
 
 
-def fuzz(count=10_000):
+def lives(count=100):
+    """So many folders, each of which lives through twelve random events."""
+    from tests.support import life
+
+    try:
+        life.live(count)
+    except AssertionError as error:
+        return f"a fault: {error}", False
+    return f"{count} lives of 12 events, 0 faults", True
+
+
+def fuzz(count=100_000):
     """Give the commands so many cases of bad input."""
     from tests import test_fuzz
     from tests.support import fuzz
@@ -49,7 +62,9 @@ def fuzz(count=10_000):
     with tempfile.TemporaryDirectory() as home:
         ground = fuzz.Ground(home)
         try:
-            test_fuzz.run(ground, count)
+            for done in range(0, count, 500):           # in parts: a stopped test says how far it came
+                test_fuzz.run(ground, min(500, count - done))
+                say(f"{ground.seen.total()} of {count} cases, 0 faults")
         except AssertionError as error:
             return f"a fault: {error}", False
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -57,13 +72,29 @@ def fuzz(count=10_000):
     return f"{ground.seen.total()} cases ({kinds}), 0 faults, at most {memory:.0f} MB", memory < 1000
 
 
-def mutants(count=10**9):
-    """Plant one error at a time in the numeric core (all that tests/support/mutants.py makes, or so many of them)."""
+def mutants(count=10**9, module=None):
+    """Plant one error at a time in the numeric core, or in a module that keeps runs or grades, or so many of them."""
     from tests.support import mutants
 
-    tried, survivors = mutants.run(count, show=say)
+    tried, survivors = mutants.run(count, show=say, modules=[module] if module else mutants.MODULES)
     print(*survivors, sep="\n")
-    return f"{tried} mutants, {tried - len(survivors)} killed ({1 - len(survivors) / tried:.1%})", not survivors
+    return (f"{tried} mutants of {module or 'the numeric core'}, {tried - len(survivors)} killed "
+            f"({1 - len(survivors) / tried:.1%})", not survivors)
+
+
+def configurations(count=300):
+    """Compare so many random configurations with PyTorch."""
+    import numpy as np
+
+    from tests import test_parity_torch
+    from tinylm2.memories import MEMORIES
+
+    names, found = tuple(MEMORIES), []
+    for seed in range(count):
+        found.append(test_parity_torch.disagreement(np.random.default_rng([18, seed]), names[seed % len(names)])[0])
+        if found[-1] >= 1e-10:
+            say(f"seed {seed}, {names[seed % len(names)]}: {found[-1]:.1e}")
+    return f"{count} configurations of {len(names)} memories, at most {max(found):.1e} apart", max(found) < 1e-10
 
 
 def lessons():
@@ -138,7 +169,8 @@ def machine():
     return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
 
 
-FIGURES = {f.__name__: f for f in (kills, ranks, fuzz, mutants, lessons, bank, page, coverage, bits)}
+FIGURES = {f.__name__: f for f in (kills, ranks, lives, fuzz, mutants, configurations, lessons, bank, page, coverage,
+                                   bits)}
 
 
 def main(argv=None):
@@ -147,9 +179,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=FIGURES)
     parser.add_argument("--count", type=whole(1), help="how many kills, cases, mutants or stories")
+    parser.add_argument("--module", help="of mutants: a module that tests/support/mutants.py names")
     args = parser.parse_args(argv)
     began = time.perf_counter()
-    figure, good = FIGURES[args.name](**{"count": args.count} if args.count else {})
+    given = {name: value for name, value in (("count", args.count), ("module", args.module)) if value}
+    figure, good = FIGURES[args.name](**given)
     print(f"{args.name}: {figure}; {time.perf_counter() - began:.0f} s; {machine()}")
     return 0 if good else 1
 

@@ -101,6 +101,7 @@ def test_an_experiment_s_numbers_have_ranges(refused, tmp_path, argv):
                                   '{"step": "a", "stage": "A", "loss": 1, "accuracy": 0}',
                                   '{"step": 1, "stage": 3, "loss": 1, "accuracy": 0}', "[" * 10**5, "1" * 5000,
                                   '{"step": 1, "stage": "A", "loss": [1], "accuracy": 0}',
+                                  '{"step": 1, "stage": "A", "loss": -1, "accuracy": 0}',
                                   '{"step": 1, "stage": "A", "loss": 1e999, "accuracy": 0}',
                                   '{"step": 1, "stage": "A", "loss": NaN, "accuracy": 0}',
                                   '{"step": -1, "stage": "A", "loss": 1, "accuracy": 0}',

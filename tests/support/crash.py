@@ -3,8 +3,9 @@
     python -m tests.support.crash RUN ARGUMENTS...       train_tiny.py with a curriculum of seconds, to be killed
 
 Half of the kills come from outside, after a random time; the other half strike at a random line of the very code that
-saves (checkpoint.py, run_dir.py, loop.py and the standard library's zipfile, line by line), where a clock would seldom
-hit.
+saves (checkpoint.py, files.py, run_dir.py, loop.py and the standard library's zipfile, line by line), where a clock
+would seldom hit. In a third of them a second process wants the same folder at the same time: one of the two trains, the
+other one says so in a line.
 """
 
 import filecmp
@@ -19,7 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SAVING = ("training/checkpoint.py", "training/run_dir.py", "training/loop.py", "zipfile.py", "zipfile/__init__.py")
+SAVING = ("tinylm2/files.py",
+          "training/checkpoint.py", "training/run_dir.py", "training/loop.py", "zipfile.py", "zipfile/__init__.py")
 STEPS = 12                                               # 4 of each stage
 ARGUMENTS = ("--device", "cpu", "--hidden-size", "8", "--ff", "12", "--slots", "4", "--segments", "2",
              "--eval-segments", "2", "--save-every", "1")
@@ -113,11 +115,11 @@ def begun(folder):
 def kills(count, *, seed=0, chain=4, show=print):
     """Kill `count` times, in chains: run, kill, resume, kill, ... then resume to the end and compare.
 
-    -> (kills, of them inside the code that saves, chains, what went wrong as text).
+    -> (kills, of them inside the code that saves, of them beside a second process, chains, what went wrong as text).
     """
     rng, faults = random.Random(seed), []
     home = Path(tempfile.mkdtemp(prefix="tinylm2-kills-"))
-    done = inside = chains = 0
+    done = inside = beside = chains = 0
     try:
         with open(home / "log", "w", encoding="utf-8") as log:
             seconds, lines = undisturbed(home / "undisturbed", log)
@@ -127,15 +129,24 @@ def kills(count, *, seed=0, chain=4, show=print):
                 finished = False
                 while in_chain and not finished:
                     more = ["--resume"] if begun(folder) else []
-                    by_line = rng.random() < 0.5
+                    by_line, second = rng.random() < 0.5, None
                     process = start(folder, *more, log=log, die_at=rng.randrange(1, lines // 2) if by_line else None)
+                    lives = rng.uniform(0, seconds)
+                    if rng.random() < 1 / 3:
+                        time.sleep(wait := rng.uniform(0, lives))
+                        second, lives = _Second(folder, more, home / "second"), lives - wait
                     if not by_line:
-                        time.sleep(rng.uniform(0, seconds))
+                        time.sleep(lives)
                         process.kill()
                     status = process.wait()
+                    if second:
+                        faults += [f"chain {chains}: {fault}" for fault in second.end()]
+                        if status == 2 and second.trained:               # the second one was first
+                            status = 0
                     finished = status == 0               # it was done before death came
                     if status == -signal.SIGKILL:
                         done, inside, in_chain = done + 1, inside + by_line, in_chain - 1
+                        beside += second is not None
                     elif status:
                         faults.append(f"chain {chains}: status {status}: {log_tail(log)[-300:]}")
                         finished = True
@@ -148,7 +159,25 @@ def kills(count, *, seed=0, chain=4, show=print):
                 show(f"{done} of {count} kills, {inside} of them inside saving, {len(faults)} faults")
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    return done, inside, chains, faults
+    return done, inside, beside, chains, faults
+
+
+class _Second:
+    """A process that wants the folder of another one. It trains if the other one is not there yet, or not any more."""
+
+    def __init__(self, folder, more, log):
+        self.log, self.trained = log, False
+        with open(log, "w", encoding="utf-8") as file:
+            self.process = start(folder, *more, log=file)
+
+    def end(self):
+        """What it did wrong, as texts."""
+        status = self.process.wait()
+        self.trained = status == 0
+        said = self.log.read_text(encoding="utf-8").strip()
+        refused = status == 2 and said.startswith("error: ") and "\n" not in said and "found another " in said
+        if not self.trained and not refused:
+            yield f"the second process ended with status {status}: {said[-300:]}"
 
 
 if __name__ == "__main__":

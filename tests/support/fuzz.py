@@ -2,7 +2,7 @@
 
 A case is a command line and the files that it names. It must end in a right result, or in one line and status 2: no
 exception may leave the command, nothing may hang, be run, or be written outside of the folder that was named, and what
-was refused must stand as it stood. tests/test_fuzz.py runs some cases, `python -m tests.full fuzz` ten thousand.
+was refused must stand as it stood. tests/test_fuzz.py runs some cases, `python -m tests.full fuzz` a hundred thousand.
 """
 
 import contextlib
@@ -26,17 +26,20 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from tests.support import small
+from tests.support import small, toy_experiment
 from tinylm2 import gpu
-from tinylm2.__main__ import main
-from tinylm2.cli import train
+from tinylm2.__main__ import COMMANDS, main
+from tinylm2.cli import plot, train
+from tinylm2.cli.console import Parser, command, place
 from tinylm2.data import DATA, TASKS, GrammarFiller, Rng, story_text
+from tinylm2.inspect import plots
 from tinylm2.memories import MEMORIES
 from tinylm2.training import material, trained_model
 from tinylm2.training.settings import Settings
+from tutorials.assignments.__main__ import main as course
 
 MARK = Path(tempfile.gettempdir()) / "tinylm2-was-here"
-SECONDS = 20                                             # a case that takes longer hangs
+SECONDS = 60                                             # a case that takes longer hangs
 SETTINGS = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck),
                     phases=[Phase.generate])             # a fault is shown as found: making it smaller takes hours
 FORBIDDEN = ("pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
@@ -76,6 +79,8 @@ class Ground:
             status = main(["train", "--out", str(self.run), *SMALL, "--eval-segments", "1"])
         assert status == 0
         self.good = {path.name: path.read_bytes() for path in self.run.iterdir()}
+        if hasattr(os, "mkfifo"):
+            os.mkfifo(self.home / "pipe")
         gpu.gpu()                                        # asked first, CuPy runs ldconfig to find its libraries
         sys.addaudithook(self._audit)                    # for the life of the process: there is no way back
 
@@ -98,7 +103,8 @@ class Ground:
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_bytes(raw)
         home.mkdir(exist_ok=True)
-        argv = [arg.replace("{home}", str(home)).replace("{run}", str(self.run)) for arg in case.argv]
+        places = {"{home}": str(home), "{run}": str(self.run), "{pipe}": str(self.home / "pipe")}
+        argv = [re.sub(r"\{(home|run|pipe)\}", lambda match: places[match[0]], arg) for arg in case.argv]
         out, err = io.StringIO(), io.StringIO()
         before = _files(self.home)
         self.events.clear()
@@ -272,6 +278,43 @@ def from_filler():
         lambda raw: Case("filler", main, argv, {"book": raw}))
 
 
+def from_words():
+    argv = ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", "--words", "{home}/words"]
+    return (damaged(b"zebra giraffe\nMary\n") | words.map(lambda t: t.encode("utf-8", "replace"))).map(
+        lambda raw: Case("words", main, argv, {"words": raw}))
+
+
+def from_official_stories():
+    argv = ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", "--train-on", "{home}"]
+    return story_files.map(lambda raw: Case("official stories", main, argv, {"qa1_x_train.txt": raw}))
+
+
+@command
+def pictures_of_a_run(argv):
+    """`plot` without the story, whose pictures take seconds."""
+    for name, figure in plot.of_run(Path(argv[0])):
+        plots.save(figure, Path(argv[0]) / name)
+
+
+def from_metrics(ground):
+    lines = ground.good["metrics.jsonl"]
+    one = jsons(json.loads(lines.splitlines()[0]))
+    raw = st.one_of(damaged(lines), one, st.lists(one, min_size=1, max_size=3).map(b"\n".join))
+    return raw.map(lambda raw: Case("metrics", pictures_of_a_run, ["{home}"], {"metrics.jsonl": raw}))
+
+
+def from_evaluation(ground):
+    return jsons(json.loads(ground.good["evaluation.json"])).map(
+        lambda raw: Case("evaluation", pictures_of_a_run, ["{home}"], {"evaluation.json": raw}))
+
+
+def from_experiment():
+    trial = {"variant": "a", "seed": 0, "budget": {"seconds": 0}, "machine": "m", "date": "2026-01-01",
+             "accuracy": 97.0, "wall_s": 0.0, "cpu_s": 0.0}
+    return jsons({"trials": {"small / a / seed 0": trial}}).map(lambda raw: Case(
+        "experiment", toy_experiment.experiment(0).main, ["--out", "{home}", "--minutes", "0"], {"toy.json": raw}))
+
+
 def from_config(ground):
     argv = ["train", "--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
     return jsons(json.loads(ground.good["config.json"])).filter(affordable).map(
@@ -316,6 +359,12 @@ def from_resumed_checkpoint(ground):
     argv = ["train", "--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
     return forged(ground).map(lambda raw: Case("resumed checkpoint", main, argv, {
         "model.npz": raw, "config.json": ground.good["config.json"], "metrics.jsonl": ground.good["metrics.jsonl"]}))
+
+
+def from_resumed_metrics(ground):
+    argv = ["train", "--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
+    return damaged(ground.good["metrics.jsonl"]).map(lambda raw: Case("resumed metrics", main, argv, {
+        "model.npz": ground.good["model.npz"], "metrics.jsonl": raw}))
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
@@ -443,34 +492,77 @@ MAIN_OPTIONS = {
     "--lr": ("0", "0.01", "-1", "nan", "inf", "1e9", "x"), "--lm": ("0", "0.5", "-1", "nan", "x"),
     "--truncate": NUMBERS, "--recompute": None, "--tokenizer": ("word", "bpe", "x"),
     "--vocab": ("300", "1", "-1", "999999999"),
-    "--filler": ("{home}", "{home}/none", "/dev/null", "{run}/model.npz", "{run}/config.json", ""),
+    "--filler": ("{home}", "{home}/none", "/dev/null", "/dev/zero", "{pipe}", "{run}/model.npz", "{run}/config.json",
+                 ""),
     "--train-on": ("{home}", "{home}/none", "/dev/null", ""), "--shards": NUMBERS,
-    "--words": ("{home}", "{home}/none", "/dev/null", "{run}/config.json", "{run}/model.npz", ""),
+    "--words": ("{home}", "{home}/none", "/dev/null", "/dev/zero", "{pipe}", "{run}/config.json", "{run}/model.npz",
+                 ""),
     "--eval-segments": COUNTS, "--stories": ("{home}", "{run}", "/dev/null", "", "{home}/none"),
     "--device": ("cpu", "auto", "gpu", "tpu"), "--save-every": NUMBERS, "--resume": None, "--overwrite": None,
     "--out": ("{home}/run", "{home}", "{home}/a/b/c", "{run}/config.json", "{run}/config.json/x", "/dev/null",
               "/proc/x", "{run}", "{home}/" + "n" * 300, "{home}/\udcff", "{home}/new\nline"),
     "--nonsense": ("1",), "--help": None, "-h": None, "--": None, "extra": None,
 }
+PLACES_READ = ("{home}", "{home}/none", "{run}/model.npz", "{run}/config.json", "{pipe}", "/dev/zero", "/dev/null",
+               "")
+PLACES_WRITTEN = ("{home}", "{run}/config.json", "{run}/model.npz", "{run}/metrics.jsonl", "{run}/model.previous.npz",
+                  "{run}/tokenizer.json", "{run}/evaluation.json", "{pipe}", "/dev/null", "/proc/x", "")
 COMMAND_OPTIONS = {
     "evaluate": (["{run}"], {
         "--tasks": TASKS_GIVEN, "--lengths": (*COUNTS, "1k", "k", "0,64", "999999999k"), "--questions": ("1", *NUMBERS),
         "--stories": ("{home}", "/dev/null"), "--babilong": ("{home}", "/dev/null", "{run}/config.json"),
         "--seed": NUMBERS, "--metric": ("exact", "babilong", "x"), "--device": ("cpu", "gpu", "x"),
-        "--out": ("{home}/t.json", "{home}", "/proc/x", "{home}/none/t", "")}),
+        "--filler": PLACES_READ, "--out": ("{home}/t.json", "{home}/t.md", "{home}/none/t", *PLACES_WRITTEN)}),
     "ask": (["{run}", "Mary moved to the garden.", "Where is Mary?"],
             {"--show": None, "--device": ("cpu", "gpu", "x"), "--length": ("0", "32", "-1", "x", "999999999999"),
-             "--story": ("{home}", "{home}/none", "/dev/null"),
-             "--filler": ("{home}", "/dev/null", "{run}/model.npz")}),
+             "--seed": NUMBERS, "--story": PLACES_READ, "--filler": PLACES_READ}),
     "explore": (["{run}", "--out", "{home}/page.html"], {
         "--task": TASKS_GIVEN, "--seed": NUMBERS, "--length": ("0", "32", "64", "-1", "x", "1", "999999999999"),
-        "--story": ("{home}", "/dev/null", "{run}/model.npz"), "--out": ("{home}", "/proc/x")}),
+        "--story": PLACES_READ, "--filler": PLACES_READ, "--out": PLACES_WRITTEN}),
     "stories": ([], {"--task": TASKS_GIVEN, "--length": (*COUNTS, "1k"), "--count": ("1", "2", "0", "-1", "x"),
                      "--seed": NUMBERS, "--segment": ("32", "8", "1", "0", "-1", "x"), "--official": None}),
     "count": ([], {"--preset": ("tiny", "lm2-1.7b", "x"), "--memory": (*MEMORIES, "x", ""), "--nonsense": None}),
     "gradcheck": ([], {"--seed": ("x", ""), "--help": None}),
+    "plot": (["{run}", "--out", "/proc/x"], {
+        "--task": TASKS_GIVEN, "--seed": NUMBERS, "--length": ("0", "x", "-1", "999999999999"),
+        "--out": ("", "/proc/x"), "--story": ("{home}", "/dev/zero", "{pipe}", ""), "--filler": ("{pipe}",
+                     "/dev/zero", "{home}/none", "")}),
     "nonsense": ([], {"--x": None}),
 }
+NO_SOLUTION = ("{home}/none", "{pipe}", "/dev/zero", "/dev/null", "")         # a folder is a class: it takes its time
+PLACES = (*NO_SOLUTION, "{home}", "{run}", "{run}/model.npz", "{run}/config.json")
+
+
+def of_setting(setting):
+    """What a setting without values of its own may be given."""
+    if isinstance(setting.default, bool):
+        return None
+    return (*setting.metadata["choices"], "x") if setting.metadata["choices"] else PLACES if isinstance(
+        setting.default, str) else NUMBERS
+
+
+SETTINGS_GIVEN = {f"--{f.name.replace('_', '-')}": of_setting(f) for f in fields(Settings)}
+MAIN_OPTIONS |= {name: given for name, given in SETTINGS_GIVEN.items() if name not in MAIN_OPTIONS}
+
+
+def from_parser(name):
+    """What a command without a table of its own may be given, as its parser tells: (positional arguments, options)."""
+    parser, given, table = Parser(), [], {}
+    COMMANDS[name].add_arguments(parser)
+    for action in parser._actions:
+        values = (*action.choices, "x", "") if action.choices else PLACES if action.type in (None, place) else NUMBERS
+        if not action.option_strings:
+            given.append("{run}" if action.dest == "run" else "{home}/none")
+        elif action.dest != "help":
+            given += [action.option_strings[-1], "{home}/needed"] if action.required else []
+            table[action.option_strings[-1]] = None if action.nargs == 0 else values
+    return given, table
+
+
+COMMAND_OPTIONS |= {name: from_parser(name) for name in COMMANDS.keys() - COMMAND_OPTIONS.keys() - {"train"}}
+COURSE = {"--json": (*PLACES, "{home}/none/x"), "--seed": NUMBERS,
+          "--seconds": ("nan", "1e300", "-1", "0", "inf", "x", "1"), "--out": ("", "/dev/null"), "--solved": None,
+                       "--nonsense": None}
 
 
 @st.composite
@@ -497,10 +589,19 @@ def from_command_line(draw):
     more = draw(options(table, 3))
     if name == "evaluate":
         given = [*given, "--out", "{home}/t.json", "--lengths", "0", "--questions", "2"]
+    if name == "plot":                                   # sound, it draws for seconds
+        return Case("command line", main, [name, "{run}", *more, "--out", "/dev/null"], {})
     if name == "gradcheck":
         return Case("command line", main, [name, *more, "--x"], {})         # sound, it takes its time
     shuffled = [*given, *more] if draw(st.integers(0, 3)) else [*more, *given][:draw(st.integers(0, 4))]
     return Case("command line", main, [name, *shuffled] if draw(st.integers(0, 9)) else shuffled, {})
+
+
+def from_course_line():
+    """`grade` and `handout` of the course, of what is no solution: a solution takes its time and its processes."""
+    return st.tuples(st.sampled_from(("grade", "grade", "handout", "x")), st.sampled_from(("a1", "a6", "a7", "")),
+                     st.sampled_from(NO_SOLUTION), options(COURSE, 3)).map(
+                         lambda drawn: Case("course", course, [*drawn[:3], *drawn[3]], {}))
 
 
 def from_questions():
@@ -513,8 +614,6 @@ def cases(ground):
     """Any case, each kind as often."""
     kinds = (from_story_files(), from_babilong(), from_filler(), from_config(ground), from_tokenizer(ground),
              from_checkpoint(ground), from_resumed_checkpoint(ground), from_main_line(), from_command_line(),
-             from_questions())
+             from_questions(), from_words(), from_official_stories(), from_metrics(ground), from_evaluation(ground),
+             from_experiment(), from_resumed_metrics(ground), from_course_line())
     return st.sampled_from(range(len(kinds))).flatmap(kinds.__getitem__)
-
-
-assert {f.name for f in fields(Settings)} <= {name[2:].replace("-", "_") for name in MAIN_OPTIONS}

@@ -8,8 +8,10 @@ import math
 
 import torch
 
+from tests.support import torch_gallery
+
 REACH = {"none": lambda cfg: 0, "window": lambda cfg: cfg.N, "full": lambda cfg: math.inf}
-KNOWN = (*REACH, "lm2", "pooled", "rmt")
+KNOWN = (*REACH, "lm2", "pooled", "rmt", *torch_gallery.MEMORIES)
 
 
 def story(p, ids, cfg, pad=None, truncate=None):
@@ -23,6 +25,8 @@ def story(p, ids, cfg, pad=None, truncate=None):
         block = {name.split(".", 2)[2]: W for name, W in p.items() if name.startswith(f"blocks.{i}.")}
         if kind in REACH:
             x = window_block(block, x, cfg, pad, REACH[kind](cfg), truncate)
+        elif kind in torch_gallery.MEMORIES:
+            x = gallery_block(block, x, cfg, pad, truncate, kind)
         else:
             x = bank_block(block, x, cfg, pad, truncate, {"lm2": lm2_write, "pooled": pooled_write}[kind])
     return head(p, x, cfg)
@@ -82,6 +86,25 @@ def pooled_write(p, n, Emem, k, v, M, real, cfg):
             rows.append(torch.sigmoid(E @ p["mem.Win"]) * torch.tanh(R) + torch.sigmoid(R @ p["mem.Wforget"]) * M[b, r])
         stories.append(torch.stack(rows))
     return torch.stack(stories)
+
+
+def gallery_block(p, x, cfg, pad, truncate, kind):
+    """A block with a memory of the gallery over a whole story; each story of the batch has its own state."""
+    first, read, write = torch_gallery.MEMORIES[kind]
+    states, rows = [first(p, cfg) for _ in x], []
+    for s, part in enumerate(x.split(cfg.T, dim=1)):
+        if truncate and s and s % truncate == 0:
+            states = [tuple(array.detach() for array in state) for state in states]
+        T, hidden = part.shape[1], pad if s == 0 else 0 * pad
+        n = rmsnorm(part, p["attn.g"])
+        q, k, v = queries_keys_values(p, n, cfg, torch.arange(T))
+        Emem = torch.stack([read(n[b], state, p, cfg) for b, state in enumerate(states)])
+        y = part + attend(q, k, v, visible(torch.arange(T) >= hidden[:, None])) @ p["attn.Wo"]
+        rows.append(feed_forward(p, y + torch.sigmoid(Emem @ p["mem.Wout"] + p["mem.bout"]) * Emem))
+        if (s + 1) * cfg.T < x.shape[1]:                 # nothing reads what the last segment would write
+            keys, values = (z[:, ::cfg.H // cfg.G].transpose(1, 2) for z in (k, v))                   # (B, T, G, K)
+            states = [write(n[b], keys[b], values[b], state, p, cfg, int(hidden[b])) for b, state in enumerate(states)]
+    return torch.cat(rows, 1)
 
 
 def window_block(p, x, cfg, pad, reach, truncate):

@@ -2,34 +2,24 @@
 
 import sys
 import time
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from typing import Any
 
-from tinylm2.cli.console import whole
+from tinylm2.cli.console import number, place, whole
 from tinylm2.gpu import array_module
 from tinylm2.training import run_dir
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("run", help="a run's folder, such as one that `tinylm2 import` made")
+    parser.add_argument("run", type=place, help="a run's folder, such as one that `tinylm2 import` made")
     parser.add_argument("text", metavar="TEXT", help="the text to go on with")
     parser.add_argument("--tokens", type=whole(1, 10**6), default=40, help="tokens at most (40)")
-    parser.add_argument("--temperature", type=between(0, 100), default=0.0,
+    parser.add_argument("--temperature", type=number(0, 100), default=0.0,
                         help="0: always the likeliest token; else drawn, the wilder the higher (0)")
-    parser.add_argument("--top-p", type=between(0, 1), default=1.0,
+    parser.add_argument("--top-p", type=number(0, 1), default=1.0,
                         help="draw from the likeliest tokens that have this probability together (1)")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of what is drawn (0)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
-
-
-def between(low: float, high: float) -> Any:
-    """For an argument's `type=`: a number from low to high."""
-    def number(text):
-        if not low <= float(text) <= high:
-            raise ArgumentTypeError(f"found {text:.40}, expected a number from {low} to {high}")
-        return float(text)
-    number.__name__ = "number"
-    return number
 
 
 def main(args: Namespace) -> None:

@@ -4,7 +4,7 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from tinylm2.cli.console import whole
+from tinylm2.cli.console import place, whole
 from tinylm2.interop.import_model import import_model
 from tinylm2.memories import MEMORIES
 from tinylm2.model import count_params
@@ -13,9 +13,9 @@ from tinylm2.training.settings import whole_numbers
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="a folder with config.json, safetensors and tokenizer.json, "
-                                                         "or a .gguf file")
-    parser.add_argument("--out", required=True, help="the run's folder")
+    parser.add_argument("source", type=place, metavar="SOURCE",
+                        help="a folder with config.json, safetensors and tokenizer.json, or a .gguf file")
+    parser.add_argument("--out", type=place, required=True, help="the run's folder")
     parser.add_argument("--memory", choices=tuple(MEMORIES), default="none", help="a memory to add (none)")
     parser.add_argument("--slots", type=whole(1, 16384), default=16, help="slots of the memory (16)")
     parser.add_argument("--segment", type=whole(1, 65536), help="tokens per segment (256 with a memory, else all "

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from tinylm2.cli.console import table, whole
+from tinylm2.cli.console import place, table, whole
 from tinylm2.errors import read_lines
 from tinylm2.gpu import array_module
 from tinylm2.training import run_dir
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("run", help="a run's folder, such as one that `tinylm2 import` made")
-    parser.add_argument("--text", required=True, metavar="FILE", help="a text file")
+    parser.add_argument("run", type=place, help="a run's folder, such as one that `tinylm2 import` made")
+    parser.add_argument("--text", type=place, required=True, metavar="FILE", help="a text file")
     parser.add_argument("--tokens", type=whole(2), default=10**9, help="only the first so many tokens (all)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 

@@ -73,7 +73,7 @@ def read_metrics(path: Any) -> list:
         metrics = parse_json(line, path, number)
         if not (isinstance(metrics, dict) and type(metrics.get("step")) is int and 0 <= metrics["step"] < 2**53
                 and isinstance(metrics.get("stage"), str) and len(metrics["stage"]) <= LONGEST_NAME
-                and _is_number(metrics.get("loss")) and _is_share(metrics.get("accuracy"))):
+                and _is_number(metrics.get("loss")) and metrics["loss"] >= 0 and _is_share(metrics.get("accuracy"))):
             raise BadInput.at(path, number, repr(line[:40]), "step, stage, loss and accuracy of a training step")
         found.append(metrics)
     return found

@@ -87,7 +87,8 @@ def curves(metrics: Any) -> Any:
                 ax.annotate(f"stage {stages[i]}" if len(steps) < 12 * (end - steps[i]) else stages[i],
                             ((steps[i] + end) / 2, 1), (0, 2), xycoords=("data", "axes fraction"),
                             textcoords="offset points", ha="center")
-    axes[0, 0].set_yscale("log")
+    if any(m["loss"] > 0 for m in metrics):              # a log axis has no place for a zero alone
+        axes[0, 0].set_yscale("log")
     axes[0, 0].yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes[0, 0].legend(loc="upper right")
     axes[1, 0].set_ylim(-0.03, 1.03)
