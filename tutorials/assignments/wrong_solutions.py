@@ -6,12 +6,27 @@ library does inside. `argument` and `symptom` are what one line of the feedback 
 or output that is wrong, and words that are true of it.
 """
 
+import argparse
 import re
+import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from tutorials.assignments import handout
+from tutorials.assignments import handout, slips
 from tutorials.assignments.grader import ASSIGNMENTS, grade
+
+PLAIN = (handout.HERE / "plain.py").read_text(encoding="utf-8")
+# What a line of feedback may claim as a cause. A claim that a mistake does not declare misleads.
+CLAIMS = re.compile(
+    r"term dropped|one too many|sign (is )?flipped|both signs|transposed|results swapped|gates swapped|mean where a sum"
+    r"|sum where a mean|scale missing|applied twice|did you scale|does not move with|what it would be without"
+    r"|were \S+ zero|not finite|story \d+ alone|is the mask|averaged over that axis|weight decay|started at zero"
+    r"|up the gradient|one-sided|eps stand|is the mean|what does the gate|softmax run|two places are|abs missing"
+    r"|relative to the|direction changes|afterwards|another eps|index off|turned the other way|not is zero|or left out"
+    r"|zero there|handed on|before the cut|add up to|taken off|share of one|embedding come in|is the address"
+    r"|must stand at|asks key head|mask too many|beside the cache|only the shape|over axis|what comes out")
 
 
 @cache
@@ -19,16 +34,26 @@ def _solved(assignment):
     return handout.students_file(ASSIGNMENTS[assignment], solved=True)
 
 
+def plain(assignment):
+    """The lines of plain.py that solve an assignment."""
+    return re.search(rf"# -+ {assignment}\n(.*?)(?=\n# ---|\n__all__)", PLAIN, re.DOTALL)[1]
+
+
 @dataclass(frozen=True)
 class WrongSolution:
-    """One mistake. code: definitions that stand behind the right ones."""
+    """One mistake.
+
+    code: definitions that stand behind the right ones, or edits (old, new) of the lines of plain.py.  also: what may
+    truly be said beside the symptom.
+    """
 
     assignment: str
     mistake: str
     function: str
     argument: str
     symptom: str
-    code: str
+    code: str | list
+    also: str = "$^"
 
     def __str__(self):
         return f"{self.assignment}, {self.function}: {self.mistake}"
@@ -41,6 +66,14 @@ class WrongSolution:
 
     def text(self):
         """The whole file of the solution."""
+        if not isinstance(self.code, str):
+            lines = plain(self.assignment)
+            for old, new in self.code:
+                if old not in lines:
+                    raise ValueError(f"{self}: found no {old!r} in plain.py")
+                lines = lines.replace(old, new)
+            flat = "from tinylm2.flat import Flat\n" * (self.assignment == "a6")
+            return f"{_solved(self.assignment)}\n\nimport math\nimport numpy as np\n{flat}{lines}"
         names = re.findall(r"^def (\w+)", self.code, re.MULTILINE)
         rights = "".join(f"right_{name.rpartition('_')[2]} = {name}\n" for name in names)
         right = f"import numpy as np\n\n{rights}right = {self.function.partition('.')[0]}\n"
@@ -49,6 +82,11 @@ class WrongSolution:
     def explained(self, report):
         """Does the feedback name the function, the argument and the symptom in one line?"""
         return any(self.argument in line and re.search(self.symptom, line) for line in report.feedback(self.function))
+
+    def misled(self, report):
+        """The claims in the feedback that are not true of this mistake."""
+        return [f"{line} <{claim[0]}>" for line in report.feedback() for claim in CLAIMS.finditer(line)
+                if not re.search(f"{self.symptom}|{self.also}", line)]
 
     def grade(self, folder, **how):
         """Report on this solution, from a file in the folder; only the unit that its mistake is in."""
@@ -785,5 +823,43 @@ class AdamW(right):
 """),
 ]
 
-WRONG_SOLUTIONS = tuple(WrongSolution(f"a{number}", *mistake)
-                        for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)
+FIRST = tuple(WrongSolution(f"a{number}", *mistake)
+              for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)
+EARLY, HELD_BACK = (tuple(WrongSolution(*slip) for slip in some) for some in (slips.EARLY, slips.HELD_BACK))
+WRONG_SOLUTIONS = FIRST + EARLY + HELD_BACK
+
+
+def measure(some, *, seed=0, verbose=False, show=print):
+    """Grade some wrong solutions and say of each what its feedback got right.  -> (right, misleading, not found)."""
+    right, misleading, missed = 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for wrong in some:
+            report = wrong.grade(Path(folder), seed=seed)
+            own = report.feedback(wrong.function)
+            found = (bool(own), any(wrong.argument in line for line in own), wrong.explained(report))
+            misled = wrong.misled(report)
+            right, misleading = right + all(found), misleading + bool(misled)
+            missed += report.points == report.out_of
+            marks = "  ".join(f"{name} {'yes' if yes else 'NO '}" for name, yes in zip(
+                ("function", "argument", "symptom"), found, strict=True))
+            show(f"{marks}  {'MISLEADS' if misled else '        '}  {report.points:>3} of {report.out_of:<3}  {wrong}")
+            if verbose and not (all(found) and not misled):
+                show("".join(f"    {line}\n" for line in dict.fromkeys(report.feedback())))
+    show(f"{len(some)} mistakes: {right} right ({right / len(some):.0%}), {misleading} misleading, {missed} not found")
+    return right, misleading, missed
+
+
+def main(argv=None):
+    """`python -m tutorials.assignments.wrong_solutions early`: the share of right feedback."""
+    groups = {"first": FIRST, "early": EARLY, "held-back": HELD_BACK, "all": WRONG_SOLUTIONS}
+    parser = argparse.ArgumentParser(description=measure.__doc__)
+    parser.add_argument("group", choices=groups)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-v", "--verbose", action="store_true", help="the lines of those that are not right")
+    args = parser.parse_args(argv)
+    right, misleading, missed = measure(groups[args.group], seed=args.seed, verbose=args.verbose)
+    return 1 if missed or misleading or right < 0.95 * len(groups[args.group]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
