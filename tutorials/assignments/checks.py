@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from tinylm2.model import Config
-from tutorials.assignments import feedback
+from tutorials.assignments import feedback, trying
 from tutorials.assignments.client import Failed, Gone
 from tutorials.assignments.context import TRUTH, Context, mapped
 
@@ -125,47 +126,108 @@ class Pair:
 
     def _right(self, title, ctx):
         for _ in range(ROUNDS):
-            draw, inputs, constants, _ = self.drawn(ctx, title)
-            arguments = self.call(inputs, constants)
-            found, truth = ctx.student("forward", **arguments), ctx.truth("forward", **arguments)
-            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters,
-                                       questions=self.questions))
-            if wrong:
+            found, truth, drawn = self._both(ctx, title)
+            draw, inputs, constants, _ = drawn
+            if any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
+                draws = [(found, truth, drawn), self._both(ctx, title)]
+                explained = list(feedback.explanations(trying.explain(*self._trials(draws))))
                 looks = ignored_arguments, ignored_constants, *self.looks.get(title, ())
+                yield from explained
                 yield from _first_to_speak(look(ctx, self, inputs, constants) for look in looks)
-                yield from wrong
+                yield from feedback.outputs(self.outputs, found["outputs"], truth["outputs"], self._how(draws))
                 return
+
+    def _both(self, ctx, title):
+        """The outputs of a draw: the student's, the right ones, and the draw itself."""
+        drawn = self.drawn(ctx, title)
+        arguments = self.call(*drawn[1:3])
+        return ctx.student("forward", **arguments), ctx.truth("forward", **arguments), drawn
+
+    def _how(self, draws, gradients=False):
+        """What helps `feedback` to name a factor: the same results of a second draw."""
+        (_, _, first), (found, truth, second) = draws
+        both = self._named(found, truth, second, gradients)
+        return feedback.How(first[0].letters, self.questions, again={
+            name: (a, both[1][name]) for name, a in both[0].items()} if both else {}, letters_again=second[0].letters)
+
+    def _named(self, found, truth, drawn, gradients):
+        """({name: array} of the student's results, and of the right ones), or None where they cannot be compared."""
+        if gradients:
+            return feedback.by_name(self.names(drawn[1]), drawn[1], found["gradients"], truth["gradients"])
+        ys, ns = found["outputs"], truth["outputs"]
+        fit = len(ys) == len(ns) and all(isinstance(n, np.ndarray) and np.shape(y) == n.shape
+                                         for y, n in zip(ys, ns, strict=True))
+        return tuple(dict(zip(self.outputs, map(np.asarray, some), strict=True)) for some in (ys, ns)) if fit else None
+
+    def _trials(self, draws, gradients=False, given=False):
+        """(runs, found, right) of each draw, for `trying.explain`."""
+        trials = []
+        for found, truth, drawn in draws:
+            both = self._named(found, truth, drawn, gradients)
+            if not both or not hasattr(trying.plain, self.backward if gradients else self.forward):
+                return []
+            runs = self._runs_back if gradients else self._runs
+            trials.append((runs(truth, *drawn[1:], given), *both))
+        return trials
+
+    def _runs(self, truth, inputs, constants, upstreams, given):
+        trying.locked((inputs, constants))
+        return trying.of_forward(self.forward, inputs, constants,
+                                 lambda ys: dict(zip(self.outputs, map(np.asarray, ys), strict=True)))
+
+    def _runs_back(self, truth, inputs, constants, upstreams, given):
+        names = self.names(inputs)
+        real = {key: Config(**x) if key == "cfg" else x for key, x in constants.items()}
+        cache: Any = getattr(TRUTH[self.file], self.forward)(*inputs, **real)[-1] if given else self.forward
+
+        def gradients(results):
+            both = feedback.by_name(names, inputs, results, truth["gradients"])
+            return both[0] if both else {}
+
+        return trying.of_backward(self.backward, cache, inputs, real, upstreams, gradients, truth["outputs"])
 
     def right_back(self, title, points, *, given=False):
         """Are the backward's gradients right on random shapes? given: the forward is the library's."""
         return Test(self.backward, f"right, {title}", points, partial(self._right_back, title, given))
 
     def _right_back(self, title, given, ctx):
-        for drawn in [title] * ROUNDS + ["large"] * (title == "plain"):
-            draw, inputs, constants, upstreams = self.drawn(ctx, drawn)
-            arguments = self.call(inputs, constants, upstreams=upstreams)
-            began = time.monotonic()
-            truth = ctx.truth("pair", **arguments)
-            if drawn == "large":                         # in proportion, so that a fast machine helps nobody
-                ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
-            try:
-                found = self._played(ctx, given, **arguments)
-            except Gone as gone:
-                if drawn == "large":
-                    gone.final = True
-                    gone.text += " (about arrays of a real size: does it ask its forward for every number?)"
-                raise
+        for name in [title] * ROUNDS + ["large"] * (title == "plain"):
+            found, truth, drawn = self._both_back(ctx, name, given)
+            _, inputs, constants, upstreams = drawn
             if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 yield f"not judged yet: {self.forward} must be right first"
                 return
-            wrong = list(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
-                                         letters=draw.letters, questions=self.questions))
-            if wrong:
+            if any(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"])):
+                if name == "large":                      # right on small arrays: there is no need to try
+                    draws, explained = [(found, truth, drawn)] * 2, []
+                else:
+                    draws = [(found, truth, drawn), self._both_back(ctx, name, given)]
+                    explained = list(feedback.explanations(trying.explain(*self._trials(draws, True, given))))
+                yield from explained
                 looks = ignored_upstreams, *self.looks_back, one_story_alone
                 yield from _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
                                            for look in looks)
+                wrong = feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
+                                           self._how(draws, True))
                 yield from sorted(wrong, key=lambda text: "zero everywhere" not in text)     # it explains the others
                 return
+
+    def _both_back(self, ctx, title, given):
+        """The same of outputs and gradients. Large arrays have a time limit of their own."""
+        drawn = self.drawn(ctx, title)
+        arguments = self.call(*drawn[1:3], upstreams=drawn[3])
+        began = time.monotonic()
+        truth = ctx.truth("pair", **arguments)
+        if title == "large":                             # in proportion, so that a fast machine helps nobody
+            ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
+        try:
+            found = self._played(ctx, given, **arguments)
+        except Gone as gone:
+            if title == "large":
+                gone.final = True
+                gone.text += " (about arrays of a real size: does it ask its forward for every number?)"
+            raise
+        return found, truth, drawn
 
     def keeps_contract(self, points, title="plain"):
         """The forward keeps its contract: float32 stays float32, any memory layout is accepted, arguments are not
@@ -177,7 +239,7 @@ class Pair:
             draw, inputs, constants, _ = self.drawn(ctx, title, dtype)
             arguments = self.call(inputs, constants)
             found, truth = ctx.student("forward", **arguments, layout=layout), ctx.truth("forward", **arguments)
-            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters))
+            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], feedback.How(draw.letters)))
             if wrong and (dtype, layout) == ("float64", "plain"):
                 yield "not judged yet: its values must be right first"
                 return
@@ -199,7 +261,7 @@ class Pair:
             found, truth = self._played(ctx, given, **arguments, layout=layout), ctx.truth("pair", **arguments)
             names = self.names(inputs)
             wrong = list(feedback.gradients(names, inputs, found["gradients"], truth["gradients"],
-                                            letters=draw.letters))
+                                            feedback.How(draw.letters)))
             if wrong and (dtype, layout) == ("float64", "plain"):
                 yield "not judged yet: its gradients must be right first"
                 return

@@ -130,7 +130,7 @@ class Side:
 
         def f():
             seen.append(x.copy())
-            return weights[0] * x**3 + weights[1] * x**2 + weights[2] * x
+            return curve(weights, x)
 
         found = self.step("slopes", evaluate=f, x=x, moves=self.placed(list(moves)), eps=eps)
         return {"slopes": found, "x": x.copy(), "seen": seen}
@@ -197,6 +197,11 @@ class Worker(Side):
 
 
 # ---------------------------------------------------------------------------------------------------------- small parts
+
+
+def curve(weights, x):
+    """The function whose slopes are measured, entry by entry."""
+    return weights[0] * x**3 + weights[1] * x**2 + weights[2] * x
 
 
 def copied(tree):

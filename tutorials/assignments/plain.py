@@ -108,8 +108,8 @@ def rope_forward(x, *, start=0, step=1, base=10_000.0):
     if K % 2:
         raise ValueError("rope: x has heads of an odd width")
     p = start + step * np.arange(T)
-    w = base ** (-2 * np.arange(K // 2) / K)
-    angle = p[:, None, None] * w
+    w_i = base ** (-2 * np.arange(K // 2) / K)
+    angle = p[:, None, None] * w_i
     c, s = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
     even, odd = x[..., ::2], x[..., 1::2]
     y = np.empty(x.shape, x.dtype)

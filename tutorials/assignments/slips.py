@@ -108,12 +108,12 @@ EARLY = [
     ("a5", "dWqkv on the last rows", "write_attention_backward", "dWqkv", r"rows", [
         ("dWqkv[:N, :HK]", "dWqkv[-N:, :HK]")]),
     # ------------------------------------------------------------------------------------------------------------ a6
-    ("a6", "blocks walked upwards", "segment_backward", "dparams", r"order of the blocks|block", [
+    ("a6", "blocks walked upwards", "segment_backward", "grads", r"order of the blocks|block", [
         ("for i in range(cfg.L - 1, -1, -1):", "for i in range(cfg.L):")]),
-    ("a6", "the last norm passed by", "segment_backward", "dparams", r"norm", [
+    ("a6", "the last norm passed by", "segment_backward", "grads", r"norm", [
         ("dx, grads[\"norm.g\"] = ops.rmsnorm_backward(dx, cache[\"norm\"])",
          "_, grads[\"norm.g\"] = ops.rmsnorm_backward(dx, cache[\"norm\"])")]),
-    ("a6", "the replay starts from the next state", "story_backward", "dparams", r"recompute|replay|computed again", [
+    ("a6", "the replay starts from the next state", "story_backward", "grads", r"recompute|replay|computed again", [
         ("cache[\"states\"][s], cfg=cfg, **call", "cache[\"states\"][min(s + 1, len(cache[\"states\"]) - 1)], cfg=cfg, **call")]),
     ("a6", "b1 for b2", "AdamW.step", "v", r"b1 .*b2|b2 .*b1|betas", [
         ("self.v[...] = b2 * self.v + (1 - b2) * g**2", "self.v[...] = b1 * self.v + (1 - b1) * g**2")]),
@@ -172,7 +172,7 @@ HELD_BACK = [
     ("a3", "step forgotten", "rope_forward", "y", r"step", [
         ("p = start + step * np.arange(T)", "p = start + np.arange(T)")]),
     ("a3", "one angle for all pairs", "rope_forward", "y", r"w_i|base|angle|frequenc|\bw\b", [
-        ("w = base ** (-2 * np.arange(K // 2) / K)", "w = base ** (0 * np.arange(K // 2) / K)")]),
+        ("-2 * np.arange(K // 2) / K", "0 * np.arange(K // 2) / K")]),
     ("a3", "sine and cosine swapped", "rope_backward", "dx", r"sine|\bs\b|length", [
         ("dx[..., ::2] = even * c + odd * s", "dx[..., ::2] = even * s + odd * c")]),
     ("a3", "softmax before the mask", "attend_forward", "y", r"add up|must not|moves with", [
@@ -217,15 +217,15 @@ HELD_BACK = [
     ("a5", "not turned back", "write_attention_backward", "dWqkv", r"turn|rope", [
         ("(dasked,) = ops.rope_backward(dq, turned)", "dasked = dq")]),
     # ------------------------------------------------------------------------------------------------------------ a6
-    ("a6", "scaled by D", "segment_backward", "dparams.embed.W", r"sqrt\(D\)", [
+    ("a6", "scaled by D", "segment_backward", 'grads["embed.W"]', r"sqrt\(D\)", [
         ("dx = dx * cfg.D**0.5", "dx = dx * cfg.D")]),
-    ("a6", "one state for all blocks", "segment_backward", "dparams|dstates", r"dstates|block", [
+    ("a6", "one state for all blocks", "segment_backward", "grads|dstates", r"dstates|block", [
         ("model.block_backward(dx, dstates[i],", "model.block_backward(dx, dstates[0],")]),
-    ("a6", "rows from the front", "story_backward", "dparams", r"rows|segment|order", [
+    ("a6", "rows from the front", "story_backward", "grads", r"rows|segment|order", [
         ("dlogits[:, end - rows:end]", "dlogits[:, s * rows:(s + 1) * rows]"), ("end = end - rows", "end = end")]),
-    ("a6", "the cut one segment early", "story_backward", "dparams", r"cut|truncate", [
+    ("a6", "the cut one segment early", "story_backward", "grads", r"cut|truncate", [
         ("s % cache[\"truncate\"] == 0", "(s + 1) % cache[\"truncate\"] == 0")]),
-    ("a6", "the last share wins", "story_backward", "dparams", r"segment|share|add", [
+    ("a6", "the last share wins", "story_backward", "grads", r"segment|share|add", [
         ("grads[name] += share", "grads[name][...] = share")]),
     ("a6", "t counted afterwards", "AdamW.step", "AdamW", r"t\b|corrected|not finite|step", [
         ("        self.t += 1\n", ""), ("(np.sqrt(v_hat) + self.eps)\n", "(np.sqrt(v_hat) + self.eps)\n        self.t += 1\n"),
