@@ -130,7 +130,8 @@ class Pair:
             draw, inputs, constants, _ = drawn
             if any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 draws = [(found, truth, drawn), self._both(ctx, title)]
-                explained = list(feedback.explanations(trying.explain(*self._trials(draws))))
+                explained = ctx.once(self.forward, lambda draws=draws: list(feedback.explanations(
+                    trying.explain(*self._trials(draws)))))
                 looks = ignored_arguments, ignored_constants, *self.looks.get(title, ())
                 yield from explained
                 yield from _first_to_speak(look(ctx, self, inputs, constants) for look in looks)
@@ -202,15 +203,60 @@ class Pair:
                     draws, explained = [(found, truth, drawn)] * 2, []
                 else:
                     draws = [(found, truth, drawn), self._both_back(ctx, name, given)]
-                    explained = list(feedback.explanations(trying.explain(*self._trials(draws, True, given))))
-                yield from explained
+                    explained = ctx.once(self.backward, lambda draws=draws: list(feedback.explanations(
+                        trying.explain(*self._trials(draws, True, given)))))
                 looks = ignored_upstreams, *self.looks_back, one_story_alone
-                yield from _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
-                                           for look in looks)
+                said = _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
+                                       for look in looks)
+                if title != "plain" and not explained:
+                    yield from self._only_here(ctx, title, given)
+                if name != "large" and not explained and not said:
+                    said = self._known(ctx, given, (found, truth, drawn))
+                yield from explained
+                yield from said
                 wrong = feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
                                            self._how(draws, True))
                 yield from sorted(wrong, key=lambda text: "zero everywhere" not in text)     # it explains the others
                 return
+
+    def _only_here(self, ctx, title, given):
+        """That the plain case is right says that what this case adds is wrong."""
+        found, truth, drawn = self._both_back(ctx, "plain", given)
+        names = self.names(drawn[1])
+        if not any(feedback.gradients(names, drawn[1], found["gradients"], truth["gradients"])):
+            wrong = ", ".join("grads" if name == "params" else f"d{name}" for name in names)
+            yield f"{wrong}: all is right in the plain case, so what goes wrong here is what is special: {title}"
+
+    def _known(self, ctx, given, both):
+        """What is known of a wrong gradient that nothing explains: does it move with what it must, and double with the
+        upstream gradient?  -> lines"""
+        found, truth, (_, inputs, constants, upstreams) = both
+        named = self._named(found, truth, both[2], True)
+        if not named or not all(isinstance(x, np.ndarray) for x in inputs):
+            return []
+        names, facts = self.names(inputs), {name: [] for name, a in named[0].items()
+                                            if not feedback.same(a, named[1][name])}
+        for i, other in enumerate((*names, *(f"d{name}" for name in self.outputs))):
+            moved = [mapped(lambda x: x + np.cos(np.arange(x.size)).reshape(x.shape), x) if i == j else x
+                     for j, x in enumerate((*inputs, *upstreams))]
+            arguments = self.call(moved[:len(inputs)], constants, upstreams=moved[len(inputs):])
+            there = self._named(self._played(ctx, given, **arguments), ctx.truth("pair", **arguments), both[2], True)
+            for name in facts if there else ():
+                sees, must = (not feedback.same(after[name], before[name])
+                              for after, before in zip(there, named, strict=True))
+                if sees != must:
+                    facts[name].append(f"it {'moves' if sees else 'does not move'} with {other}, and must"
+                                       f"{' not' if sees else ''}")
+        twice = self._played(ctx, given, **self.call(inputs, constants, upstreams=mapped(lambda dy: 2 * dy, upstreams)))
+        double = self._named(twice, truth, both[2], True)
+        for name, some in facts.items():
+            if double:
+                linear = feedback.same(double[0][name], 2 * named[0][name])
+                some.append("it doubles with the upstream gradient, as it must" if linear else
+                            "it does not double with the upstream gradient, and must")
+            if len(some) == 1 and linear:
+                some.insert(0, f"it moves with what it must ({', '.join(names)})")
+        return [f"{name} is wrong; known of it: {'; '.join(some)}" for name, some in facts.items() if some][:2]
 
     def _both_back(self, ctx, title, given):
         """The same of outputs and gradients. Large arrays have a time limit of their own."""
@@ -403,7 +449,7 @@ def influence(*moved, at="place", out="place"):
                 yield (f"{pair.outputs[0]} at {out} {t} {'moves' if sees[0, t] else 'does not move'} with "
                        f"{' and '.join(moved)} at {at} {u}"
                        f"{'' if pad is None else f' (where the first {int(pad[0])} are padding)'}, which it must "
-                       f"{'not see: is the mask missing, or off by one?' if sees[0, t] else 'see'}")
+                       f"{'not see' if sees[0, t] else 'see'}")
                 return
 
     return look

@@ -19,6 +19,7 @@ from tutorials.assignments import handout, plain
 
 SECONDS = 2.0                                            # that one search may take
 CLOSE = 1e-7                                             # relative to the largest entry
+TREE = 8                                                 # arrays: where more are returned, a change must give them all
 ENOUGH = 6                                               # changes that give all of it: others are not looked for
 SHOWN = 28                                               # characters of a factor that a text shows
 SOURCE = ast.parse((handout.HERE / "plain.py").read_text(encoding="utf-8"))
@@ -27,14 +28,20 @@ SKIPPED = {"np", "ops", "model", "math", "Flat", "check_shapes", "range", "min",
 UNARY = {"tanh": "tanh", "exp": "the exponential", "sqrt": "the root", "log": "the logarithm", "abs": "the absolute "
          "value", "cos": "the cosine", "sin": "the sine"}
 AXES = (-1, -2, 0, 1, 2, 3)
-# Names of plain.py that stand for something a sheet or a lesson calls otherwise.
-CALLED = {"kk": "k", "vv": "v", "dkk": "dk", "dvv": "dv", "c": "cos", "s": "sin", "total": "the sum of a row",
-          "even": "the even entries", "odd": "the odd entries", "inner": "the segment's cache", "before": "dstates",
-          "own": "the query's own place", "place": "the places", "picked": "log p of the targets", "e": "exp(z)",
-          "dkeys": "dk", "dvalues": "dv", "shares": "the segment's shares", "dasked": "the gradient at address Wq",
-          "asked": "address Wq", "dz": "dz", "above": "f above", "below": "f below", "dembed": "the embedding's "
-          "gradient", "dhead": "the head's gradient", "turned": "rope's cache", "attended": "attend's cache",
-          "hidden": "what is hidden", "padded": "the padding", "onehot": "the target's one", "dx": "dx"}
+# Names of plain.py for what a sheet or a lesson calls otherwise, by the beginning of the function's name.
+CALLED = {
+    "rope": {"c": "cos", "s": "sin", "even": "x_2i", "odd": "x_2i+1"},
+    "attend": {"kk": "k", "vv": "v", "dkk": "dk", "dvv": "dv", "total": "sum(dP P)", "e": "exp(S)",
+               "own": "the query's own place", "hidden": "the mask", "padded": "the padding", "place": "the places"},
+    "self": {"dkeys": "dk", "dvalues": "dv"},
+    "cross_entropy": {"e": "exp(z)", "total": "sum(exp(z))", "picked": "log p of the targets", "dz": "p - onehot"},
+    "rmsnorm": {"mean": "the mean"},
+    "write": {"asked": "address Wq", "dasked": "the gradient at address Wq", "turned": "rope's cache"},
+    "segment": {"before": "dstates", "dembed": "dE", "dhead": "the head's gradient"},
+    "story": {"inner": "the segment's cache"},
+    "central": {"above": "f above", "below": "f below"},
+    "AdamW": {"m_hat": "the corrected m", "v_hat": "the corrected v"},
+}
 
 
 @cache
@@ -139,9 +146,10 @@ def sorts_of(names):
             for name, x in names.items()}
 
 
-def plainly(text):
-    """A text with the names of plain.py replaced by those of the sheets."""
-    return re.sub(r"(?<![\w.\[\"'])[A-Za-z_]\w*(?![\w(\"'])", lambda word: CALLED.get(word[0], word[0]), text)
+def plainly(name, text):
+    """A text about a function with its names replaced by those of the sheets."""
+    words = next((words for start, words in CALLED.items() if name.startswith(start)), {})
+    return re.sub(r"(?<![\w.\[\"'])[A-Za-z_]\w*(?![\w(\"'])", lambda word: words.get(word[0], word[0]), text)
 
 
 def close(a, n):
@@ -178,7 +186,9 @@ def candidates(runs, found, right, only=None):
         everything = hit and all(key in made and close(a, made[key]) for key, a in found.items())
         for key in hit:
             (whole if everything else parts)[key].append(text)
-    return {key: whole[key] + parts[key] for key in wrong}
+    if len(found) > TREE:                                # of a tree's arrays some are easily the same by chance
+        parts = {}
+    return {key: whole[key] + parts.get(key, []) for key in wrong}
 
 
 def explain(*draws):
@@ -194,7 +204,7 @@ def explain(*draws):
         only = {text for some in told.values() for text in some}
         if not only:
             return {}
-    return {key: plainly(texts[0]) for key, texts in told.items() if texts}
+    return {key: texts[0] for key, texts in told.items() if texts}
 
 
 # ------------------------------------------------------------------------------------------------------------- changes
@@ -222,6 +232,10 @@ class _Edits:
                 continue
             made = _targets(stmt)
             where = f"in the step that gives {made[0]}" if made else "in what is returned"
+            if isinstance(stmt, ast.For):
+                where = f"in the loop over {made[0]}"
+            elif isinstance(stmt, ast.If):
+                where = f"in what `if {ast.unparse(stmt.test)}` asks"
             yield from ((*edit, None) for edit in self.statement(body, i, stmt, known, made))
             for field_name, value in ast.iter_fields(stmt):
                 if field_name in ("body", "orelse"):
@@ -249,8 +263,16 @@ class _Edits:
                     yield *_move(body, i, j), f"the step that {_what(stmt)} {name} comes too late", 6
             for j in range(max(0, i - 4), i):
                 yield *_move(body, i, j), f"the step that {_what(stmt)} {name} comes too early", 6
+        targets = getattr(stmt, "targets", [None])[0]
+        for k, target in enumerate(targets.elts if isinstance(targets, ast.Tuple) else ()):
+            if isinstance(target, ast.Name) and target.id in known:
+                unused = [*targets.elts[:k], ast.Name("_", ast.Store()), *targets.elts[k + 1:]]
+                yield (*_set(targets, "elts", unused),
+                       f"the {target.id} is not used that {ast.unparse(stmt.value).partition('(')[0]} gives", 3)
         if isinstance(stmt, ast.If) and not stmt.orelse:
             yield *_swap(body, i, ast.Pass()), f"what `if {ast.unparse(stmt.test)}` asks for is left out", 3
+            always = ast.If(ast.Constant(True), stmt.body, [])
+            yield *_swap(body, i, always), f"what `if {ast.unparse(stmt.test)}` asks for is always done", 4
         if isinstance(stmt, ast.AugAssign) and isinstance(stmt.op, ast.Add):
             target = copy.deepcopy(stmt.target)
             yield (*_swap(body, i, ast.Assign([target], stmt.value)),
@@ -364,6 +386,9 @@ class _Edits:
 
     def arithmetic(self, node, where):
         if isinstance(node.op, ast.Add | ast.Sub):
+            if isinstance(node.op, ast.Add) and ast.unparse(getattr(node.left, "func", node)) == "np.sqrt":
+                under = ast.Call(node.left.func, [ast.BinOp(node.left.args[0], ast.Add(), node.right)], [])
+                yield under, f"{_short(node.right)} stands under the root where it belongs behind it, {where}", 2
             flip = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
             yield ast.BinOp(node.left, flip, node.right), (
                 f"the sign of {_short(node.right)} is flipped, {where}"), 2
@@ -424,6 +449,10 @@ class _Edits:
                 if not node.args and other == "mean":
                     size = ast.Attribute(function.value, "size", ast.Load())
                     yield size, f"the number of {_short(function.value)} stands where their sum belongs, {where}", 3
+        if method == "sqrt" and isinstance(node.args[0], ast.BinOp) and isinstance(node.args[0].op, ast.Add):
+            total = node.args[0]
+            behind = ast.BinOp(ast.Call(function, [total.left], []), ast.Add(), total.right)
+            yield behind, f"{_short(total.right)} stands behind the root where it belongs under it, {where}", 2
         if method in UNARY and len(node.args) == 1:
             yield node.args[0], f"{UNARY[method]} is left out, {where}", 2
         if method == "argmax":

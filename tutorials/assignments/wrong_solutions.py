@@ -21,7 +21,7 @@ PLAIN = (handout.HERE / "plain.py").read_text(encoding="utf-8")
 # What a line of feedback may claim as a cause. A claim that a mistake does not declare misleads.
 CLAIMS = re.compile(
     r"term dropped|one too many|sign (is )?flipped|both signs|transposed|results swapped|gates swapped|mean where a sum"
-    r"|sum where a mean|scale missing|applied twice|did you scale|does not move with|what it would be without"
+    r"|sum where a mean|scale missing|applied twice|did you scale|what it would be without"
     r"|were \S+ zero|not finite|story \d+ alone|is the mask|averaged over that axis|weight decay|started at zero"
     r"|up the gradient|one-sided|eps stand|is the mean|what does the gate|softmax run|two places are|abs missing"
     r"|relative to the|direction changes|afterwards|another eps|index off|turned the other way|not is zero|or left out"
@@ -172,7 +172,7 @@ def linear_backward(dy, cache):
     dx, dW = right(dy, cache)
     return dy @ cache[1], dW
 """),
-    ("a mean over the rows", "linear_backward", "dW", "mean where a sum belongs", """
+    ("a mean over the rows", "linear_backward", "dW", "mean (over .*)?(stands )?where a sum", """
 def linear_backward(dy, cache):
     dx, dW = right(dy, cache)
     return dx, dW / (dy.size // dy.shape[-1])
@@ -268,7 +268,7 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right(x, g, eps=eps)
     return y * np.ones(1), cache
 """),
-    ("r taken for a constant", "rmsnorm_backward", "dx", "is a term dropped", """
+    ("r taken for a constant", "rmsnorm_backward", "dx", "left out|missing", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right_forward(x, g, eps=eps)
     return y, (y / x, cache)
@@ -288,12 +288,12 @@ def rmsnorm_backward(dy, cache):
     n, cache = cache
     return right(dy, cache)[0], dy * n
 """),
-    ("dg a mean over the rows", "rmsnorm_backward", "dg", "mean where a sum belongs", """
+    ("dg a mean over the rows", "rmsnorm_backward", "dg", "mean (over .*)?(stands )?where a sum", """
 def rmsnorm_backward(dy, cache):
     dx, dg = right(dy, cache)
     return dx, dg / (dy.size // dy.shape[-1])
 """),
-    ("g left out of dx", "rmsnorm_backward", "dx", "right way|another way", """
+    ("g left out of dx", "rmsnorm_backward", "dx", "factor g is missing", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right_forward(x, g, eps=eps)
     return y, (cache, right_forward(x, 0 * g + 1, eps=eps)[1])
@@ -360,7 +360,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     P = P / P.sum(2, keepdims=True)
     return np.einsum("bhtu,buhk->bthk", P, v), right(q, k, v, causal=causal, pad=pad)[1]
 """),
-    ("mask off by one", "attend_forward", "y", "must not see: is the mask missing, or off by one", """
+    ("mask off by one", "attend_forward", "y", "must not see", """
 def attend_forward(q, k, v, *, causal=False, pad=None):
     y, cache = right(q, k, v, causal=causal, pad=pad)
     if causal and pad is None:
@@ -400,7 +400,7 @@ def attend_backward(dy, cache):
     dq, dk, dv = right(dy, cache)
     return dk, dq, dv
 """),
-    ("the sum in softmax's backward dropped", "attend_backward", "dq", "term dropped|another way", """
+    ("the sum in softmax's backward dropped", "attend_backward", "dq", "left out", """
 def attend_forward(q, k, v, *, causal=False, pad=None):
     y, cache = right_forward(q, k, v, causal=causal, pad=pad)
     if q.shape[2] != k.shape[2]:
@@ -416,7 +416,7 @@ def attend_backward(dy, cache):
     dropped = (dy * y).sum(-1, keepdims=True) / q.shape[-1] ** 0.5       # of dS = P * (dP - sum(dP * P))
     return dq + dropped * gathered_k, dk + right(dropped * q, cache)[2], dv
 """),
-    ("only the first head of a group reaches k", "attend_backward", "dk", "right way|another way|dropped", """
+    ("only the first head of a group reaches k", "attend_backward", "dk", "only query head 0", """
 def attend_forward(q, k, v, *, causal=False, pad=None):
     y, cache = right_forward(q, k, v, causal=causal, pad=pad)
     return y, (cache, q.shape[2] // k.shape[2])
@@ -464,7 +464,7 @@ def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq / (n.shape[-1] // heads) ** 0.5, Wk, Wv, heads=heads)
 """),
-    ("heads left out", "cross_attention_forward", "Emem", "its own", """
+    ("heads left out", "cross_attention_forward", "Emem", "in that head", """
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq, Wk, Wv, heads=1)
 """),
@@ -476,7 +476,7 @@ def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, 0 * Mn + Mn[:1], Wq, Wk, Wv, heads=heads)
 """),
-    ("dMn through the keys only", "cross_attention_backward", "dMn", "is a term dropped", """
+    ("dMn through the keys only", "cross_attention_backward", "dMn", "left out|missing", """
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     Emem, cache = right_forward(n, Mn, Wq, Wk, Wv, heads=heads)
     qkv = [(x @ W).reshape(*x.shape[:2], heads, -1) for x, W in ((n, Wq), (Mn, Wk), (Mn, Wv))]
@@ -494,7 +494,7 @@ def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, 0 * dMn, dWq, dWk, dWv
 """),
-    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv: were two results swapped", """
+    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv: were two results swapped|order", """
 def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, dMn, dWq, dWv, dWk
@@ -532,7 +532,7 @@ def output_gate_forward(x, a, Emem, Wout, bout):
     x[...] = y
     return x, cache
 """),
-    ("dEmem through the product only", "output_gate_backward", "dEmem", "right way.*is a term dropped", """
+    ("dEmem through the product only", "output_gate_backward", "dEmem", "left out", """
 def output_gate_forward(x, a, Emem, Wout, bout):
     y, cache = right_forward(x, a, Emem, Wout, bout)
     return y, (cache, (y - x - a) / Emem)
@@ -617,7 +617,7 @@ def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, dWqkv[:dR.shape[1]], dWo
 """),
-    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv: were two results swapped", """
+    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv: were two results swapped|order", """
 def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dv, dk, dWqkv, dWo
@@ -659,7 +659,7 @@ def memory_update_backward(dM_next, cache):
     dR, _, *others = right(dM_next, cache)
     return dR, dM_next.copy(), *others
 """),
-    ("dR through the gates only", "memory_update_backward", "dR", "term dropped", """
+    ("dR through the gates only", "memory_update_backward", "dR", "left out", """
 def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     M_next, cache = right_forward(R, M, Win, bin, Wforget, bforget)
     return M_next, (cache, right_forward(R, 0 * M, Win, bin, Wforget, bforget)[0], R)
@@ -680,7 +680,7 @@ def memory_update_backward(dM_next, cache):
     return tuple(gradients)
 """),
     ("the two gates' gradients swapped", "memory_update_backward", "dWin",
-     "gradient of dWforget: were two results swapped", """
+     "gradient of dWforget: were two results swapped|order", """
 def memory_update_backward(dM_next, cache):
     dR, dM, *gates = right(dM_next, cache)
     return dR, dM, *gates[2:], *gates[:2]
@@ -693,7 +693,7 @@ def segment_backward(dlogits, dstates, cache):
     grads, dstates = right(dlogits, dstates, cache)
     return {**grads, "embed.W": grads["embed.W"] / cache["cfg"].D ** 0.5}, dstates
 """),
-    ("the tied head's share forgotten", "segment_backward", 'grads["embed.W"]', "term dropped", """
+    ("the tied head's share forgotten", "segment_backward", 'grads["embed.W"]', "left out", """
 def segment_backward(dlogits, dstates, cache):
     grads, dstates = right(dlogits, dstates, cache)
     if cache["cfg"].tied:
@@ -814,7 +814,7 @@ class AdamW(right):
         self.t = 0
         super().step(params, grads, lr)
 """),
-    ("up the gradient", "AdamW.step", "update", "is the sign flipped", """
+    ("up the gradient", "AdamW.step", "update", "sign (is )?flipped", """
 class AdamW(right):
     def step(self, params, grads, lr):
         super().step(params, grads, -lr)
