@@ -188,7 +188,7 @@ HELD_BACK = [
         ("dS = P * (dP - total)", "dS = dP - total")]),
     ("a3", "scaled twice on the way back", "attend_backward", "dq", r"1/sqrt\(K\)", [
         ("dS = P * (dP - total)", "dS = P * (dP - total) / K**0.5")]),
-    ("a3", "dn without the queries", "self_attention_backward", "dn", r"dn_q|quer|share|\bq\b", [
+    ("a3", "dn without the queries", "self_attention_backward", "dn", r"dn_q", [
         ("    dn[:, T - last:] += dn_q\n", "")]),
     ("a3", "the past cut at the wrong end", "self_attention_backward", "dpast", r"past|own|cut|places|U\b", [
         ("dpast = (dkeys[:, :U], dvalues[:, :U]) if U else None",

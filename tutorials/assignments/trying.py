@@ -18,7 +18,7 @@ import numpy as np
 from tutorials.assignments import handout, plain
 
 SECONDS = 2.0                                            # that one search may take
-CLOSE = 1e-7                                             # relative to the largest entry
+CLOSE = 1e-9                                             # relative to the largest entry
 TREE = 8                                                 # arrays: where more are returned, a change must give them all
 ENOUGH = 6                                               # changes that give all of it: others are not looked for
 SHOWN = 28                                               # characters of a factor that a text shows
@@ -27,6 +27,7 @@ SKIPPED = {"np", "ops", "model", "math", "Flat", "check_shapes", "range", "min",
            "len", "bool", "enumerate", "self", "layers"}
 UNARY = {"tanh": "tanh", "exp": "the exponential", "sqrt": "the root", "log": "the logarithm", "abs": "the absolute "
          "value", "cos": "the cosine", "sin": "the sine"}
+INDICES = {"targets", "pad", "own", "place", "U", "N", "end", "rows", "s"}
 AXES = (-1, -2, 0, 1, 2, 3)
 # Names of plain.py for what a sheet or a lesson calls otherwise, by the beginning of the function's name.
 CALLED = {
@@ -254,10 +255,23 @@ class _Edits:
     def statement(self, body, i, stmt, known, made):
         name = made[0] if made else ""
         again = isinstance(stmt, ast.AugAssign) or (isinstance(stmt, ast.Assign) and made and set(made) <= known)
-        if again:
+        names = sorted({part.id for part in ast.walk(stmt) if isinstance(part, ast.Name) and part.id not in SKIPPED
+                        and isinstance(part.ctx, ast.Load)}) if isinstance(stmt, ast.Assign | ast.AugAssign) else []
+        for one, other in combinations(names, 2):
+            swapped = _exchanged(stmt, one, other)
+            yield *_swap(body, i, swapped), f"{one} and {other} are exchanged, in the step that gives {name}", 5
+        if isinstance(stmt, ast.Assign) and isinstance(stmt.targets[0], ast.Tuple) and len(stmt.targets[0].elts) == 1:
+            call = stmt.value
+            passed = ast.Assign(stmt.targets, ast.Tuple([call.args[0]], ast.Load()))
+            yield *_swap(body, i, passed), (f"{ast.unparse(call.func).rpartition('.')[2]} is left out, and "
+                                            f"{_short(call.args[0])} goes on as it is, to {name}"), 3
+        if again and isinstance(stmt, ast.AugAssign) and isinstance(stmt.op, ast.Add):
+            yield *_swap(body, i, ast.Pass()), f"the step is left out that adds {_short(stmt.value)} to {name}", 3
+        elif again:
             through = stmt.value.func if isinstance(stmt.value, ast.Call) else None
             by = f" by {ast.unparse(through).rpartition('.')[2]}" if through is not None else ""
             yield *_swap(body, i, ast.Pass()), f"the step is left out that {_what(stmt)} {name}{by}", 3
+        if again:
             for j in range(i + 1, min(i + 5, len(body))):
                 if not isinstance(body[j], ast.Return):
                     yield *_move(body, i, j), f"the step that {_what(stmt)} {name} comes too late", 6
@@ -307,6 +321,8 @@ class _Edits:
             for name in self.names:
                 if name != node.id:
                     yield ast.Name(name, ast.Load()), f"{name} stands where {node.id} belongs, {where}", 5
+            for step in (1, -1) if node.id in INDICES else ():
+                yield ast.BinOp(node, ast.Add(), _number(step)), f"{node.id} is shifted by {step}, {where}", 5
         elif isinstance(node, ast.Attribute) and node.attr == "T":
             yield node.value, f"{_short(node.value)} is not transposed where it must be, {where}", 2
             if isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reshape":
@@ -401,6 +417,13 @@ class _Edits:
                 inner = node.left
                 yield ast.BinOp(inner.left, node.op, node.right), f"the term {_short(inner.right)} is left out, {where}", 2
         elif isinstance(node.op, ast.Mult | ast.Div):
+            root = node.right
+            if isinstance(root, ast.Call) and ast.unparse(root.func) == "np.sqrt" and isinstance(
+                    root.args[0], ast.BinOp) and isinstance(root.args[0].op, ast.Add):
+                total = root.args[0]
+                whole = ast.BinOp(node.left, node.op, ast.Call(root.func, [total.left], []))
+                yield ast.BinOp(whole, ast.Add(), total.right), (
+                    f"{_short(total.right)} is added at the end where it belongs under the root, {where}"), 3
             factors = list(_factors(node))
             for n in (1, 2):
                 for left_out in combinations(range(len(factors)), n):
@@ -455,6 +478,12 @@ class _Edits:
             yield behind, f"{_short(total.right)} stands behind the root where it belongs under it, {where}", 2
         if method in UNARY and len(node.args) == 1:
             yield node.args[0], f"{UNARY[method]} is left out, {where}", 2
+        if method == "max" and not node.args and isinstance(function, ast.Attribute):
+            for other, word in (("mean", "the mean"), ("min", "the smallest")):
+                yield (ast.Call(ast.Attribute(function.value, other, ast.Load()), [], []),
+                       f"{word} stands where the largest belongs, {where}", 3)
+        if method == "abs":
+            yield ast.BinOp(node.args[0], ast.Pow(), _number(2)), f"a square stands where abs belongs, {where}", 3
         if method == "argmax":
             yield (ast.Call(ast.Attribute(function.value, "argmin", ast.Load()), node.args, node.keywords),
                    f"the smallest stands where the largest belongs, {where}", 3)
@@ -530,6 +559,15 @@ def _targets(stmt):
                 part = part.value
             found.append(ast.unparse(part).removeprefix("self.").removesuffix(".buffer").removesuffix(".matrices"))
     return found
+
+
+def _exchanged(stmt, one, other):
+    """A statement in which two names have changed places."""
+    stmt = copy.deepcopy(stmt)
+    for part in ast.walk(stmt):
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load) and part.id in (one, other):
+            part.id = other if part.id == one else one
+    return stmt
 
 
 def _what(stmt):

@@ -249,11 +249,11 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right(x, g, eps=eps)
     return x * g / ((x * x).mean(-1, keepdims=True) ** 0.5 + eps), cache
 """),
-    ("mean over the wrong axis", "rmsnorm_forward", "y", "over which axis is the mean", """
+    ("mean over the wrong axis", "rmsnorm_forward", "y", "axis 0 .*where axis -1", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     return x * g / ((x * x).mean(0) + eps) ** 0.5, right(x, g, eps=eps)[1]
 """),
-    ("a sum for the mean", "rmsnorm_forward", "y", "is it a mean|1/sqrt\\(D\\)", """
+    ("a sum for the mean", "rmsnorm_forward", "y", "sum stands where a mean|1/sqrt\\(D\\)", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     return x * g / ((x * x).sum(-1, keepdims=True) + eps) ** 0.5, right(x, g, eps=eps)[1]
 """),
