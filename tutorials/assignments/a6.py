@@ -123,6 +123,7 @@ def _stepped(steps, decay):
         for i in range(steps):
             names = [name for name in ("m", "v", "update") if feedback.array(name, found[i][name], truth[i][name])]
             if names:
+                ctx.share = (3 - len(names)) / 3
                 yield from feedback.explanations(trying.explain(*(_trial(draw, i) for draw in draws)))
                 yield from _of_the_first_step(arguments, found[0], truth[0]) if i == 0 else ()
                 for name in names:
@@ -205,6 +206,7 @@ def _clipped(size):
         text = feedback.array("norm", found["norm"], np.float64(truth["norm"]))
         lines = _line("grads", found["grads"], truth["grads"])
         if text or lines:
+            ctx.share = 0.5 * (not (text and lines))
             yield from feedback.explanations(trying.explain(*map(_clip_trial, draws)))
         if text:
             after = np.sqrt(found["grads"] @ found["grads"]) if size else 0

@@ -21,6 +21,8 @@ from tutorials.assignments.client import Failed, Gone
 from tutorials.assignments.context import TRUTH, Context, mapped
 
 ROUNDS = 2                                               # random shapes per test
+OWN_FORWARD = 0.75                                       # of the points: a backward right for a forward that is wrong
+DIRECTIONS = 4                                           # along which the slopes of such a forward are measured
 SLOWEST = 2.0, 100                                       # seconds for large arrays, or so often the library's own
 
 
@@ -196,9 +198,10 @@ class Pair:
             found, truth, drawn = self._both_back(ctx, name, given)
             _, inputs, constants, upstreams = drawn
             if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
-                yield f"not judged yet: {self.forward} must be right first"
+                yield from self._by_its_own_forward(ctx, title)
                 return
             if any(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"])):
+                ctx.share = self._share(found, truth, drawn)
                 if name == "large":                      # right on small arrays: there is no need to try
                     draws, explained = [(found, truth, drawn)] * 2, []
                 else:
@@ -218,6 +221,112 @@ class Pair:
                                            self._how(draws, True))
                 yield from sorted(wrong, key=lambda text: "zero everywhere" not in text)     # it explains the others
                 return
+
+    def _share(self, found, truth, drawn):
+        """The part of the gradients that is right. One that is wrong by a constant factor, or by its sign, counts half;
+        one that only hands an upstream on, or must be zero, counts nothing."""
+        _, inputs, _, upstreams = drawn
+        both = feedback.by_name(self.names(inputs), inputs, found["gradients"], truth["gradients"], strict=False)
+        if not both:
+            return 0.0
+        counted = [name for name, n in both[1].items() if n.any() and not any(
+            isinstance(dy, np.ndarray) and dy.shape == n.shape and feedback.same(n, dy) for dy in upstreams)]
+        right = sum(1.0 if feedback.same(a, both[1][name]) else 0.5 * (feedback.factor_of(a, both[1][name]) is not None)
+                    for name, a in both[0].items() if name in counted and isinstance(a, np.ndarray))
+        return right / len(counted) if counted else 0.0
+
+    def _by_its_own_forward(self, ctx, title):
+        """A backward whose forward is wrong: is it right for that forward? Then its derivation is, and most points are
+        given. Large arrays must end in their time all the same."""
+        shares = []
+        for name in [title] * ROUNDS + ["large"] * (title == "plain"):
+            both = self._both_back(ctx, name, False)
+            if name == "large":                          # it ended in its time, and that is what is asked here
+                break
+            share, wrong = self._own_share(ctx, both)
+            shares.append(share)
+            if wrong:
+                yield wrong
+                break
+        ctx.share = OWN_FORWARD * min(shares)
+        if ctx.share == OWN_FORWARD:
+            yield (f"{self.forward} is wrong; all gradients are right in spite of that, which gives {OWN_FORWARD:.0%} of "
+                   "the points")
+
+    def _own_share(self, ctx, both):
+        """(the part of the gradients that is right in spite of the forward, what is wrong or "").
+
+        Right is what is the true gradient, or the slope of the student's own forward, or what a right backward makes of
+        the cache of such a forward.
+        """
+        found, truth, drawn = both
+        draw, inputs, constants, upstreams = drawn
+        not_yet = 0.0, f"not judged yet: {self.forward} must be right first"
+        named = self._named(found, truth, drawn, True)
+        if not named:
+            return not_yet
+        wrong = {name: "" for name, a in named[0].items() if not feedback.same(a, named[1][name])}
+        for gradients in self._behind_it(found, truth, drawn) if wrong else ():
+            wrong = {name: "" for name in wrong if not trying.close(named[0][name], gradients[name])}
+        if wrong and not self._is_simpler(ctx, both):
+            for i, (name, x) in enumerate(zip(self.names(inputs), inputs, strict=True)):
+                if f"d{name}" in wrong:
+                    moves = [draw.rng.choice((-1.0, 1.0), x.shape) for _ in range(DIRECTIONS)]
+                    wrong[f"d{name}"] = self._off(ctx, inputs, constants, upstreams, i, named[0][f"d{name}"], moves)
+            wrong = {name: text for name, text in wrong.items() if text is not None}
+        elif wrong and len(wrong) == len(named[0]):
+            return not_yet
+        said = "; ".join(f"{name}{text}" for name, text in list(wrong.items())[:2])
+        return 1 - len(wrong) / len(inputs), (f"{self.forward} is wrong, and for that forward, too, {said} is wrong"
+                                              if wrong else "")
+
+    def _behind_it(self, found, truth, drawn):
+        """Gradients that a right backward makes of the cache of a forward with this mistake, where `trying` knows the
+        mistake."""
+        _, inputs, constants, upstreams = drawn
+        if not hasattr(trying.plain, self.backward):
+            return
+        trying.locked((inputs, constants, upstreams))
+        names = self.names(inputs)
+        for results in trying.behind(self.forward, self.backward, inputs, constants, upstreams, found["outputs"]):
+            both = feedback.by_name(names, inputs, results, truth["gradients"])
+            if both:
+                yield both[0]
+                return
+
+    def _off(self, ctx, inputs, constants, upstreams, i, gradient, moves):
+        """None where a gradient is the slope of the student's own forward along some moves, or how far it is off."""
+        for move in moves:
+            slope, said = self._slope(ctx, inputs, constants, upstreams, i, move), float((gradient * move).sum())
+            if not abs(said - slope) <= 1e-5 * (np.sqrt((gradient**2).sum()) + abs(slope)):
+                return f" (along a random direction it must be {slope:.6g}, and is {said:.6g})"
+        return None
+
+    def _slope(self, ctx, inputs, constants, upstreams, i, move, eps=1e-5):
+        """The slope of the student's forward along a move of one argument, weighed with the upstream gradients."""
+        sides = [ctx.student("forward", **self.call((*inputs[:i], inputs[i] + way * eps * move, *inputs[i + 1:]),
+                                                    constants))["outputs"] for way in (1, -1)]
+        return sum(float(((above - below) * dy).sum()) for above, below, dy in zip(*sides, upstreams, strict=True)
+                   ) / (2 * eps)
+
+    def _is_simpler(self, ctx, both):
+        """Is there nothing to measure? Or does some gradient of the student's pair not move with an argument with which the right one does? Such a
+        forward lacks what makes its derivation hard."""
+        found, truth, (_, inputs, constants, upstreams) = both
+        named, ys = self._named(found, truth, both[2], True), found["outputs"]
+        if len(ys) != len(truth["outputs"]) or any(
+                getattr(y, "shape", None) != n.shape or y.dtype != n.dtype or not np.isfinite(y).all()
+                for y, n in zip(ys, truth["outputs"], strict=True)):
+            return True
+        for i, x in enumerate(inputs):
+            moved = (*inputs[:i], x + np.cos(np.arange(x.size)).reshape(x.shape), *inputs[i + 1:])
+            arguments = self.call(moved, constants, upstreams=upstreams)
+            there = self._named(ctx.student("pair", **arguments), ctx.truth("pair", **arguments), both[2], True)
+            for name in named[0]:
+                if not there or (feedback.same(there[0][name], named[0][name])
+                                 and not feedback.same(there[1][name], named[1][name])):
+                    return True
+        return False
 
     def _only_here(self, ctx, title, given):
         """That the plain case is right says that what this case adds is wrong."""
@@ -301,31 +410,57 @@ class Pair:
         return Test(self.backward, "keeps its contract", points, partial(self._keeps_contract_back, title, given))
 
     def _keeps_contract_back(self, title, given, ctx):
+        share, own = self._value(ctx, title, given)
+        if share == 0:
+            yield "not judged yet: its gradients must be right first"
+            return
         for dtype, layout in (("float64", "plain"), ("float32", "plain"), ("float64", "strided")):
             draw, inputs, constants, upstreams = self.drawn(ctx, title, dtype)
             arguments = self.call(inputs, constants, upstreams=upstreams)
-            found, truth = self._played(ctx, given, **arguments, layout=layout), ctx.truth("pair", **arguments)
+            found = self._played(ctx, given, **arguments, layout=layout)
+            expected = self._own_gradients(ctx, given, arguments, dtype) if own else ctx.truth(
+                "pair", **arguments)["gradients"]
             names = self.names(inputs)
-            wrong = list(feedback.gradients(names, inputs, found["gradients"], truth["gradients"],
-                                            feedback.How(draw.letters)))
-            if wrong and (dtype, layout) == ("float64", "plain"):
-                yield "not judged yet: its gradients must be right first"
-                return
+            wrong = list(feedback.gradients(names, inputs, found["gradients"], expected, feedback.How(draw.letters)))
             yield from (f"{text} ({_circumstance(dtype, layout)})" for text in wrong[:1])
             yield from self._left_alone(found["between"], constants, found)
             yield from (f"it changed its argument {name} in place" for name in feedback.left_alone(
                 [f"d{name}" for name in self.outputs], upstreams, found["upstreams"]))
             if wrong:
                 return
-        yield from self._kept_apart(ctx, title)
+        apart = list(self._kept_apart(ctx, title, own))
+        yield from apart
+        if own and not apart:
+            ctx.share = share
+            yield "its contract is kept, as far as its gradients are right"
 
-    def _kept_apart(self, ctx, title):
+    def _value(self, ctx, title, given):
+        """(the part of the gradients that is right, whether a contract is judged by the student's own gradients)."""
+        both = self._both_back(ctx, title, given)
+        found, truth, drawn = both
+        if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
+            return OWN_FORWARD * self._own_share(ctx, both)[0], True
+        wrong = any(feedback.gradients(self.names(drawn[1]), drawn[1], found["gradients"], truth["gradients"]))
+        return (self._share(*both), True) if wrong else (1.0, False)
+
+    def _own_gradients(self, ctx, given, arguments, dtype):
+        """What the student's pair gives for the same arguments in float64 and plain, as arrays of a dtype."""
+        wide = mapped(lambda x: x.astype("float64") if x.dtype.kind == "f" else x, arguments)
+        gradients = self._played(ctx, given, **wide)["gradients"]
+        return mapped(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x, gradients)
+
+    def _kept_apart(self, ctx, title, own=False):
         """What a backward needs must be in the cache, so that two calls at once do not mix."""
         draw = ctx.draw()
         _, *first = self.drawn(ctx, title)
         second = [mapped(lambda x: draw(*x.shape) if x.dtype.kind == "f" else x, first[0]), *first[1:]]
         arguments = {"file": self.file, "name": self.name, "first": first, "second": second}
-        found, truth = ctx.student("two_at_once", **arguments), ctx.truth("two_at_once", **arguments)
+        found = ctx.student("two_at_once", **arguments)
+        if own:                                          # what each call gives when it is alone
+            truth = {which: ctx.student("pair", **self.call(*call[:2], upstreams=call[2]))["gradients"]
+                     for which, call in (("first", first), ("second", second), ("again", first))}
+        else:
+            truth = ctx.truth("two_at_once", **arguments)
         texts = {"first": "its gradients are another call's when two are under way: does something beside the cache "
                           "remember?",
                  "again": "asked twice with one cache, it answers differently: does it write into the cache?"}

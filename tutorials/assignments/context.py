@@ -32,7 +32,12 @@ class Lengths(Draw):
 
 
 class Context:
-    """What a test works with. Its random numbers are its own, whatever tests ran before it."""
+    """What a test works with. Its random numbers are its own, whatever tests ran before it.
+
+    share: what a test that is not passed is worth all the same, from 0 to 1; the test says so.
+    """
+
+    share = 0.0
 
     def __init__(self, client, seed):
         self.worker, self.seed, self.draws = Worker(client), seed, 0

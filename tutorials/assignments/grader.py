@@ -24,14 +24,15 @@ CONTAINER = ('docker run --rm --memory 1g -v "$PWD:/course" -w /course python:3.
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one test."""
+    """The outcome of one test.  share: what it is worth where there is feedback, from 0 to 1."""
 
     test: Test
     feedback: tuple[str, ...]
+    share: float = 0.0
 
     @property
     def points(self):
-        return 0 if self.feedback else self.test.points
+        return min(int(self.test.points * self.share), self.test.points - 1) if self.feedback else self.test.points
 
 
 @dataclass
@@ -126,6 +127,7 @@ class _Examiner:
         """All tests of one unit, into the report."""
         self.client, self.stops, refused, results = None, 0, [], []
         for test in unit.tests:
+            self.share = 0.0
             try:
                 feedback = self._feedback(unit, test)
             except Exception as error:                   # the grader's own: the other tests go on, and a report is made
@@ -134,7 +136,7 @@ class _Examiner:
             if feedback and not self.fatal and time.monotonic() >= self.end:
                 feedback = [self._used_up()]
             lines = dict.fromkeys(printable(line, LENGTH) for line in feedback[:LINES])
-            results.append(Result(test, tuple(lines)))
+            results.append(Result(test, tuple(lines), self.share))
             if self.client and self.client.process and self.client.process.poll() is not None:
                 self.stops += 1
                 self._end(refused)
@@ -168,7 +170,9 @@ class _Examiner:
         if test.function in self.final:
             return [f"not judged: {self.final[test.function]}"]
         self.client.begin()
-        feedback, final = _run(test, Context(self.client, _seed(self.report.seed, test)))
+        context = Context(self.client, _seed(self.report.seed, test))
+        feedback, final = _run(test, context)
+        self.share = 0.0 if final else context.share
         if final:
             self.final[test.function] = feedback[0]
         return feedback

@@ -18,15 +18,8 @@ from tutorials.assignments import handout, slips
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 
 PLAIN = (handout.HERE / "plain.py").read_text(encoding="utf-8")
-# What a line of feedback may claim as a cause. A claim that a mistake does not declare misleads.
-CLAIMS = re.compile(
-    r"term dropped|one too many|sign (is )?flipped|both signs|transposed|results swapped|gates swapped|mean where a sum"
-    r"|sum where a mean|scale missing|applied twice|did you scale|what it would be without"
-    r"|were \S+ zero|not finite|story \d+ alone|is the mask|averaged over that axis|weight decay|started at zero"
-    r"|up the gradient|one-sided|eps stand|is the mean|what does the gate|softmax run|two places are|abs missing"
-    r"|relative to the|direction changes|afterwards|another eps|index off|turned the other way|not is zero|or left out"
-    r"|zero there|handed on|before the cut|add up to|taken off|share of one|embedding come in|is the address"
-    r"|must stand at|asks key head|mask too many|beside the cache|only the shape")
+# What a line of feedback guesses at, beside what was computed: a guess that a mistake does not declare misleads.
+CLAIMS = re.compile(r"[^:;,]*\?|term dropped|one too many|points (roughly|another)|weight decay|started at zero")
 
 
 @cache
