@@ -54,6 +54,7 @@ class Assignment:
     units: tuple[Unit, ...]
     hidden: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    variants: tuple = ()                                 # what differs from the library: see variants.py
 
     @property
     def title(self):
@@ -132,13 +133,26 @@ class Pair:
             draw, inputs, constants, _ = drawn
             if any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 draws = [(found, truth, drawn), self._both(ctx, title)]
-                explained = ctx.once(self.forward, lambda draws=draws: list(feedback.explanations(
+                varied = self._varied(ctx)
+                explained = [] if varied else ctx.once(self.forward, lambda draws=draws: list(feedback.explanations(
                     trying.explain(*self._trials(draws)))))
-                looks = ignored_arguments, ignored_constants, *self.looks.get(title, ())
+                looks = ignored_arguments, ignored_constants, *(() if varied else self.looks.get(title, ()))
+                if varied:
+                    yield from self._is_the_librarys(found["outputs"], inputs, constants)
                 yield from explained
                 yield from _first_to_speak(look(ctx, self, inputs, constants) for look in looks)
                 yield from feedback.outputs(self.outputs, found["outputs"], truth["outputs"], self._how(draws))
                 return
+
+    def _varied(self, ctx):
+        """The variant that is asked for in the place of the library's pair, or None."""
+        return next((variant for variant in ctx.variants if variant.name == self.name), None)
+
+    def _is_the_librarys(self, found, inputs, constants):
+        """A student may have written what a lesson says."""
+        right = getattr(TRUTH[self.file], self.forward)(*inputs, **constants)[0]
+        if feedback.same(np.asarray(found[0]), right):
+            yield f"{self.outputs[0]} is what the lessons' equation gives; the sheet asks for another one"
 
     def _both(self, ctx, title):
         """The outputs of a draw: the student's, the right ones, and the draw itself."""
@@ -196,7 +210,11 @@ class Pair:
     def _right_back(self, title, given, ctx):
         for name in [title] * ROUNDS + ["large"] * (title == "plain"):
             found, truth, drawn = self._both_back(ctx, name, given)
-            _, inputs, constants, upstreams = drawn
+            draw, inputs, constants, upstreams = drawn
+            variant = self._varied(ctx)
+            if variant and name == "large":
+                yield from self._along_directions(variant, found, drawn)
+                return
             if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 yield from self._by_its_own_forward(ctx, title)
                 return
@@ -206,9 +224,9 @@ class Pair:
                     draws, explained = [(found, truth, drawn)] * 2, []
                 else:
                     draws = [(found, truth, drawn), self._both_back(ctx, name, given)]
-                    explained = ctx.once(self.backward, lambda draws=draws: list(feedback.explanations(
+                    explained = [] if self._varied(ctx) else ctx.once(self.backward, lambda draws=draws: list(feedback.explanations(
                         trying.explain(*self._trials(draws, True, given)))))
-                looks = ignored_upstreams, *self.looks_back, one_story_alone
+                looks = ignored_upstreams, *(() if self._varied(ctx) else self.looks_back), one_story_alone
                 said = _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
                                        for look in looks)
                 if title != "plain" and not explained:
@@ -221,6 +239,19 @@ class Pair:
                                            self._how(draws, True))
                 yield from sorted(wrong, key=lambda text: "zero everywhere" not in text)     # it explains the others
                 return
+
+    def _along_directions(self, variant, found, drawn):
+        """Are the gradients of large arrays right along random directions?"""
+        draw, inputs, constants, (dy,) = drawn
+        for i, (name, x) in enumerate(zip(self.names(inputs), inputs, strict=True)):
+            move = draw.rng.choice((-1.0, 1.0), x.shape)
+            a = found["gradients"][i] if isinstance(found["gradients"], tuple) else None
+            if getattr(a, "shape", None) != x.shape:
+                yield f"d{name} has not the shape {x.shape}"
+                continue
+            slope, said = variant.slope(i, move, inputs, constants, dy), float((a * move).sum())
+            if not abs(said - slope) <= 1e-9 * (np.sqrt((a**2).sum()) + abs(slope)):
+                yield f"d{name} is wrong along a random direction: it says {said:.6g}, expected {slope:.6g} (large arrays)"
 
     def _share(self, found, truth, drawn):
         """The part of the gradients that is right. One that is wrong by a constant factor, or by its sign, counts half;
@@ -263,10 +294,10 @@ class Pair:
         draw, inputs, constants, upstreams = drawn
         not_yet = 0.0, f"not judged yet: {self.forward} must be right first"
         named = self._named(found, truth, drawn, True)
-        if not named:
+        if not named or (self._varied(ctx) and any(self._is_the_librarys(found["outputs"], inputs, constants))):
             return not_yet
         wrong = {name: "" for name, a in named[0].items() if not feedback.same(a, named[1][name])}
-        for gradients in self._behind_it(found, truth, drawn) if wrong else ():
+        for gradients in self._behind_it(ctx, found, truth, drawn) if wrong else ():
             wrong = {name: "" for name in wrong if not trying.close(named[0][name], gradients[name])}
         if wrong and not self._is_simpler(ctx, both):
             for i, (name, x) in enumerate(zip(self.names(inputs), inputs, strict=True)):
@@ -280,11 +311,11 @@ class Pair:
         return 1 - len(wrong) / len(inputs), (f"{self.forward} is wrong, and for that forward, too, {said} is wrong"
                                               if wrong else "")
 
-    def _behind_it(self, found, truth, drawn):
+    def _behind_it(self, ctx, found, truth, drawn):
         """Gradients that a right backward makes of the cache of a forward with this mistake, where `trying` knows the
         mistake."""
         _, inputs, constants, upstreams = drawn
-        if not hasattr(trying.plain, self.backward):
+        if not hasattr(trying.plain, self.backward) or self._varied(ctx):
             return
         trying.locked((inputs, constants, upstreams))
         names = self.names(inputs)
@@ -372,7 +403,10 @@ class Pair:
         drawn = self.drawn(ctx, title)
         arguments = self.call(*drawn[1:3], upstreams=drawn[3])
         began = time.monotonic()
-        truth = ctx.truth("pair", **arguments)
+        if title == "large" and self._varied(ctx):       # forward alone: entry by entry would take too long here
+            truth = ctx.truth("forward", **self.call(*drawn[1:3]))
+        else:
+            truth = ctx.truth("pair", **arguments)
         if title == "large":                             # in proportion, so that a fast machine helps nobody
             ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
         try:

@@ -39,8 +39,9 @@ class Context:
 
     share = 0.0
 
-    def __init__(self, client, seed):
+    def __init__(self, client, seed, library=None, variants=()):
         self.worker, self.seed, self.draws = Worker(client), seed, 0
+        self.library, self.variants = TRUTH if library is None else library, variants
 
     def draw(self, dtype="float64"):
         self.draws += 1
@@ -60,10 +61,9 @@ class Context:
         """From here on the student's functions may take so many seconds."""
         self.worker.client.begin(seconds)
 
-    @staticmethod
-    def truth(call, **arguments):
-        """The same call with the library's functions."""
-        return getattr(Here(), call)(**arguments)
+    def truth(self, call, **arguments):
+        """The same call with the library's functions, or those of a variant."""
+        return getattr(Here(self.library), call)(**arguments)
 
 
 class Library(dict):
@@ -181,8 +181,8 @@ class Side:
 class Here(Side):
     """The library's own functions, in the grader's process."""
 
-    def __init__(self):
-        self.calls = Calls(TRUTH)
+    def __init__(self, library=None):
+        self.calls = Calls(TRUTH if library is None else library)
 
     def place(self, x, strided=False):
         return x.copy()

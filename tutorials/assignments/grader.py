@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tutorials.assignments import a1, a2, a3, a4, a5, a6, submission
+from tutorials.assignments import a1, a2, a3, a4, a5, a6, submission, variants
 from tutorials.assignments.checks import Test
 from tutorials.assignments.client import Client, Failed, Limits
-from tutorials.assignments.context import Context
+from tutorials.assignments.context import TRUTH, Context
 from tutorials.assignments.feedback import printable
 from tutorials.assignments.sandbox import WALLS
 
-ASSIGNMENTS = {a.ASSIGNMENT.name: a.ASSIGNMENT for a in (a1, a2, a3, a4, a5, a6)}
+ASSIGNMENTS = variants.Assignments({a.ASSIGNMENT.name: a.ASSIGNMENT for a in (a1, a2, a3, a4, a5, a6)})
 LINES = 3                                                # of feedback per test
 LENGTH = 500                                             # characters per line
 SHOWN = 4                                                # lines per function in the table; the JSON has them all
@@ -122,6 +122,7 @@ class _Examiner:
     def __init__(self, assignment, file, limits, report, end):
         self.assignment, self.file, self.limits, self.report, self.end = assignment, file, limits, report, end
         self.fatal, self.final = file.problem, {}
+        self.library = variants.library(TRUTH, assignment)
 
     def examine(self, unit):
         """All tests of one unit, into the report."""
@@ -170,7 +171,7 @@ class _Examiner:
         if test.function in self.final:
             return [f"not judged: {self.final[test.function]}"]
         self.client.begin()
-        context = Context(self.client, _seed(self.report.seed, test))
+        context = Context(self.client, _seed(self.report.seed, test), self.library, self.assignment.variants)
         feedback, final = _run(test, context)
         self.share = 0.0 if final else context.share
         if final:
