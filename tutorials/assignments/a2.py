@@ -120,7 +120,8 @@ def _has_size_one(ctx, pair, inputs, constants):
         return
     size = np.sqrt((y * y).mean(-1))
     if not np.allclose(size, 1, atol=1e-3):
-        yield f"with g = 1 the root mean square of every row of y must be 1, and in the first row it is {size.flat[0]:.4g}"
+        yield ("with g = 1 the root mean square of every row of y must be 1, and in the first row it is "
+               f"{size.flat[0]:.4g}")
     elif np.allclose(y, right, rtol=1e-8):
         yield "y is right for large rows and wrong for small ones: where does eps stand under the root?"
 

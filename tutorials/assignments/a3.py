@@ -44,8 +44,8 @@ def _turned_by(ctx, pair, inputs, constants, way):
 
 
 ROPE = Pair("ops", "rope", ("y",), draws={
-    "plain": _turned(), "from a later position": _turned(start=11, step=2), "all at one position": _turned(start=5, step=0),
-    "large": lambda d: call(d(8, 128, 8, 16)),
+    "plain": _turned(), "from a later position": _turned(start=11, step=2),
+    "all at one position": _turned(start=5, step=0), "large": lambda d: call(d(8, 128, 8, 16)),
 }, looks={"plain": (_keeps_lengths,)}, looks_back=(_turns_back,))
 
 

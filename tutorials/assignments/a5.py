@@ -96,8 +96,8 @@ def _opens_and_shuts(ctx, pair, inputs, constants):
     W[0] = 0 * W[0]
     found, _ = _gates_at(ctx, pair, R, M, W, 0, -60)
     if found is not None and not np.allclose(found, np.tanh(R) / 2):
-        yield ("with the input gate half open (Win = 0, bin = 0) and the forget gate shut, M' must be tanh(R)/2, and is "
-               "not: what comes in must be the gate times tanh(R)")
+        yield ("with the input gate half open (Win = 0, bin = 0) and the forget gate shut, M' must be tanh(R)/2, and "
+               "is not: what comes in must be the gate times tanh(R)")
 
 
 def _gates_at(ctx, pair, R, M, W, bin, bforget):

@@ -85,6 +85,7 @@ SHAPES = {"embed.W": (5, 4), "attn.g": (4,), "ff.W": (4, 3), "bin": (3,)}
 MATRICES = sum(np.prod(shape) for shape in SHAPES.values() if len(shape) > 1)         # a Flat has them first
 
 
+WORTH = {"m": 0.25, "v": 0.25, "update": 0.5}            # of a step that moves the parameters
 SORTS = dict.fromkeys(("b1", "b2", "lr"), "number") | dict.fromkeys(("g", "m_hat", "v_hat"), "array")
 
 
@@ -123,7 +124,8 @@ def _stepped(steps, decay):
         for i in range(steps):
             names = [name for name in ("m", "v", "update") if feedback.array(name, found[i][name], truth[i][name])]
             if names:
-                ctx.share = (3 - len(names)) / 3
+                moved = isinstance(found[i]["update"], np.ndarray) and found[i]["update"].any()
+                ctx.share = sum(worth for name, worth in WORTH.items() if name not in names) if moved else 0.0
                 yield from feedback.explanations(trying.explain(*(_trial(draw, i) for draw in draws)))
                 yield from _of_the_first_step(arguments, found[0], truth[0]) if i == 0 else ()
                 for name in names:
@@ -153,8 +155,8 @@ def _updates(ctx, steps, decay):
 
 
 def _with_updates(start, steps):
-    befores = [start, *(step["params"] for step in steps)]
-    return [{**step, "update": step["params"] - before} for step, before in zip(steps, befores, strict=False)]
+    starts = [start, *(step["params"] for step in steps)]
+    return [{**step, "update": step["params"] - before} for step, before in zip(steps, starts, strict=False)]
 
 
 def _trial(draw, i):

@@ -134,8 +134,7 @@ class Pair:
             if any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
                 draws = [(found, truth, drawn), self._both(ctx, title)]
                 varied = self._varied(ctx)
-                explained = [] if varied else ctx.once(self.forward, lambda draws=draws: list(feedback.explanations(
-                    trying.explain(*self._trials(draws)))))
+                explained = self._mistake(ctx, draws)
                 looks = ignored_arguments, ignored_constants, *(() if varied else self.looks.get(title, ()))
                 if varied:
                     yield from self._is_the_librarys(found["outputs"], inputs, constants)
@@ -175,6 +174,13 @@ class Pair:
         fit = len(ys) == len(ns) and all(isinstance(n, np.ndarray) and np.shape(y) == n.shape
                                          for y, n in zip(ys, ns, strict=True))
         return tuple(dict(zip(self.outputs, map(np.asarray, some), strict=True)) for some in (ys, ns)) if fit else None
+
+    def _mistake(self, ctx, draws, gradients=False, given=False):
+        """The lines that say which mistake gives these results, where `trying` finds one."""
+        if self._varied(ctx):                            # what it knows is the library's equation
+            return []
+        return ctx.once(self.backward if gradients else self.forward, lambda: list(feedback.explanations(
+            trying.explain(*self._trials(draws, gradients, given)))))
 
     def _trials(self, draws, gradients=False, given=False):
         """(runs, found, right) of each draw, for `trying.explain`."""
@@ -220,18 +226,15 @@ class Pair:
                 return
             if any(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"])):
                 ctx.share = self._share(found, truth, drawn)
-                if name == "large":                      # right on small arrays: there is no need to try
-                    draws, explained = [(found, truth, drawn)] * 2, []
-                else:
-                    draws = [(found, truth, drawn), self._both_back(ctx, name, given)]
-                    explained = [] if self._varied(ctx) else ctx.once(self.backward, lambda draws=draws: list(feedback.explanations(
-                        trying.explain(*self._trials(draws, True, given)))))
-                looks = ignored_upstreams, *(() if self._varied(ctx) else self.looks_back), one_story_alone
+                small = name != "large"                  # right on small arrays: there is no need to try
+                draws = [(found, truth, drawn), self._both_back(ctx, name, given) if small else (found, truth, drawn)]
+                explained = self._mistake(ctx, draws, True, given) if small else []
+                looks = ignored_upstreams, *(() if variant else self.looks_back), one_story_alone
                 said = _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
                                        for look in looks)
                 if title != "plain" and not explained:
                     yield from self._only_here(ctx, title, given)
-                if name != "large" and not explained and not said:
+                if small and not explained and not said:
                     said = self._known(ctx, given, (found, truth, drawn))
                 yield from explained
                 yield from said
@@ -251,7 +254,8 @@ class Pair:
                 continue
             slope, said = variant.slope(i, move, inputs, constants, dy), float((a * move).sum())
             if not abs(said - slope) <= 1e-9 * (np.sqrt((a**2).sum()) + abs(slope)):
-                yield f"d{name} is wrong along a random direction: it says {said:.6g}, expected {slope:.6g} (large arrays)"
+                yield (f"d{name} is wrong for large arrays: along a random direction it gives {said:.6g}, expected "
+                       f"{slope:.6g}")
 
     def _share(self, found, truth, drawn):
         """The part of the gradients that is right. One that is wrong by a constant factor, or by its sign, counts half;
@@ -262,8 +266,11 @@ class Pair:
             return 0.0
         counted = [name for name, n in both[1].items() if n.any() and not any(
             isinstance(dy, np.ndarray) and dy.shape == n.shape and feedback.same(n, dy) for dy in upstreams)]
-        right = sum(1.0 if feedback.same(a, both[1][name]) else 0.5 * (feedback.factor_of(a, both[1][name]) is not None)
-                    for name, a in both[0].items() if name in counted and isinstance(a, np.ndarray))
+        right = 0.0
+        for name, a in both[0].items():
+            if name in counted and isinstance(a, np.ndarray):
+                n = both[1][name]
+                right += 1.0 if feedback.same(a, n) else 0.5 if feedback.factor_of(a, n) is not None else 0.0
         return right / len(counted) if counted else 0.0
 
     def _by_its_own_forward(self, ctx, title):
@@ -281,8 +288,8 @@ class Pair:
                 break
         ctx.share = OWN_FORWARD * min(shares)
         if ctx.share == OWN_FORWARD:
-            yield (f"{self.forward} is wrong; all gradients are right in spite of that, which gives {OWN_FORWARD:.0%} of "
-                   "the points")
+            yield (f"{self.forward} is wrong; all gradients are right in spite of that, which gives {OWN_FORWARD:.0%} "
+                   "of the points")
 
     def _own_share(self, ctx, both):
         """(the part of the gradients that is right in spite of the forward, what is wrong or "").
@@ -341,8 +348,8 @@ class Pair:
                    ) / (2 * eps)
 
     def _is_simpler(self, ctx, both):
-        """Is there nothing to measure? Or does some gradient of the student's pair not move with an argument with which the right one does? Such a
-        forward lacks what makes its derivation hard."""
+        """Is there nothing to measure? Or does some gradient of the student's pair not move with an argument with which
+        the right one does? Such a forward lacks what makes its derivation hard."""
         found, truth, (_, inputs, constants, upstreams) = both
         named, ys = self._named(found, truth, both[2], True), found["outputs"]
         if len(ys) != len(truth["outputs"]) or any(

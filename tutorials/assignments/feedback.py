@@ -15,6 +15,7 @@ from tutorials.assignments import handout
 from tutorials.assignments.protocol import Unsupported
 
 TOLERANCE = {"float64": 1e-10, "float32": 5e-4}           # of the largest entry; a dtype of neither kind must be equal
+GUESS = re.compile(r": (is a term dropped|was it summed or averaged over that axis|was it computed, and added)\?")
 QUOTED = 200                                             # characters of a student's own text that a report may show
 
 
@@ -94,9 +95,7 @@ def _cause(what, a, n, size, how, others):
     if "cosine" in text:                                 # says nothing: whatever is half right points the right way
         wrong = np.count_nonzero(abs(a - n) > 1e-6 * size)
         return f" in {f'all {n.size}' if wrong == n.size else f'{wrong} of its {n.size}'} entries"
-    for guess in (": is a term dropped?", ": was it summed or averaged over that axis?", ": was it computed, and added?"):
-        text = text.replace(guess, "")                   # what is seen stands before it
-    return f": {text}"
+    return f": {GUESS.sub('', text)}"                     # what is seen stands before it
 
 
 def factor_of(a, n):

@@ -302,8 +302,9 @@ def files(assignment, *, solved=False):
     it stands on."""
     if solved and assignment.variants:
         raise BadInput("--solved: a variant has no written solution, expected the assignment without one")
+    sheet = HERE / f"{assignment.name}.md"
     return {
-        f"{assignment.name}.md": varied((HERE / f"{assignment.name}.md").read_text(encoding="utf-8"), assignment, "sheet"),
+        f"{assignment.name}.md": varied(sheet.read_text(encoding="utf-8"), assignment, "sheet"),
         f"my_{assignment.name}.py": students_file(assignment, solved=solved),
         "check.py": (HERE / f"check_{assignment.name}.py").read_text(encoding="utf-8"),
         "checking.py": (HERE / "checking.py").read_text(encoding="utf-8"),

@@ -37,7 +37,8 @@ EARLY = [
         ("return loss, (p, w, targets)", "return loss, (p, weights, targets)")]),
     ("a2", "a mean over V", "cross_entropy_backward", "dlogits", r"1/V", [
         ("dlogits = dloss * w[..., None] * dz", "dlogits = dloss * w[..., None] * dz / V")]),
-    ("a2", "the exponentials for the probabilities", "cross_entropy_backward", "dlogits", r"add up to zero|e .*where p|probabilit", [
+    ("a2", "the exponentials for the probabilities", "cross_entropy_backward", "dlogits",
+     r"add up to zero|e .*where p|probabilities", [
         ("return loss, (p, w, targets)", "return loss, (e, w, targets)")]),
     ("a2", "the one at the largest logit", "cross_entropy_backward", "dlogits", r"target", [
         ("targets[..., None] == np.arange(V)", "p.argmax(-1)[..., None] == np.arange(V)")]),
@@ -54,7 +55,8 @@ EARLY = [
         ("mean = (dn * n).mean(-1", "mean = (dn * n).sum(-1")]),
     ("a2", "the sign inside", "rmsnorm_backward", "dx", r"orthogonal|sign", [
         ("dn - n * mean", "dn + n * mean")]),
-    ("a2", "a mean taken off, as LayerNorm does", "rmsnorm_forward", "y", r"constant|shift|mean (is )?taken off|LayerNorm", [
+    ("a2", "a mean taken off, as LayerNorm does", "rmsnorm_forward", "y",
+     r"constant|shift|mean (is )?taken off|LayerNorm", [
         ("mean = (x * x).mean(-1, keepdims=True)", "x = x - x.mean(-1, keepdims=True)\n"
          "    mean = (x * x).mean(-1, keepdims=True)")]),
     # ------------------------------------------------------------------------------------------------------------ a3
@@ -114,7 +116,8 @@ EARLY = [
         ("dx, grads[\"norm.g\"] = ops.rmsnorm_backward(dx, cache[\"norm\"])",
          "_, grads[\"norm.g\"] = ops.rmsnorm_backward(dx, cache[\"norm\"])")]),
     ("a6", "the replay starts from the next state", "story_backward", "grads", r"recomputed", [
-        ("cache[\"states\"][s], cfg=cfg, **call", "cache[\"states\"][min(s + 1, len(cache[\"states\"]) - 1)], cfg=cfg, **call")]),
+        ("cache[\"states\"][s], cfg=cfg, **call",
+         "cache[\"states\"][min(s + 1, len(cache[\"states\"]) - 1)], cfg=cfg, **call")]),
     ("a6", "b1 for b2", "AdamW.step", "v", r"b1 .*b2|b2 .*b1|betas", [
         ("self.v[...] = b2 * self.v + (1 - b2) * g**2", "self.v[...] = b1 * self.v + (1 - b1) * g**2")]),
     ("a6", "eps inside the root", "AdamW.step", "update", r"eps", [
@@ -153,7 +156,8 @@ HELD_BACK = [
         ("dlogits = dloss * w[..., None] * dz", "dlogits = dloss * w[..., None] * dz * p")]),
     ("a2", "targets shifted by one", "cross_entropy_forward", "loss", r"target", [
         ("np.take_along_axis(logp, targets[..., None], -1)", "np.take_along_axis(logp, targets[..., None] - 1, -1)")]),
-    ("a2", "the number of places for the weights' sum", "cross_entropy_forward", "loss", r"doubling every weight|number of places", [
+    ("a2", "the number of places for the weights' sum", "cross_entropy_forward", "loss",
+     r"doubling every weight|number of places", [
         ("w = weights / weights.sum()", "w = weights / weights.size")]),
     ("a2", "eps after the root", "rmsnorm_forward", "y", r"eps", [
         ("r = 1 / np.sqrt(mean + eps)", "r = 1 / np.sqrt(mean) + eps")]),
@@ -227,10 +231,11 @@ HELD_BACK = [
         ("s % cache[\"truncate\"] == 0", "(s + 1) % cache[\"truncate\"] == 0")]),
     ("a6", "the last share wins", "story_backward", "grads", r"segment|share|add", [
         ("grads[name] += share", "grads[name][...] = share")]),
-    ("a6", "t counted afterwards", "AdamW.step", "AdamW", r"t\b|corrected|not finite|step", [
-        ("        self.t += 1\n", ""), ("(np.sqrt(v_hat) + self.eps)\n", "(np.sqrt(v_hat) + self.eps)\n        self.t += 1\n"),
+    ("a6", "t counted afterwards", "AdamW.step", "update", r"t\b|corrected|not finite|step", [
+        ("        self.t += 1\n", ""),
+        ("(np.sqrt(v_hat) + self.eps)\n", "(np.sqrt(v_hat) + self.eps)\n        self.t += 1\n"),
         ("1 - b1**self.t", "1 - b1**max(self.t, 1)"), ("1 - b2**self.t", "1 - b2**max(self.t, 1)")]),
-    ("a6", "decay in the gradient", "AdamW.step", "", r"decay", [
+    ("a6", "decay in the gradient", "AdamW.step", "update", r"decay", [
         ("        g = grads.buffer\n", "        g = grads.buffer.copy()\n"
          "        g[:len(params.matrices)] += self.decay * params.matrices\n"),
         ("        params.matrices *= 1 - lr * self.decay\n", "")]),

@@ -148,7 +148,8 @@ ADDRESSES = (
              lambda N, D: D**0.5 * np.eye(D)[-N:]),
     _address("every second slot asks the opposite", "first N rows of the identity, row s times (-1)^s sqrt(D)",
              lambda N, D: D**0.5 * _signs(N) * np.eye(N, D)),
-    _address("two neighbours each", "rows s and s+1 of the identity (row D is row 0), added up, times sqrt(D/2), for s < N",
+    _address("two neighbours each",
+             "rows s and s+1 of the identity (row D is row 0), added up, times sqrt(D/2), for s < N",
              lambda N, D: (D / 2) ** 0.5 * (np.eye(N, D) + np.roll(np.eye(N, D), 1, axis=1))),
 )
 
