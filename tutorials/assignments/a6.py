@@ -86,6 +86,7 @@ MATRICES = sum(np.prod(shape) for shape in SHAPES.values() if len(shape) > 1)   
 
 
 WORTH = {"m": 0.25, "v": 0.25, "update": 0.5}            # of a step that moves the parameters
+MOVED = "params.buffer is another array afterwards: the step must write into the one that it got"
 SORTS = dict.fromkeys(("b1", "b2", "lr"), "number") | dict.fromkeys(("g", "m_hat", "v_hat"), "array")
 
 
@@ -126,6 +127,8 @@ def _stepped(steps, decay):
             if names:
                 moved = isinstance(found[i]["update"], np.ndarray) and found[i]["update"].any()
                 ctx.share = sum(worth for name, worth in WORTH.items() if name not in names) if moved else 0.0
+                if not answer["in place"]:
+                    yield MOVED
                 yield from feedback.explanations(trying.explain(*(_trial(draw, i) for draw in draws)))
                 yield from _of_the_first_step(arguments, found[0], truth[0]) if i == 0 else ()
                 for name in names:
@@ -136,7 +139,7 @@ def _stepped(steps, decay):
         if any(not np.array_equal(one["grads"], g) for one, g in zip(found, gradients, strict=True)):
             yield "it changed grads in place, and the caller may still want them"
         if not answer["in place"]:
-            yield "params.buffer is another array afterwards: the step must write into the one that it got"
+            yield MOVED
         if answer["t"] != steps:
             yield f"t is {answer['t']} after {steps} steps: it counts them"
     return check

@@ -893,7 +893,7 @@ class AdamW(AdamW):
         params.buffer = params.buffer.copy()
         params.matrices = params.buffer[:params.matrices.size]
         super().step(params, grads, lr)
-""", "AdamW.step: params(.buffer is another array| is wrong)", assignment="a6", unit=2, earned=12, write=_solved),
+""", "AdamW.step: (params.buffer is another array|update is wrong)", assignment="a6", unit=2, earned=12, write=_solved),
     Cheat("counts its steps in words", """
 class AdamW(AdamW):
     def step(self, params, grads, lr):

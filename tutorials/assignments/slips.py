@@ -244,3 +244,63 @@ HELD_BACK = [
     ("a6", "clipped to the limit squared", "clip", "grads", r"direction|factor|limit|times", [
         ("limit / (norm + 1e-12)", "limit / (norm**2 + 1e-12)")]),
 ]
+
+# Written when the feedback was done, with other structures and more than one mistake, and graded once before anything
+# was changed for them.
+LATE = [
+    ("a1", "the stories in another order", "linear_backward", "dW", r"known of it", [
+        ("dW = x.reshape(-1, D).T @ dy.reshape(-1, E)", "dW = x[::-1].reshape(-1, D).T @ dy.reshape(-1, E)")]),
+    ("a1", "a sign here and a mean there", "linear_backward", "dx", r"sign", [
+        ("dx = dy @ W.T", "dx = -(dy @ W.T)"), ("dy.reshape(-1, E)\n", "dy.reshape(-1, E) / len(dy)\n")]),
+    ("a1", "moves of length one", "central_differences", "f was never asked|slopes", r"asked at|wrong in", [
+        ("for u in moves:", "for u in [u / np.sqrt((u * u).sum()) for u in moves]:")]),
+    ("a1", "the median for a scale", "worst_entry", "error", r"wrong", [
+        ("scale = abs(slopes).max()", "scale = np.median(abs(slopes))")]),
+    ("a2", "labels smoothed", "cross_entropy_backward", "dlogits", r"known of it|token|one", [
+        ("dz = p - onehot", "dz = p - 0.9 * onehot - 0.1 / V")]),
+    ("a2", "probabilities squared and normed again", "cross_entropy_backward", "dlogits", r"known of it|p\b", [
+        ("dz = p - onehot", "dz = p**2 / (p**2).sum(-1, keepdims=True) - onehot")]),
+    ("a2", "LayerNorm's backward", "rmsnorm_backward", "dx", r"orthogonal|known of it", [
+        ("dx = r * (dn - n * mean)", "dx = r * (dn - dn.mean(-1, keepdims=True) - n * mean)")]),
+    ("a2", "a mean over two axes", "rmsnorm_forward", "y", r"root mean square|axes|axis", [
+        ("mean = (x * x).mean(-1, keepdims=True)", "mean = (x * x).mean((-1, -2), keepdims=True)")]),
+    ("a2", "the gain added", "rmsnorm_forward", "y", r"\+|factor|g\b", [
+        ("y = g * n", "y = n + g")]),
+    ("a3", "padding at the other end", "attend_forward", "y", r"padding|pad", [
+        ("padded = place < pad[:, None, None]", "padded = place >= U - pad[:, None, None]")]),
+    ("a3", "positions backwards", "rope_forward", "y", r"place 0", [
+        ("p = start + step * np.arange(T)", "p = start + step * np.arange(T)[::-1]")]),
+    ("a3", "P left out of the row's sum", "attend_backward", "dq", r"P\b.*missing", [
+        ("total = (dP * P).sum(-1, keepdims=True)", "total = dP.sum(-1, keepdims=True)")]),
+    ("a3", "the past's two gradients swapped", "self_attention_backward", "dpast", r"swapped|dpast.1", [
+        ("dpast = (dkeys[:, :U], dvalues[:, :U]) if U else None",
+         "dpast = (dvalues[:, :U], dkeys[:, :U]) if U else None")]),
+    ("a3", "q not turned back, k turned twice", "self_attention_backward", "dWqkv", r"known of it|rope|turn|dq", [
+        ("(dq,) = ops.rope_backward(dq, cache[\"rope q\"])\n", ""),
+        ("(dkeys,) = ops.rope_backward(dkeys, cache[\"rope k\"])\n",
+         "(dkeys,) = ops.rope_backward(ops.rope_backward(dkeys, cache[\"rope k\"])[0], cache[\"rope k\"])\n")]),
+    ("a4", "tanh for sigmoid", "output_gate_forward", "y", r"gate|gout", [
+        ("gout = 1 / (1 + np.exp(-z))", "gout = np.tanh(z)")]),
+    ("a4", "one transposed, the other not", "output_gate_backward", "dWout", r"transposed", [
+        ("dz @ Wout.T", "dz @ Wout"),
+        ("dWout = Emem.reshape(-1, D).T @ dz.reshape(-1, D)", "dWout = dz.reshape(-1, D).T @ Emem.reshape(-1, D)")]),
+    ("a4", "queries made of Wk's gradient", "cross_attention_backward", "dWq", r"dK|n\b|shape|Mn|raised", [
+        ("dWq = n.reshape(-1, D).T @ dQ.reshape(-1, D)", "dWq = n.reshape(-1, D).T @ (dQ @ Wq.T).reshape(-1, D)")]),
+    ("a5", "the gates' shares through each other's matrix", "memory_update_backward", "dR", r"exchanged|stands where", [
+        ("dzin @ Win.T + dzforget @ Wforget.T", "dzin @ Wforget.T + dzforget @ Win.T")]),
+    ("a5", "tanh' without the square", "memory_update_backward", "dR", r"square|content", [
+        ("(1 - content**2)", "(1 - content)")]),
+    ("a5", "softmax's gates", "memory_update_forward", "M'", r"gate|moves with|M' must", [
+        ("    M_next = gin * content", "    gin, gforget = gin / (gin + gforget), gforget / (gin + gforget)\n"
+         "    M_next = gin * content")]),
+    ("a6", "corrected for one step too many", "AdamW.step", "update", r"self\.t|t\b|corrected", [
+        ("1 - b1**self.t", "1 - b1**(self.t + 1)"), ("1 - b2**self.t", "1 - b2**(self.t + 1)")]),
+    ("a6", "the rate twice", "AdamW.step", "update", r"lr", [
+        ("params.buffer -= lr * m_hat", "params.buffer -= lr * lr * m_hat")]),
+    ("a6", "the sum of sizes for the norm", "clip", "norm", r"norm is (wrong|what)", [
+        ("norm = np.sqrt((grads.buffer**2).sum())", "norm = abs(grads.buffer).sum()")]),
+    ("a6", "truncate counted from the end", "story_backward", "grads", r"cut|truncate", [
+        ("s % cache[\"truncate\"] == 0", "(len(cache[\"calls\"]) - s) % cache[\"truncate\"] == 0")]),
+    ("a6", "the states' gradients turned round", "segment_backward", "grads|dstates", r"dstates|order|state", [
+        ("dstates = (None,) * (cfg.L + 1)\n", "dstates = (None,) * (cfg.L + 1)\n    dstates = (*dstates[-2::-1], None)\n")]),
+]

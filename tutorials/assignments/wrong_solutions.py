@@ -822,8 +822,9 @@ class AdamW(right):
 
 FIRST = tuple(WrongSolution(f"a{number}", *mistake)
               for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)
-EARLY, HELD_BACK = (tuple(WrongSolution(*slip) for slip in some) for some in (slips.EARLY, slips.HELD_BACK))
-WRONG_SOLUTIONS = FIRST + EARLY + HELD_BACK
+EARLY, HELD_BACK, LATE = (tuple(WrongSolution(*slip) for slip in some)
+                          for some in (slips.EARLY, slips.HELD_BACK, slips.LATE))
+WRONG_SOLUTIONS = FIRST + EARLY + HELD_BACK + LATE
 
 
 def measure(some, *, seed=0, verbose=False, show=print):
@@ -848,7 +849,7 @@ def measure(some, *, seed=0, verbose=False, show=print):
 
 def main(argv=None):
     """`python -m tutorials.assignments.wrong_solutions early`: the share of right feedback."""
-    groups = {"first": FIRST, "early": EARLY, "held-back": HELD_BACK, "all": WRONG_SOLUTIONS}
+    groups = {"first": FIRST, "early": EARLY, "held-back": HELD_BACK, "late": LATE, "all": WRONG_SOLUTIONS}
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("group", choices=groups)
     parser.add_argument("--seed", type=int, default=0)
