@@ -59,7 +59,7 @@ def _stops_at_the_cut(ctx, pair, inputs, constants, upstreams, gradients):
                    "that of the state which enters the cut's segment")
         if not constants.get("truncate") and not row[-1].any():
             yield ('grads["embed.W"]: a token that stands only in the first segment has no gradient from a loss in the '
-                   "last: is the states' gradient handed on from segment to segment?")
+                   "last; the states' gradient, handed on from segment to segment, must carry it")
 
 
 STORY = Pair("recurrence", "story", ("logits",), draws={

@@ -183,6 +183,10 @@ class _Edits:
                     moved = ast.BinOp(node.slice, ast.Add(), _number(step))
                     yield ast.Subscript(node.value, moved, ast.Load()), (
                         f"the {words} entry stands where {_short(node)} belongs, {where}"), 4
+                for last in (-1, -2):                    # the states have one entry more than there are blocks
+                    turned = ast.BinOp(_number(last), ast.Sub(), node.slice)
+                    yield ast.Subscript(node.value, turned, ast.Load()), (
+                        f"the order of {_short(node.value)} is turned round, {where}"), 5
             if isinstance(node.value, ast.Name):
                 yield node.value, f"all of {node.value.id} is taken where a part belongs, {where}", 6
 

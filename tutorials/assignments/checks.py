@@ -379,12 +379,18 @@ class Pair:
         upstream gradient?  -> lines"""
         found, truth, (_, inputs, constants, upstreams) = both
         named = self._named(found, truth, both[2], True)
-        if not named or not all(isinstance(x, np.ndarray) for x in inputs):
+        if not named:
             return []
+        if len(named[0]) > trying.TREE:
+            right = [name for name, a in named[0].items() if feedback.same(a, named[1][name])]
+            return [f"grads: {len(right)} of {len(named[0])} are right{right and ': ' or ''}{', '.join(right[:6])}"
+                    f"{' and others' * (len(right) > 6)}"]
         names, facts = self.names(inputs), {name: [] for name, a in named[0].items()
                                             if not feedback.same(a, named[1][name])}
         for i, other in enumerate((*names, *(f"d{name}" for name in self.outputs))):
-            moved = [mapped(lambda x: x + np.cos(np.arange(x.size)).reshape(x.shape), x) if i == j else x
+            if not isinstance((*inputs, *upstreams)[i], np.ndarray):
+                continue
+            moved = [x + np.cos(np.arange(x.size)).reshape(x.shape) if i == j else x
                      for j, x in enumerate((*inputs, *upstreams))]
             arguments = self.call(moved[:len(inputs)], constants, upstreams=moved[len(inputs):])
             there = self._named(self._played(ctx, given, **arguments), ctx.truth("pair", **arguments), both[2], True)
@@ -589,7 +595,7 @@ def ignored_arguments(ctx, pair, inputs, constants):
             there = first_output(ctx, pair, (*inputs[:i], x + np.cos(np.arange(x.size)).reshape(x.shape),
                                                *inputs[i + 1:]), constants)
             if there[0] is not None and np.array_equal(here[0], there[0]) and not np.allclose(here[1], there[1]):
-                yield f"{pair.outputs[0]} does not move with {name}: where does {name} come in?"
+                yield f"{pair.outputs[0]} does not move with {name}, and must"
 
 
 def ignored_constants(ctx, pair, inputs, constants):
@@ -602,7 +608,7 @@ def ignored_constants(ctx, pair, inputs, constants):
         except TypeError:                                # it cannot be left out
             continue
         if y is not None and feedback.same(y, without):
-            yield f"{pair.outputs[0]} is what it would be without {name}: where does {name} come in?"
+            yield f"{pair.outputs[0]} is what it would be without {name}"
 
 
 def influence(*moved, at="place", out="place"):
@@ -664,13 +670,14 @@ def ignored_upstreams(ctx, pair, inputs, constants, upstreams, gradients):
         if any(upstreams[i] is not None for i in left_out) and not any(
                 feedback.gradients(pair.names(inputs), inputs, here, truth)):
             which = " and ".join(names[i] for i in left_out)
-            yield f"d{', d'.join(pair.names(inputs))} are what they would be were {which} zero: where is it added?"
+            mine = ", ".join("grads" if name == "params" else f"d{name}" for name in pair.names(inputs))
+            yield f"{mine} are what they would be were {which} zero"
             return
     twice = ctx.student("pair", **arguments, upstreams=mapped(lambda dy: 2 * dy, upstreams))["gradients"]
     twice = twice if isinstance(twice, tuple) else (twice,)
     for name, a, there in zip(pair.names(inputs), here, twice, strict=False):
         if isinstance(a, np.ndarray) and a.any() and np.array_equal(a, there):
-            yield f"d{name} does not move with {' and '.join(names)}: is the upstream gradient in it?"
+            yield f"d{name} does not move with {' and '.join(names)}, and must"
 
 
 def one_story_alone(ctx, pair, inputs, constants, upstreams, gradients):

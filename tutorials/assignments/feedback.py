@@ -15,7 +15,8 @@ from tutorials.assignments import handout
 from tutorials.assignments.protocol import Unsupported
 
 TOLERANCE = {"float64": 1e-10, "float32": 5e-4}           # of the largest entry; a dtype of neither kind must be equal
-GUESS = re.compile(r": (is a term dropped|was it summed or averaged over that axis|was it computed, and added)\?")
+GUESS = re.compile(r": (is a term dropped|was it summed or averaged over that axis|was it computed, and added"
+                   r"|were two results swapped)\?")
 QUOTED = 200                                             # characters of a student's own text that a report may show
 
 

@@ -281,7 +281,7 @@ LATE = [
          "(dkeys,) = ops.rope_backward(ops.rope_backward(dkeys, cache[\"rope k\"])[0], cache[\"rope k\"])\n")]),
     ("a4", "tanh for sigmoid", "output_gate_forward", "y", r"gate|gout", [
         ("gout = 1 / (1 + np.exp(-z))", "gout = np.tanh(z)")]),
-    ("a4", "one transposed, the other not", "output_gate_backward", "dWout", r"transposed", [
+    ("a4", "one transposed, the other not", "output_gate_backward", "dWout", r"transposed|exchanged", [
         ("dz @ Wout.T", "dz @ Wout"),
         ("dWout = Emem.reshape(-1, D).T @ dz.reshape(-1, D)", "dWout = dz.reshape(-1, D).T @ Emem.reshape(-1, D)")]),
     ("a4", "queries made of Wk's gradient", "cross_attention_backward", "dWq", r"dK|n\b|shape|Mn|raised", [
@@ -302,5 +302,6 @@ LATE = [
     ("a6", "truncate counted from the end", "story_backward", "grads", r"cut|truncate", [
         ("s % cache[\"truncate\"] == 0", "(len(cache[\"calls\"]) - s) % cache[\"truncate\"] == 0")]),
     ("a6", "the states' gradients turned round", "segment_backward", "grads|dstates", r"dstates|order|state", [
-        ("dstates = (None,) * (cfg.L + 1)\n", "dstates = (None,) * (cfg.L + 1)\n    dstates = (*dstates[-2::-1], None)\n")]),
+        ("dstates = (None,) * (cfg.L + 1)\n",
+         "dstates = (None,) * (cfg.L + 1)\n    dstates = (*dstates[-2::-1], None)\n")]),
 ]

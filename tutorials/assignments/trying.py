@@ -10,13 +10,13 @@ import ast
 import copy
 import re
 import time
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from tutorials.assignments import changes, handout, plain
 
-SECONDS = 2.0                                            # that one search may take
+SECONDS = 3.0                                            # of processor time that one search may take
 CLOSE = 1e-9                                             # relative to the largest entry
 TREE = 8                                                 # arrays: where more are returned, a change must give them all
 ENOUGH = 6                                               # changes that give all of it: others are not looked for
@@ -45,8 +45,12 @@ def definition(name):
 
 def compiled(node, name, names=None):
     """The function, or method, that an ast of plain.py stands for.  names: more that its lines may use."""
+    return _from(compile(ast.fix_missing_locations(ast.Module([node], [])), "plain.py", "exec"), name, names)
+
+
+def _from(lines, name, names):
     space = {**vars(plain), **(names or {})}
-    exec(compile(ast.fix_missing_locations(ast.Module([node], [])), "plain.py", "exec"), space)
+    exec(lines, space)                                   # our own lines: nothing of a student's runs here
     first, _, method = name.partition(".")
     return getattr(space[first], method) if method else space[first]
 
@@ -76,18 +80,28 @@ def changed(name, sorts=None, names=None):
     sorts: what each name stands for, "number" or the axes of an array: only names of one sort are exchanged.  names:
     values that the function does not have and a student's may, by name.
     """
-    top, found = edits(name, tuple(sorted(names or ())))
-    for put, back, text, _, both in found:
-        if both and sorts is not None and sorts.get(both[0]) != sorts.get(both[1], both[1]):
-            continue
-        put()
-        try:
-            function = compiled(top, name, names)
-        except (SyntaxError, ValueError, TypeError):
-            continue
-        finally:
-            back()
-        yield text, function
+    extra = tuple(sorted(names or ()))
+    for number, (_, _, text, _, both) in enumerate(edits(name, extra)[1]):
+        if both is None or sorts is None or sorts.get(both[0]) == sorts.get(both[1], both[1]):
+            yield plainly(name, text), partial(_call, name, extra, number, names)
+
+
+def _call(name, extra, number, names, *args, **kwargs):
+    """Call a function with one of its changes: compiled when it is first asked for."""
+    return _from(code(name, extra, number), name, names)(*args, **kwargs)
+
+
+@cache
+def code(name, extra, number):
+    """The compiled lines of a function with one of its changes.  Raises SyntaxError, ValueError or TypeError where that
+    is no Python."""
+    top, found = edits(name, extra)
+    put, back, *_ = found[number]
+    put()
+    try:
+        return compile(ast.fix_missing_locations(ast.Module([top], [])), "plain.py", "exec")
+    finally:
+        back()
 
 
 def of_forward(name, inputs, constants, outputs):
@@ -119,9 +133,9 @@ def of_backward(name, forward, inputs, constants, upstreams, gradients, right):
 def behind(forward, backward, inputs, constants, upstreams, outputs):
     """What the right backward makes of the cache of each changed forward that gives these outputs."""
     _, names = with_names(forward)(*inputs, **constants)
-    end = time.monotonic() + SECONDS
+    end = time.thread_time() + SECONDS
     for _, function in changed(forward, sorts_of(names)):
-        if time.monotonic() > end:
+        if time.thread_time() > end:
             return
         try:
             with np.errstate(all="ignore"):
@@ -176,11 +190,11 @@ def candidates(runs, found, right, only=None):
     runs: (text, thunk) for each change, where thunk() -> {output: array}.  found, right: what the student returned and
     what is right, by the same names.  only: the texts to try.
     """
-    end = time.monotonic() + SECONDS
+    end = time.thread_time() + SECONDS
     wrong = {key for key, a in found.items() if not close(a, right[key])}
     whole, parts = {key: [] for key in wrong}, {key: [] for key in wrong}
     for text, run in runs:
-        if time.monotonic() > end or any(len(texts) >= ENOUGH for texts in whole.values()):
+        if time.thread_time() > end or any(len(texts) >= ENOUGH for texts in whole.values()):
             break
         if only is not None and text not in only:
             continue

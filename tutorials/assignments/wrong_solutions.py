@@ -487,7 +487,7 @@ def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, 0 * dMn, dWq, dWk, dWv
 """),
-    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv: were two results swapped|order", """
+    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv", """
 def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, dMn, dWq, dWv, dWk
@@ -610,7 +610,7 @@ def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, dWqkv[:dR.shape[1]], dWo
 """),
-    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv: were two results swapped|order", """
+    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv", """
 def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dv, dk, dWqkv, dWo
@@ -673,7 +673,7 @@ def memory_update_backward(dM_next, cache):
     return tuple(gradients)
 """),
     ("the two gates' gradients swapped", "memory_update_backward", "dWin",
-     "gradient of dWforget: were two results swapped|order", """
+     "gradient of dWforget", """
 def memory_update_backward(dM_next, cache):
     dR, dM, *gates = right(dM_next, cache)
     return dR, dM, *gates[2:], *gates[:2]
