@@ -104,6 +104,9 @@ class _Edits:
             yield *_swap(body, i, always), f"what `if {ast.unparse(stmt.test)}` asks for is always done", 4
         if isinstance(stmt, ast.AugAssign) and isinstance(stmt.op, ast.Add):
             target = copy.deepcopy(stmt.target)
+            if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Name):         # an array of a dict
+                whole = ast.Subscript(target.value, target.slice, ast.Load())
+                target = ast.Subscript(whole, ast.Constant(...), ast.Store())
             yield (*_swap(body, i, ast.Assign([target], stmt.value)),
                    f"{name}: a share takes the place of the others where it must be added to them", 3)
             yield *_set(stmt, "op", ast.Sub()), f"a share of {name} has its sign flipped", 3

@@ -135,7 +135,7 @@ class _Examiner:
                 feedback = [f"the grader failed here ({type(error).__name__}), please tell its authors"]
                 self._end(refused)
             if feedback and not self.fatal and time.monotonic() >= self.end:
-                feedback = [self._used_up()]
+                feedback, self.share = [self._used_up()], 0.0
             lines = dict.fromkeys(printable(line, LENGTH) for line in feedback[:LINES])
             results.append(Result(test, tuple(lines), self.share))
             if self.client and self.client.process and self.client.process.poll() is not None:
@@ -173,7 +173,7 @@ class _Examiner:
         self.client.begin()
         context = Context(self.client, _seed(self.report.seed, test), self.library, self.assignment.variants)
         feedback, final = _run(test, context)
-        self.share = 0.0 if final else context.share
+        self.share = context.share
         if final:
             self.final[test.function] = feedback[0]
         return feedback
@@ -194,10 +194,12 @@ def _run(test, ctx):
         with np.errstate(all="ignore"):                  # NaN and infinity are compared, not warned about
             return list(test.check(ctx)), False
     except Failed as failed:
+        ctx.share = 0.0
         blamed = failed.function in ("", test.function) or failed.text.startswith("not judged")
         text = failed.text if blamed else f"not judged yet: {failed.function} must run first ({failed.text})"
         return [text], failed.final
     except Exception as error:                           # whatever a solution returns, grading goes on
+        ctx.share = 0.0
         return [f"it returned something that cannot be judged ({type(error).__name__})"], False
 
 
