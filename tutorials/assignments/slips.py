@@ -177,7 +177,7 @@ HELD_BACK = [
         ("p = start + step * np.arange(T)", "p = start + np.arange(T)")]),
     ("a3", "one angle for all pairs", "rope_forward", "y", r"w_i|base|angle|frequenc|\bw\b", [
         ("-2 * np.arange(K // 2) / K", "0 * np.arange(K // 2) / K")]),
-    ("a3", "sine and cosine swapped", "rope_backward", "dx", r"sine|\bs\b|length", [
+    ("a3", "sine and cosine swapped", "rope_backward", "dx", r"\bsin\b", [
         ("dx[..., ::2] = even * c + odd * s", "dx[..., ::2] = even * s + odd * c")]),
     ("a3", "softmax before the mask", "attend_forward", "y", r"add up|must not|moves with", [
         ("    S = np.where(hidden[:, None], -np.inf, S)\n    e = np.exp(S - S.max(-1, keepdims=True))\n"

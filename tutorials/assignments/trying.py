@@ -28,7 +28,6 @@ CALLED = {
                "own": "the query's own place", "hidden": "the mask", "padded": "the padding", "place": "the places"},
     "self": {"dkeys": "dk", "dvalues": "dv"},
     "cross_entropy": {"e": "exp(z)", "total": "sum(exp(z))", "picked": "log p of the targets", "dz": "p - onehot"},
-    "rmsnorm": {"mean": "the mean"},
     "write": {"asked": "address Wq", "dasked": "the gradient at address Wq", "turned": "rope's cache"},
     "segment": {"before": "dstates", "dembed": "dE", "dhead": "the head's gradient"},
     "story": {"inner": "the segment's cache"},
