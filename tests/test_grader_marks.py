@@ -1,12 +1,13 @@
 """What a mistake costs, how the feedback finds it by making it, and the variants that no lesson solves."""
 
+import inspect
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tinylm2 import gradcheck
+from tinylm2 import gradcheck, layers
 from tinylm2.memories import lm2
 from tutorials.assignments import changes, feedback, handout, plain, trying, variants, wrong_solutions
 from tutorials.assignments.__main__ import main
@@ -156,10 +157,12 @@ def test_a_claim_that_a_mistake_does_not_declare_misleads():
 
 # ------------------------------------------------------------------------------------------------------------ variants
 
-ALL = [variant for kind in variants.CHOICES["a5"] for variant in kind]
-SHAPES = {"memory_update": ((2, 3, 4), (2, 3, 4), (4, 4), (4,), (4, 4), (4,)),
+ALL = [variant for kinds in variants.CHOICES.values() for kind in kinds for variant in kind]
+MODULES = {"memory_update": lm2, "write_attention": lm2, "output_gate": layers}
+SHAPES = {"output_gate": ((2, 3, 4), (2, 3, 4), (2, 3, 4), (4, 4), (4,)),
+          "memory_update": ((2, 3, 4), (2, 3, 4), (4, 4), (4,), (4, 4), (4,)),
           "write_attention": ((2, 5, 2, 4), (2, 5, 2, 4), (6, 24), (8, 6))}
-CONSTANTS = {"memory_update": {}, "write_attention": {"heads": (2, 2), "slots": 3}}
+CONSTANTS = {"output_gate": {}, "memory_update": {}, "write_attention": {"heads": (2, 2), "slots": 3}}
 
 
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.about)
@@ -168,7 +171,8 @@ def test_what_a_variant_holds_for_right_is_the_slope_of_its_equation(variant):
     inputs = [rng.standard_normal(shape) for shape in SHAPES[variant.name]]
     constants = CONSTANTS[variant.name]
     forward, backward = variant.pair()
-    names = {"memory_update": "R, M, Win, bin, Wforget, bforget", "write_attention": "k, v, Wqkv, Wo"}[variant.name]
+    names = ", ".join(inspect.signature(getattr(MODULES[variant.name], f"{variant.name}_forward")).parameters)
+    names = names.partition(", heads")[0]
     space = {"forward": forward}
     exec(f"def named({names}, **constants):\n    y, cache = forward({names}, **constants)\n    return y, cache", space)
     check = gradcheck.check_grads(space["named"], lambda dy, cache: backward(dy, cache), *inputs, **constants)
@@ -184,7 +188,7 @@ def test_what_a_variant_holds_for_right_is_the_slope_of_its_equation(variant):
 def test_a_variant_is_not_the_librarys_equation(variant):
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(shape) for shape in SHAPES[variant.name]]
-    right = getattr(lm2, f"{variant.name}_forward")(*inputs, **CONSTANTS[variant.name])[0]
+    right = getattr(MODULES[variant.name], f"{variant.name}_forward")(*inputs, **CONSTANTS[variant.name])[0]
     assert not np.allclose(variant.forward(*inputs, **CONSTANTS[variant.name]), right)
 
 
@@ -212,16 +216,16 @@ def test_a_right_solution_of_a_variant_has_all_points(tmp_path, monkeypatch):
     assert "dR is wrong for large arrays" in str(report)
 
 
-@pytest.mark.parametrize("number", range(6))
-def test_a_handout_of_a_variant_asks_for_it_everywhere(number):
-    assignment = ASSIGNMENTS[f"a5:{number}"]
+@pytest.mark.parametrize("name", [f"{name}:{number}" for name in variants.CHOICES for number in range(6)])
+def test_a_handout_of_a_variant_asks_for_it_everywhere(name):
+    assignment = ASSIGNMENTS[name]
     files = handout.files(assignment)
     for variant in assignment.variants:
-        for which, path in (("sheet", "a5.md"), ("stub", "my_a5.py")):
+        for which, path in (("sheet", f"{name[:2]}.md"), ("stub", f"my_{name[:2]}.py")):
             for old, new in getattr(variant, which):
                 assert new in files[path]
                 assert old in new or not old.strip(" .") or old not in files[path]
-    assert max(map(len, files["my_a5.py"].splitlines())) <= 120
+    assert max(map(len, files[f"my_{name[:2]}.py"].splitlines())) <= 120
 
 
 def test_a_number_draws_the_same_variant_again_and_others_draw_others():
@@ -235,11 +239,12 @@ def test_no_lesson_and_no_page_holds_a_variants_equation():
              for folder, pattern in ((handout.HERE.parent, "*.py"), (handout.HERE.parents[1] / "docs", "*.md"),
                                      (handout.LIBRARY, "**/*.py"))
              for path in folder.glob(pattern)}
-    for equation in ("sigmoid(MWforget", "(1-gin)*", "(1-g_in)*", "sigmoid((R-M)", "M@Wforget", "(R-M)@Win"):
+    for equation in ("sigmoid(MWforget", "(1-gin)*", "(1-g_in)*", "sigmoid((R-M)", "M@Wforget", "(R-M)@Win",
+                     "sigmoid((Emem", "(Emem+a)@", "(Emem*x)@", "(Emem-x)@"):
         assert not [path for path, text in texts.items() if equation in text], equation
 
 
-@pytest.mark.parametrize(("name", "said"), [("a5:x", "invalid choice"), ("a4:7", "invalid choice"),
+@pytest.mark.parametrize(("name", "said"), [("a5:x", "invalid choice"), ("a3:7", "invalid choice"),
                                             ("a5:-1", "invalid choice")])
 def test_a_variant_that_is_not_there_is_refused(name, said, tmp_path, capsys):
     assert main(["handout", name, "-o", str(tmp_path / "x")]) == 2

@@ -136,7 +136,7 @@ def _address(about, sheet, rows):
          "Which rows of `Wq` does the product pick, and with which sign or weight? No product is needed.")),
         ((f",   address = {ADDRESS}", f"\n    address = {sheet}"),
          ("    address Wq is just sqrt(D) times the first N rows of Wq, the same for every story, so it is computed "
-          "once for the\n    batch. start", "    The address is the same for every story. start")), forward)
+          "once for the\n    batch. start", "    The address is the same for every story.\n    start")), forward)
 
 
 def _signs(N):
@@ -153,7 +153,37 @@ ADDRESSES = (
              lambda N, D: (D / 2) ** 0.5 * (np.eye(N, D) + np.roll(np.eye(N, D), 1, axis=1))),
 )
 
-CHOICES = {"a5": (ADDRESSES, GATES)}
+# -------------------------------------------------------------------------------------------------- a4: the output gate
+
+ASKS = "sigmoid(Emem Wout + bout)"
+
+
+def _output_gate(about, asked, ask):
+    """A variant of the output gate: what it is asked.  ask(x, a, Emem) -> (B, T, D)"""
+    def forward(x, a, Emem, Wout, bout):
+        plain.check_shapes("output_gate", x=(x, "B T D"), a=(a, "B T D"), Emem=(Emem, "B T D"), Wout=(Wout, "D D"),
+                           bout=(bout, "D"))
+        return x + a + _sigmoid(ask(x, a, Emem) @ Wout + bout) * Emem
+
+    gate = f"sigmoid({asked} Wout + bout)"
+    return Variant("output_gate", about, (
+        ("**Output gate** (equations 2 and 3). What was read opens its own gate, and goes into the residual stream:",
+         "**Output gate.** What was read passes a gate, which is not the paper's, into the residual stream:"),
+        (ASKS, gate),
+        ("`Emem` is multiplied by the gate, and it makes the gate. Take",
+         "`Emem` is multiplied by the gate, and it makes the gate, but not alone: who else does? Take")), (
+        (ASKS, gate), ("                               LM2, equations 2 and 3", ""),
+        (" Equation 3 is printed with the bank where Emem must\n    stand. The gate is asked what was read, not who "
+         "asks.", "")), forward)
+
+
+OUTPUT_GATES = (
+    _output_gate("the gate asks the attention, too", "(Emem + a)", lambda x, a, Emem: Emem + a),
+    _output_gate("the gate asks whether both agree", "(Emem * x)", lambda x, a, Emem: Emem * x),
+    _output_gate("the gate asks what is new", "(Emem - x)", lambda x, a, Emem: Emem - x),
+)
+
+CHOICES = {"a4": (OUTPUT_GATES,), "a5": (ADDRESSES, GATES)}
 
 
 def draw(assignment, seed):
