@@ -132,13 +132,16 @@ class Pair:
             found, truth, drawn = self._both(ctx, title)
             draw, inputs, constants, _ = drawn
             if any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
-                draws = [(found, truth, drawn), self._both(ctx, title)]
-                varied = self._varied(ctx)
-                explained = self._mistake(ctx, draws)
+                first, varied = (found, truth, drawn), self._varied(ctx)
+                if not self._named(*first, False):       # what is no array of the right shape is not looked at further
+                    yield from feedback.outputs(self.outputs, found["outputs"], truth["outputs"],
+                                                feedback.How(draw.letters))
+                    return
+                draws = [first, self._both(ctx, title)]
                 looks = ignored_arguments, ignored_constants, *(() if varied else self.looks.get(title, ()))
                 if varied:
                     yield from self._is_the_librarys(found["outputs"], inputs, constants)
-                yield from explained
+                yield from self._mistake(ctx, draws)
                 yield from _first_to_speak(look(ctx, self, inputs, constants) for look in looks)
                 yield from feedback.outputs(self.outputs, found["outputs"], truth["outputs"], self._how(draws))
                 return
@@ -227,7 +230,9 @@ class Pair:
             if any(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"])):
                 ctx.share = self._share(found, truth, drawn)
                 small = name != "large"                  # right on small arrays: there is no need to try
-                draws = [(found, truth, drawn), self._both_back(ctx, name, given) if small else (found, truth, drawn)]
+                first = found, truth, drawn
+                fits = small and self._named(*first, True)
+                draws = [first, self._both_back(ctx, name, given) if fits else first]
                 explained = self._mistake(ctx, draws, True, given) if small else []
                 looks = ignored_upstreams, *(() if variant else self.looks_back), one_story_alone
                 said = _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
@@ -488,6 +493,8 @@ class Pair:
         if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
             return OWN_FORWARD * self._own_share(ctx, both)[0], True
         wrong = any(feedback.gradients(self.names(drawn[1]), drawn[1], found["gradients"], truth["gradients"]))
+        if wrong and not self._named(*both, True):       # there is nothing to hold the next ones against
+            return 0.0, True
         return (self._share(*both), True) if wrong else (1.0, False)
 
     def _own_gradients(self, ctx, given, arguments, dtype):
