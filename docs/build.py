@@ -6,6 +6,7 @@ error, and so are a link that leads nowhere and a page that would load something
 """
 
 import argparse
+import ast
 import inspect
 import io
 import re
@@ -18,6 +19,7 @@ from fnmatch import fnmatch
 from functools import cache
 from html.parser import HTMLParser
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import walk_packages
 from urllib.parse import unquote, urlsplit
@@ -32,7 +34,8 @@ SECTIONS = {                                             # of the API, in the or
     "The core": ("backend", "flat", "ops", "layers", "memories.lm2", "model", "recurrence", "optim", "training.step"),
     "Memories": ("memories", "memories.*"), "Reading and answering": ("decoding",),
     "Data": ("data", "data.*"), "Training": ("training", "training.*"), "Looking inside": ("inspect", "inspect.*"),
-    "Checking": ("gradcheck", "checking", "checking.*"), "Commands": ("cli", "cli.*"), "The ground floor": ("*",)}
+    "Other formats": ("interop", "interop.*"), "Checking": ("gradcheck", "checking", "checking.*"),
+    "Commands": ("cli", "cli.*"), "The ground floor": ("*",)}
 TREES = {                                                # page -> what its table of contents lists
     "index": ("tutorials/README", "Assignments <tutorials/assignments/README>", "docs/MODEL", "docs/RESULTS",
               "api/index", "docs/DATA", "docs/PERFORMANCE", "docs/SCALING", "docs/TRUST", "docs/STYLE", "CONTRIBUTING",
@@ -50,6 +53,10 @@ STYLE = """
 math { font-size: 1.08em; }
 iframe.live { width: 100%; height: 46rem; border: 1px solid var(--pst-color-border); border-radius: .4rem; }
 .bd-main .bd-content .bd-article-container { max-width: 62rem; }
+@media (max-width: 40rem) {                              /* a picture with words in it keeps its size, and scrolls */
+  p:has(> img[src*="fact"]), p:has(> img[src*="memory"]) { overflow-x: auto; }
+  .bd-article img[src*="fact"], .bd-article img[src*="memory"] { max-width: none; width: 42rem; }
+}
 .bd-article img { background: #fff; }
 html[data-theme="dark"] .bd-content img:not(.only-dark, .dark-light) { background: #fff; filter: none; }
 """
@@ -180,15 +187,37 @@ def api_pages():
             continue
         index += [title, "-" * len(title), "", ".. list-table::", "   :widths: 25 75", ""]
         for name in names:
-            first = (import_module(f"tinylm2.{name}").__doc__ or "").strip().partition("\n")[0]
+            first = _docstring(f"tinylm2.{name}").strip().partition("\n")[0]
             index += [f"   * - :doc:`{name} <tinylm2.{name}>`", f"     - {in_rst(first)}"]
         index += ["", ".. toctree::", "   :hidden:", f"   :caption: {title}", "",
                   *(f"   tinylm2.{name}" for name in names), ""]
     yield "index", "\n".join(index)
     for name in modules:
         full = f"tinylm2.{name}"
-        yield full, "\n".join([full, "=" * len(full), "", f".. automodule:: {full}", "   :members:",
-                               "   :ignore-module-all:", ""])
+        text = [f".. automodule:: {full}", "   :members:", "   :ignore-module-all:"]
+        if lacking := _lacking(full):
+            lines = _docstring(full).splitlines()
+            read_docstring(None, "module", full, None, None, lines)
+            text = [*lines, f"As source: {', '.join(lacking)} would be needed to list what it defines.", "",
+                    f".. literalinclude:: /{full.replace('.', '/')}.py"]
+        yield full, "\n".join([full, "=" * len(full), "", *text, ""])
+
+
+def _parsed(name):
+    """A module's syntax tree; it is not imported."""
+    spec = find_spec(name)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _docstring(name):
+    return ast.get_docstring(_parsed(name)) or ""
+
+
+def _lacking(name):
+    """The packages that a module imports where it begins and that are not installed here."""
+    names = {alias.name for node in _parsed(name).body if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in _parsed(name).body if isinstance(node, ast.ImportFrom) and not node.level}
+    return sorted(top for top in {full.partition(".")[0] for full in names} if find_spec(top) is None)
 
 
 def read_source(app, docname, content):

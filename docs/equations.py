@@ -11,7 +11,7 @@ from contextlib import suppress
 from html import escape
 
 TOKEN = re.compile(r"\s{0,2}(?:(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)"                # a wider gap ends an equation
-                   r"|(?P<function>[A-Za-z]\w+(?:[-_][A-Za-z]{3,})*)(?=\()"
+                   r"|(?P<function>[A-Za-z]\w*[^\W_](?:-[A-Za-z]{3,})*)(?=\()"
                    r"|(?P<name>[^\W\d_]+\d*(?:\.[A-Za-z]\w*)?)"
                    r"|(?P<sign>->|>=|<=|//|\.\.\.|[-+*/=()\[\],^|'·;²³]))")
 SUBSCRIPT = re.compile(r"_(\([^()]+\)|[^\W_]+(?:\+\d+)?)")

@@ -29,16 +29,23 @@ def report(results):
 def draw(results, plt):
     """Accuracy while training, one panel per task."""
     figure, axes = plt.subplots(4, 5, figsize=(11, 7), sharey=True)
+    passed = 0
     for ax, task in zip(axes.flat, results.variants, strict=False):
         accuracies = results.values(task, "accuracies")
-        curve(ax, range(0, EVERY * max(map(len, accuracies), default=0), EVERY), accuracies, task)
+        scores = next(filter(None, (results.values(task, source, "accuracy", task) for source in _SOURCES[::-1])), [0])
+        mean = sum(scores) / len(scores)
+        passed += mean >= joint.PASS
+        curve(ax, range(0, EVERY * max(map(len, accuracies), default=0), EVERY), accuracies, task,
+              color="C2" if mean >= joint.PASS else "C1")
         ax.axhline(joint.PASS, color="grey", linestyle=":")
-        ax.set_title(task, fontsize=9)
+        ax.set_title(f"{task}: {mean:.3f}", loc="left")
         ax.set_ylim(0, 1.02)
     for ax in axes[-1]:
         ax.set_xlabel("steps")
     for ax in axes[:, 0]:
         ax.set_ylabel("rows correct")
+    figure.suptitle(f"{passed} of {len(results.variants)} tasks reach {joint.PASS:.0%} alone (green). Curves: "
+                    "training; numbers: held-out questions, official ones if there are", x=0.01, ha="left")
     figure.tight_layout()
     return figure
 

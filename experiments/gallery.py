@@ -5,19 +5,20 @@ best of three learning rates, which the command finds first: a short training ea
 seed. The main trials have equal numbers of parameters. "equal state" trials also hold about equal numbers of state,
 1,050 per block, which window, armt and titans hold anyway. All train by one plan of longer and longer stories.
 "infini, sum" is an ablation: Infini-attention's other write, without the delta rule (lesson 20 says why).
+
+    python -m experiments.gallery --budget medium --write        also puts the table of qa1 into docs/RESULTS.md
 """
 
 import sys
 import time
-import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from statistics import median
 
 import numpy as np
 
-from benchmarks.machine import seconds
+from benchmarks import machine
+from benchmarks.memories import peak, state_size
 from benchmarks.step import Workload, tinylm2_step
 from benchmarks.tables import markdown
 from experiments import rates, runner, table
@@ -36,6 +37,7 @@ from experiments.runner import (
 )
 from tinylm2 import ops
 from tinylm2.backend import get_xp
+from tinylm2.errors import parse_json, read_lines
 from tinylm2.memories import MEMORIES, infini, primitives
 from tinylm2.memories import variant as memory_variant
 from tinylm2.model import Config, init_params, with_params_of
@@ -48,18 +50,19 @@ EQUAL_STATE = {"lm2": {"N": 32}, "pooled": {"N": 32}, "rmt": {"N": 64}, "memform
 STATE, MIX, SUM = ", equal state", ", mix", ", sum"      # what follows a memory's name in a variant
 LEARNED = 0.75                                           # training accuracy that a memory must reach and keep
 CHANCE = 1 / 6
+TRIALS = runner.FOLDER / "trials.jsonl"
 
 
 # ------------------------------------------------------------------------------------------------------------ ablation
 
 
-def store_sum_forward(k, v, A, z, *, pad=None):
+def store_sum_forward(k, v, A, z, *, pad=None, **rope):
     """Infini-attention's linear write: every value as it is.   A' = A + f(k)' v,   z' = z + sum f(k)         equation 4
 
     k rotated keys and v values (B, T, G, K), A (B, G, K, K), z (B, G, K), pad (B,) -> A', z'
     """
     xp, cache = get_xp(k, A), {}
-    k, cache["rope"] = ops.rope_forward(k, step=-1)
+    k, cache["rope"] = ops.rope_forward(k, step=-1, **rope)
     f, cache["elu1"] = primitives.elu1_forward(k.swapaxes(1, 2))
     real = 1 if pad is None else (xp.arange(k.shape[1]) >= pad[:, None])[:, None, :, None]
     f, v = f * real, v.swapaxes(1, 2)
@@ -112,7 +115,7 @@ def measure(variant, seed, budget, show):
         return {**found, "lr": lr}
     cfg = _config(name, EQUAL_STATE[name] if base.endswith(STATE) else None)
     cost = step_cost(cfg)
-    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": _state(cfg),
+    return {**_learn(cfg, seed, budget, budget["questions"], HELD_OUT, lr, show), "lr": lr, "state": state_size(cfg),
             **cost}
 
 
@@ -142,22 +145,12 @@ def _config(name, sizes=None):
     return with_params_of(like, replace(cfg, **sizes)) if sizes else cfg
 
 
-def _state(cfg):
-    """How many numbers the memory of one story holds, over all blocks."""
-    return sum(prod(shape) for memory in cfg.memories if memory is not None
-               for shape in memory.state_shapes(cfg).values())
-
-
 def step_cost(cfg, batch=64, segments=4, turns=5):
     """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
     step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
     step()                                               # the first one makes tables
-    ms = 1e3 * median(seconds(step, time.process_time) for _ in range(turns))
-    tracemalloc.start()
-    step()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return {"ms": ms, "MB": peak / 2**20}
+    ms = 1e3 * median(machine.seconds(step, time.process_time) for _ in range(turns))
+    return {"ms": ms, "MB": peak(step) / 2**20}
 
 
 def steps_to_learn(accuracies):
@@ -177,7 +170,7 @@ def report(results):
         groups["tried" if " at " in name else "mix" if name.endswith(MIX) else "qa1"].append(name)
     text = _qa1(results, groups["qa1"]) if groups["qa1"] else []
     text += _mix(results, groups["mix"]) if groups["mix"] else []
-    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []))
+    return "\n".join(text + (_tried(results, groups["tried"]) if groups["tried"] else []) + _earlier())
 
 
 def _qa1(results, names):
@@ -220,6 +213,16 @@ def _tried(results, names):
     return ["", "Learning rates, a short training each, mean accuracy over questions that are not reported above:", "",
             markdown(["memory and lr", "seeds", "accuracy", "steps"], rows), "",
             "The best of each: " + ", ".join(f"{base} {lr:g}" for base, lr in chosen.items()) + "."]
+
+
+def _earlier():
+    """The trials by which memories were mended, in trials.jsonl: one seed, development questions."""
+    trials = [parse_json(line, TRIALS) for line in read_lines(TRIALS)]
+    lengths = ("4", "8", "16", "64")
+    rows = [[trial["memory"], trial["note"], *("{segments}; {steps}; {lr:g}".format(**trial["settings"]).split("; ")),
+             *(f"{trial['accuracy'][n]:.2f}" if n in trial["accuracy"] else "-" for n in lengths)] for trial in trials]
+    return ["", "Earlier trials, by which the memories got their starts: seed 0, development questions.", "",
+            markdown(["memory", "what", "segments", "steps", "lr", *(f"{n} segments" for n in lengths)], rows)]
 
 
 def draw(results, plt):
@@ -286,7 +289,18 @@ EXPERIMENT = Experiment(
                   "choose": {"segments": [2], "steps": [2], "early": 2}, "segments": [2], "steps": [2], "early": 2,
                   "questions": {"4": 3, "8": 3}, "development": {"4": 3}},
     })
-main = EXPERIMENT.main
+
+
+def main(argv=None):
+    """As every experiment; --write also puts the table of qa1 into docs/RESULTS.md."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    status = EXPERIMENT.main([argument for argument in arguments if argument != "--write"])
+    if "--write" in arguments and status == 0:
+        text = (runner.FOLDER / "gallery.md").read_text(encoding="utf-8")
+        table_of_qa1 = text[text.index("| memory |"):].partition("\n\n")[0]
+        machine.write("gallery", table_of_qa1, runner.FOLDER.parent / "RESULTS.md")
+    return status
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -56,11 +56,15 @@ def draw(results, plt):
     for column, name in enumerate(results.variants):
         for part, marker in (("first", "o"), ("later", "s")):
             values = results.values(name, part)
-            axes.plot([column] * len(values), values, marker, color="C0" if part == "first" else "C1",
-                      label=f"{part} segment{'s' * (part == 'later')}" if column == 0 else None)
+            axes.plot([column] * len(values), values, marker, color="C0" if part == "first" else "C1", fillstyle="none")
+            if values:
+                mean = sum(values) / len(values)
+                axes.annotate(f"{part} segment{'s' * (part == 'later')}: {mean:.3f}", (column, mean), (9, 0),
+                              textcoords="offset points", va="center", fontsize=8)
     axes.set_xticks(range(len(results.variants)), results.variants)
+    axes.set_xlim(-0.3, len(results.variants) - 0.3)
     axes.set_ylabel("held-out loss, nats per token")
-    axes.legend()
+    axes.set_title("Loss on held-out text, one point per seed; lower is better", loc="left")
     return figure
 
 

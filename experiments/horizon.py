@@ -16,6 +16,7 @@ from experiments.runner import (
     curve,
     evaluate,
     generated,
+    label_ends,
     language,
     stages,
     train,
@@ -92,22 +93,32 @@ def report(results):
 
 
 def draw(results, plt):
-    """Accuracy against length."""
+    """Accuracy against length: the plans in colour, changes to one of them in grey."""
     lengths = list(results.budget["questions"])
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name in results.variants:
+    figure, axes = plt.subplots(figsize=(7, 4.4))
+    for name in sorted(results.variants, key=lambda name: "," not in name):
         trials = results.of(name)
+        change = {"color": "#8a8a8a", "linewidth": 0.9, "linestyle": "--"} if "," in name else {}
         if trials:
             curve(axes, [int(n) for n in lengths], [[trial["accuracy"][n] for n in lengths] for trial in trials], name,
-                  marker=".")
-    axes.axhline(1 / 6, color="grey", linestyle=":", label="chance")
+                  marker=".", **change)
+    axes.plot([int(n) for n in lengths], [1 / 6] * len(lengths), color="grey", linestyle=":", label="chance")
     axes.set_xscale("log", base=2)
     axes.set_xticks([int(n) for n in lengths], lengths)
     axes.set_xlabel("segments of 32 tokens")
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))              # beside the curves, which fill the picture
+    axes.set_title(_message(results, lengths[-1]), loc="left")
+    label_ends(axes)
     return figure
+
+
+def _message(results, longest):
+    """Which plan keeps most, and which least, at the longest length."""
+    means = {name: sum(found) / len(found) for name in results.variants
+             if (found := results.values(name, "accuracy", longest))}
+    best, least = max(means, key=means.get), min(means, key=means.get)
+    return f"At {int(longest):,} segments: {means[best]:.2f} ({best}) to {means[least]:.2f} ({least})"
 
 
 _QUESTIONS = {"4": 256, "8": 256, "16": 256, "32": 256, "64": 256, "128": 256, "256": 256, "1024": 128, "4096": 64}

@@ -8,7 +8,16 @@ import sys
 
 from benchmarks.tables import markdown
 from experiments.baselines import baseline
-from experiments.runner import HELD_OUT, Experiment, by_number, evaluate, generated, language, train
+from experiments.runner import (
+    HELD_OUT,
+    Experiment,
+    by_number,
+    checkpoint_of,
+    evaluate,
+    generated,
+    language,
+    train,
+)
 from tinylm2.data import TASKS, find_file, read_examples
 from tinylm2.model import Config, init_params
 from tinylm2.training.curriculum import growing
@@ -19,12 +28,17 @@ PASS = 0.95
 
 def measure(name, seed, budget, show):
     """Train one model on all tasks and evaluate it on generated and, where there are, official questions."""
-    tokenizer, _ = language()
-    cfg = baseline(name, Config(V=tokenizer.size, **budget["model"]))
+    cfg = baseline(name, Config(V=language()[0].size, **budget["model"]))
     params = init_params(cfg, seed)
     learned = train(params, cfg=cfg, tasks=budget["tasks"], weights=budget["weights"], seed=seed, show=show,
-                    max_lr=budget["lr"],
+                    max_lr=budget["lr"], kept=checkpoint_of("joint", name, seed, budget),
                     stages=growing(budget["grow"], segment_len=cfg.T, batch_size=budget["batch_size"]))
+    return {**learned, **asked(params, cfg, budget, show)}
+
+
+def asked(params, cfg, budget, show):
+    """Generated and, where there are, official questions of the budget's tasks: accuracy of each, and how many pass."""
+    tokenizer, _ = language()
     sources = {"generated": generated(budget["tasks"], budget["questions"], HELD_OUT)}
     if budget["stories"]:
         sources["official"] = {
@@ -36,7 +50,7 @@ def measure(name, seed, budget, show):
         scores = evaluate(params, examples, [0], cfg=cfg, seed=HELD_OUT)["0"]
         accuracy = {task: score["accuracy"] for task, score in scores.items()}
         found[source] = {"accuracy": accuracy, "passed": sum(a >= PASS for a in accuracy.values())}
-    return {**learned, **found}
+    return found
 
 
 def report(results):
@@ -58,15 +72,24 @@ def draw(results, plt):
     name, tasks = results.variants[0], by_number(results.budget["tasks"])
     source = "official" if results.values(name, "official", "passed") else "generated"
     figure, axes = plt.subplots(figsize=(8, 3))
+    passed = 0
     for column, task in enumerate(tasks):
         values = results.values(name, source, "accuracy", task)
         if values:
             mean = sum(values) / len(values)
-            axes.bar(column, mean, color="C2" if mean >= PASS else "C0", alpha=0.5)
-            axes.plot([column] * len(values), values, "k.", markersize=4)
+            passed += mean >= PASS
+            axes.bar(column, mean, color="C2" if mean >= PASS else "C1", alpha=0.55)
+            if len(values) > 1:
+                axes.plot([column] * len(values), values, "k.", markersize=4)
+            if mean < PASS:
+                axes.annotate(f"{mean:.2f}"[1:], (column, mean), (0, 3), textcoords="offset points", ha="center",
+                              fontsize=8)
     axes.axhline(PASS, color="grey", linestyle=":")
     axes.set_xticks(range(len(tasks)), tasks, rotation=90)
     axes.set_ylabel(f"accuracy, {source}")
+    axes.set_ylim(0, 1.05)
+    axes.grid(axis="x", visible=False)
+    axes.set_title(f"{passed} of {len(tasks)} tasks reach {PASS:.0%} (dotted)", loc="left")
     return figure
 
 

@@ -47,17 +47,22 @@ def report(results):
 
 
 def draw(results, plt):
-    """One bar per variant at the longest length, one point per seed."""
+    """The mean of each variant at the longest length, ordered, with one point per seed; a line at all parts."""
     length = str(results.budget["segments"][-1])
-    names = [name for name in reversed(results.variants) if results.values(name, "accuracy", length)]
-    figure, axes = plt.subplots(figsize=(8, 0.4 * len(names) + 1))
+    found = {name: values for name in results.variants if (values := results.values(name, "accuracy", length))}
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    names, whole = sorted(found, key=means.get), next(iter(found))
+    figure, axes = plt.subplots(figsize=(8, 0.3 * len(names) + 1))
+    axes.axvline(means[whole], color="C2", linestyle="--", linewidth=1)
     for row, name in enumerate(names):
-        values = results.values(name, "accuracy", length)
-        axes.barh(row, sum(values) / len(values), color="C0" if row < len(names) - 1 else "C2", alpha=0.5)
-        axes.plot(values, [row] * len(values), "k.", markersize=5)
+        apart = max(found[name]) < min(found[whole]) or min(found[name]) > max(found[whole])
+        axes.plot(found[name], [row] * len(found[name]), "o", color="#777777", markersize=3.5, fillstyle="none")
+        axes.plot(means[name], row, "o", color="C2" if name == whole else "C1" if apart else "#777777", markersize=7)
+        axes.annotate(f"{means[name]:.2f}"[1:], (1.0, row), (6, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel(f"accuracy at {length} segments, one point per seed")
-    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"accuracy at {length} segments: large the mean, small the seeds")
+    axes.set_title("Orange: every seed is on one side of every seed of all parts (green)", loc="left")
     return figure
 
 

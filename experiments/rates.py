@@ -9,7 +9,7 @@ import sys
 from benchmarks.tables import markdown
 from experiments import table
 from experiments.baselines import NAMES
-from experiments.runner import DEVELOPMENT, Experiment
+from experiments.runner import DEVELOPMENT, Experiment, label_ends
 
 QUESTION = ("Which learning rate suits each model of `table`? Its training cut short, evaluated on questions that it "
             "does not report: mean accuracy over the tasks, and over the lengths of at least 128 tokens.")
@@ -50,12 +50,15 @@ def draw(results, plt):
     figure, axes = plt.subplots(figsize=(6, 3.5))
     for name, found in _scores(results).items():
         axes.plot([float(lr) for lr in found], list(found.values()), marker=".", label=name)
+        best = max(found, key=found.get)
+        axes.plot(float(best), found[best], "o", color=axes.get_lines()[-1].get_color(), markersize=9, fillstyle="none")
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.set_xticks([float(lr) for lr in results.budget["lrs"]], results.budget["lrs"])
     axes.set_xlabel("learning rate")
     axes.set_ylabel("accuracy, mean from 128 tokens on")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_title("The best rate of each model has a ring", loc="left")
+    label_ends(axes)
     return figure
 
 

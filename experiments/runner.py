@@ -9,6 +9,7 @@ NAME.png are made from that file alone. Trials may be spread over processes, of 
 
 import fnmatch
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,8 +36,10 @@ from tinylm2.data import (
 )
 from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.files import replacing
-from tinylm2.inspect.evaluate import ask, score
+from tinylm2.inspect import plots
+from tinylm2.inspect.evaluate import ask, exact, score
 from tinylm2.model import Config
+from tinylm2.training import checkpoint
 from tinylm2.training.communicator import ranks_started
 from tinylm2.training.curriculum import curriculum
 from tinylm2.training.settings import whole_numbers
@@ -43,6 +47,7 @@ from tinylm2.training.trainer import NotLearned, Trainer
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: to choose by, and to report the choice
+SAVE_AFTER = 300                                         # seconds between two checkpoints of a long trial
 EVERY = 25                                               # steps of which a curve keeps the mean
 FIELDS = {"variant": str, "seed": int, "budget": dict, "machine": str, "date": str, "wall_s": float, "cpu_s": float}
 
@@ -70,6 +75,7 @@ class Experiment:
     draw: Callable
     before: Callable = lambda variant, budget: ()
     options: dict[str, str] = field(default_factory=dict)
+    logged: bool = False                                 # also a line per trial in trials.jsonl, whatever the budget
 
     def main(self, argv=None):
         return command(self._main)(argv)
@@ -90,6 +96,9 @@ class Experiment:
                       self._over_processes(executor, jobs, results, given, enough, bar))
             for seed, variant, found in trials:
                 results.add(variant, seed, found)
+                if self.logged:
+                    _log(args.out / "trials.jsonl", {"experiment": self.name, "variant": variant, "seed": seed,
+                                                     "settings": results.budget, **found})
                 bar.update()
             if bar.n < len(jobs):
                 tqdm.write(f"{self.name}: {args.minutes:g} minutes are over; the same command continues")
@@ -164,8 +173,23 @@ def trial(measure, variant, seed, budget, show=lambda text: None):
     """The numbers of one trial, what it took and where."""
     wall, cpu = time.perf_counter(), time.process_time()
     found = measure(variant, seed, budget, show)
-    return {"machine": f"one thread of {processor()}", **found, "wall_s": round(time.perf_counter() - wall, 1),
-            "cpu_s": round(time.process_time() - cpu, 1)}
+    earlier_wall, earlier_cpu = found.pop("earlier_s", (0, 0))
+    return {"machine": f"one thread of {processor()}", **found,
+            "wall_s": round(time.perf_counter() - wall + earlier_wall, 1),
+            "cpu_s": round(time.process_time() - cpu + earlier_cpu, 1)}
+
+
+def _log(path, line):
+    """Add a line to the log of trials: what was tried stays on record when its variant or budget is gone."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def checkpoint_of(experiment, variant, seed, budget):
+    """Where a long trial keeps its model: a file in runs/, of exactly this experiment, variant, seed and budget."""
+    digest = sha256(json.dumps([experiment, variant, seed, budget], sort_keys=True).encode()).hexdigest()[:8]
+    name = re.sub("[^a-z0-9]+", "-", f"{experiment} {variant} {seed}".lower())
+    return Path("runs") / "trials" / f"{name}-{digest}.npz"
 
 
 def pool():
@@ -284,10 +308,11 @@ class Results:
             file.write("\n".join(text).encode())
         plt = pyplot()
         if plt:
-            with plt.rc_context({"figure.constrained_layout.use": False}):           # whatever the caller set
+            colours = plt.cycler(color=[colour for colour, *_ in plots.LINES])
+            with plt.rc_context({**plots.STYLE, "figure.constrained_layout.use": False, "axes.prop_cycle": colours}):
                 figure = self.experiment.draw(self, plt)
-            with replacing(folder / f"{self.experiment.name}.png") as file:
-                figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+                with replacing(folder / f"{self.experiment.name}.png") as file:
+                    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
             plt.close(figure)
 
 
@@ -314,6 +339,30 @@ def curve(axes, x, per_seed, label, **style):
     axes.fill_between(x[:length], list(map(min, columns)), list(map(max, columns)), color=line.get_color(), alpha=0.15)
 
 
+def label_ends(axes, gap=11):
+    """Write the name of each line behind its last point, `gap` points apart at least; instead of a legend.
+
+    Called last: where the ends lie depends on scales and limits.
+    """
+    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
+    points = axes.figure.dpi / 72
+    right = axes.transAxes.transform((1, 0))[0]
+    ends = sorted(((axes.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1])), line) for line in lines),
+                  key=lambda end: end[0][1])
+    at = []
+    for (_, y), _ in ends:
+        at.append(max(y, at[-1] + gap * points) if at else y)
+    above = axes.transAxes.transform((0, 1))[1]
+    for k in reversed(range(len(at))):                   # what rose above the picture comes down
+        at[k] = min(at[k], above)
+        above = at[k] - gap * points
+    for ((x, y), line), height in zip(ends, at, strict=True):
+        away = (right - x) / points + 14, (height - y) / points
+        axes.annotate(line.get_label(), (line.get_xdata()[-1], line.get_ydata()[-1]), away, textcoords="offset points",
+                      va="center", fontsize=8, arrowprops={"arrowstyle": "-", "color": line.get_color(), "alpha": 0.7,
+                                                           "linewidth": 0.8, "shrinkB": 3})
+
+
 # ---------------------------------------------------------------------------------------------- training and evaluation
 
 
@@ -335,28 +384,49 @@ def by_number(tasks):
     return sorted(tasks, key=lambda name: TASKS[name].number)
 
 
-def train(params, *, cfg, tasks, stages, seed, show, weights=None, **options):
+def train(params, *, cfg, tasks, stages, seed, show, weights=None, kept=None, **options):
     """Train `params` in place through the stages; weights: task -> how often it is drawn, 1 where none is given;
-    `options` are `Trainer`'s.
+    `options` are `Trainer`'s. kept: a file (`checkpoint_of`) that a training of more than a few minutes writes on its
+    way and at its end. Where it is there already, training goes on from it, and the numbers are those of a training
+    that was never stopped; remove it after a change of the code.
 
-    -> {"steps", "learned", "losses", "accuracies"}: means of 25 steps each. A required stage that does not reach its
-    threshold ends the training, and `learned` says which; the model is evaluated all the same.
+    -> {"steps", "learned", "stages", "losses", "accuracies"}: the first step of each stage, and means of 25 steps each.
+    A required stage that does not reach its threshold ends the training, and `learned` says which; the model is
+    evaluated all the same. "earlier_s": seconds of the wall and of the processor that went into `kept` before.
     """
     tokenizer, filler = language()
     stories = Stories([TASKS[name] for name in tasks], weights=[(weights or {}).get(name, 1) for name in tasks],
                       tokenizer=tokenizer, filler=filler, seed=seed)
     trainer = Trainer(params, cfg=cfg, stories=stories, stages=stages, **options)
-    losses, accuracies, learned = [], [], "yes"
+    log = {"begun": {}, "losses": [], "accuracies": [], "learned": "", "s": (0, 0)}
+    if kept and kept.exists():
+        read, moments, log = checkpoint.load(kept)
+        params.buffer[...] = read.buffer
+        trainer.restore(moments, log.pop("progress"))
+    earlier, began, saved = log["s"], (time.monotonic(), time.process_time()), time.monotonic()
+
+    def save():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        log["s"] = (earlier[0] + time.monotonic() - began[0], earlier[1] + time.process_time() - began[1])
+        checkpoint.save(kept, params, trainer.moments, {"progress": trainer.progress.state(), **log})
+
     try:
-        for metrics in trainer.steps():
-            losses.append(metrics["loss"])
-            accuracies.append(metrics["accuracy"])
+        for metrics in () if log["learned"] else trainer.steps():
+            log["begun"].setdefault(metrics["stage"], metrics["step"])
+            log["losses"].append(metrics["loss"])
+            log["accuracies"].append(metrics["accuracy"])
             if metrics["step"] % EVERY == 0:
                 show(f"{metrics['stage']} {metrics['step']} loss {metrics['loss']:.2f}")
+            if kept and time.monotonic() - saved > SAVE_AFTER:
+                save()
+                saved = time.monotonic()
+        log["learned"] = log["learned"] or "yes"
     except NotLearned:
-        learned = f"no: stage {trainer.stage.name} failed"
-    return {"steps": trainer.progress.step, "learned": learned, "losses": _means(losses),
-            "accuracies": _means(accuracies)}
+        log["learned"] = f"no: stage {trainer.stage.name} failed"
+    if kept and kept.exists():
+        save()
+    return {"steps": trainer.progress.step, "learned": log["learned"], "stages": log["begun"],
+            "losses": _means(log["losses"]), "accuracies": _means(log["accuracies"]), "earlier_s": earlier}
 
 
 def _means(values):
@@ -364,8 +434,8 @@ def _means(values):
             (values[start:start + EVERY] for start in range(0, len(values), EVERY))]
 
 
-def evaluate(params, examples, segments, *, cfg, seed):
-    """Number of segments -> task -> `score`. Examples that do not fit a length are left out of it.
+def evaluate(params, examples, segments, *, cfg, seed, metric=exact):
+    """Number of segments -> task -> `score` by this metric. Examples that do not fit a length are left out of it.
 
     examples: task -> list; those of all tasks are answered together, so a batch is full.
     """
@@ -380,7 +450,7 @@ def evaluate(params, examples, segments, *, cfg, seed):
         for name in examples:
             answered = [(row, text) for row, text in zip(rows, texts, strict=True) if row.example.task == name]
             if answered:
-                scores[str(count)][name] = score(*zip(*answered, strict=True), tokenizer)
+                scores[str(count)][name] = score(*zip(*answered, strict=True), tokenizer, metric)
     return scores
 
 

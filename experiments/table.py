@@ -17,6 +17,7 @@ from experiments.runner import (
     curve,
     evaluate,
     generated,
+    label_ends,
     language,
     stages,
     train,
@@ -115,8 +116,18 @@ def draw(results, plt):
     axes.set_xlabel("tokens of the text")
     axes.set_ylabel("accuracy, mean of the tasks")
     axes.set_ylim(0, 1.02)
-    axes.legend()
+    axes.set_title(_message(results), loc="left")
+    label_ends(axes)
     return figure
+
+
+def _message(results):
+    """The best two at the length in the middle."""
+    length = list(results.budget["questions"])[len(results.budget["questions"]) // 2]
+    means = {name: sum(found) / len(found) for name in results.variants
+             if (found := results.values(name, "mean", length))}
+    ranked = sorted(means, key=means.get, reverse=True)[:2]
+    return f"At {_tokens(length):,} tokens: " + ", then ".join(f"{name} {means[name]:.2f}" for name in ranked)
 
 
 TASKS = [f"qa{i}" for i in (1, 6, 9, 10, 8, 7, 5, 2, 3, 4)]             # in the order in which they join

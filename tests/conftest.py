@@ -7,7 +7,7 @@ import pytest
 from tests.support import small
 from tinylm2 import gpu
 
-LONG = {"test_assignments", "test_fuzz", "test_lessons"}          # most of the minutes of all tests
+LONG = {"test_assignments", "test_fuzz", "test_lessons", "test_wheel"}     # most of the minutes of all tests
 
 
 def pytest_collection_modifyitems(config, items):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,7 +125,8 @@ def test_a_memory_is_trained_in_the_worker_as_it_would_be_here(solution, monkeyp
         caches = {}
 
         def forward(self, slot, name, inputs, cfg, **constants):
-            *outputs, self.caches[slot] = getattr(mine, f"{name}_forward")(*inputs, cfg=a7.Config(**cfg), **constants)
+            forward, cfg = getattr(mine, f"{name}_forward"), SimpleNamespace(**cfg)
+            *outputs, self.caches[slot] = forward(*inputs, cfg=cfg, **constants)
             return tuple(outputs)
 
         def backward(self, slot, name, upstreams):

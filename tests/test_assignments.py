@@ -18,6 +18,7 @@ import pytest
 from tutorials.assignments import client, handout, wrong_solutions
 from tutorials.assignments.__main__ import main
 from tutorials.assignments.grader import ASSIGNMENTS, grade
+from tutorials.assignments.test_graded import reports, test_graded, written  # noqa: F401  tests here, too
 from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,44 +32,7 @@ def assignment(request):
     return ASSIGNMENTS[request.param]
 
 
-def written(folder, assignment, **how):
-    """A file with the stubs of an assignment, or with its solution."""
-    path = folder / f"my_{assignment.name}.py"
-    path.write_text(handout.students_file(assignment, **how), encoding="utf-8")
-    return path
-
-
 # ------------------------------------------------------------------------------------------------------ pytest -m a3
-
-
-@pytest.fixture(scope="session")
-def reports(request, tmp_path_factory):
-    """The report on an assignment's solution, the student's or the library's, made when it is first asked for."""
-    made = {}
-
-    def report(assignment):
-        if assignment.name not in made:
-            student = request.config.getoption("impl")
-            path = Path(student) if student else written(tmp_path_factory.mktemp("solved"), assignment, solved=True)
-            seed = request.config.getoption("seed")
-            made[assignment.name] = grade(assignment, path, seed=0 if seed is None and not student else seed)
-        return made[assignment.name]
-
-    return report
-
-
-GRADED = [pytest.param(assignment, test, id=f"{assignment.name}-{test.function}-{test.title}",
-                       marks=getattr(pytest.mark, assignment.name))
-          for assignment in ASSIGNMENTS.values() for unit in assignment.units for test in unit.tests]
-
-
-@pytest.mark.parametrize(("assignment", "test"), GRADED)
-def test_graded(assignment, test, reports):
-    """Every test of every assignment, with the library's own solution unless --impl names another."""
-    report = reports(assignment)
-    result = next(result for result in report.results if result.test is test)
-    if result.feedback:
-        pytest.fail("\n".join([f"seed {report.seed}", *report.broken, *result.feedback]), pytrace=False)
 
 
 @pytest.mark.parametrize("solved", [True, False])
@@ -90,7 +54,7 @@ def test_every_assignment_has_100_points_and_three_to_five_functions(assignment)
     assert {test.function for unit in assignment.units for test in unit.tests} == names
 
 
-def test_the_librarys_solution_scores_all_points(assignment, reports, request):
+def test_the_librarys_solution_scores_all_points(assignment, reports, request):  # noqa: F811
     if request.config.getoption("impl"):
         pytest.skip("a student's file is graded")
     report = reports(assignment)
@@ -117,8 +81,8 @@ def test_one_unit_cannot_lose_the_points_of_another(tmp_path):
 
 def test_the_same_seed_asks_the_same_and_another_one_something_else(tmp_path):
     wrong = next(wrong for wrong in WRONG_SOLUTIONS if wrong.function == "linear_backward")
-    reports = [wrong.grade(tmp_path, seed=seed) for seed in (3, 3, 4)]
-    assert reports[0].feedback() == reports[1].feedback() != reports[2].feedback()
+    three = [wrong.grade(tmp_path, seed=seed) for seed in (3, 3, 4)]
+    assert three[0].feedback() == three[1].feedback() != three[2].feedback()
     assert grade(ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed != grade(
         ASSIGNMENTS["a1"], tmp_path / "my_a1.py", units=()).seed
 
@@ -256,7 +220,7 @@ def commands(path):
 def typed(command, cwd):
     """Type a command; its exit status and all that it says."""
     program, *arguments = command.split()
-    program = {"python": [sys.executable], "pytest": [sys.executable, "-m", "pytest"]}[program]
+    program = [sys.executable] if program == "python" else [sys.executable, "-m", program]
     done = subprocess.run([*program, *arguments], cwd=cwd, capture_output=True, text=True,
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     return done.returncode, done.stdout + done.stderr
@@ -279,7 +243,10 @@ def test_the_commands_of_a_sheet_do_what_it_says(assignment, tmp_path):
 
 def test_the_teachers_commands_do_what_the_page_says(tmp_path):
     page = handout.HERE / "README.md"
-    expected = {"handout a3 -o": 0, "handout a3 --solved": 0, "grade a3": 1, "pytest -m a3": 1}    # stubs
+    expected = {"handout a3 -o": 0, "handout a3 --solved": 0, "grade a3 handout": 1, "-m a3 --impl": 1,       # stubs
+                "grade a3 submissions": 0}
+    (tmp_path / "submissions").mkdir()
+    written(tmp_path / "submissions", ASSIGNMENTS["a3"])
     assert len(commands(page)) == len(expected)
     for name in ("conftest.py", "pyproject.toml", "tests", "tinylm2", "tutorials"):         # a clone, to be written to
         (tmp_path / name).symlink_to(ROOT / name)
@@ -306,7 +273,7 @@ def test_a_sheets_points_and_names_are_the_graders(assignment):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["handout", "a7", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
+    (["handout", "a9", "-o", "x"], "invalid choice"), (["grade", "a1", "not_there.py"], "found no such file"),
     (["grade", "a1"], "required"), (["mark", "a1"], "invalid choice")], ids=str)
 def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
     assert main(arguments) == 2

@@ -1,14 +1,16 @@
 """The benchmarks compare the same model, and what they say of a process is true."""
 
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import cost_model, parallel, step, tables
+from benchmarks import cost_model, machine, memories, parallel, step, tables
 from tests.support import ranks
 from tinylm2.gpu import array_module
+from tinylm2.memories import MEMORIES
 from tinylm2.model import Config
 
 
@@ -103,3 +105,20 @@ def test_the_plan_is_drawn_for_all_models(tmp_path):
     works = {"a": cost_model.Work(0.001, 0.03, 64, 50_000), "b": cost_model.Work(10.0, 3e5, 1024, 1_700_000_000)}
     cost_model.draw(works, cost_model.NETWORKS, tmp_path / "plan.png")
     assert (tmp_path / "plan.png").stat().st_size > 10_000
+
+
+def test_memories_are_timed_turn_by_turn_at_equal_parameters():
+    rows = {name: row for name, *row in memories.measure(["lm2", "armt"], rounds=2)}
+    assert rows["lm2"][1] == [1.0, 1.0]
+    assert rows["armt"][0] > 0
+    assert rows["armt"][2] > 10                          # MB: more than the batch
+    assert rows["armt"][3] == 2 * (32 * 32 + 32)
+    assert rows["armt"][4] == pytest.approx(rows["lm2"][4], rel=0.02)
+
+
+def test_the_page_has_a_row_for_every_memory_and_none_takes_twice_lm2s_time():
+    page = (machine.PAGE).read_text(encoding="utf-8")
+    table = page.partition("<!-- memories -->")[2].partition("<!-- end of memories -->")[0]
+    ratios = dict(re.findall(r"^\| (\w+) \| [\d.]+ \| ([\d.]+) ", table, flags=re.MULTILINE))
+    assert set(ratios) == set(MEMORIES)
+    assert all(float(ratio) <= memories.LIMIT for name, ratio in ratios.items() if name != "full")

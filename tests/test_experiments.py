@@ -3,21 +3,27 @@
 import importlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import ablations, alone, gallery, horizon, joint, parts, runner
+from experiments import ablations, alone, gallery, horizon, joint, leaderboard, parts, plateaus, runner
 from experiments.ablations import ABLATIONS, IDLE
 from experiments.baselines import NAMES, baseline
+from tests.support.solver import solve
 from tinylm2 import model, recurrence
 from tinylm2.checking import cases
+from tinylm2.data import TASKS, BucketSampler, Rng, Stories
 from tinylm2.gradcheck import Checker
+from tinylm2.inspect.evaluate import babilong
 from tinylm2.inspect.trace import trace
 from tinylm2.memories import MEMORIES, lm2
 from tinylm2.model import Config, count_params, init_params
+from tinylm2.training.curriculum import Stage
 from tinylm2.training.trainer import NotLearned
 
 CFG = Config(V=7, D=8, L=2, H=4, G=2, F=30, N=3, T=5)
@@ -158,7 +164,7 @@ def test_variants_name_what_there_is(registered):
 
 
 @pytest.mark.parametrize("name", ["parts", "horizon", "million", "blocks", "general", "rates", "table", "joint",
-                                  "alone", "gallery"])
+                                  "alone", "gallery", "plateaus", "leaderboard"])
 def test_an_experiment_runs_end_to_end(name, tmp_path):
     command = importlib.import_module(f"experiments.{name}").main
     assert command(["--quick", "--out", str(tmp_path)]) == 0
@@ -221,7 +227,8 @@ def test_a_trial_whose_stage_fails_says_so_and_goes_on(monkeypatch):
     monkeypatch.setattr(_Trainer, "fails", True)
     monkeypatch.setattr(runner, "Trainer", _Trainer)
     found = runner.train(None, cfg=None, tasks=["qa1"], stages=(), seed=0, show=lambda text: None)
-    assert found == {"steps": 2, "learned": "no: stage A failed", "losses": [1.0], "accuracies": [0.5]}
+    assert found == {"steps": 2, "learned": "no: stage A failed", "stages": {"A": 0}, "losses": [1.0],
+                     "accuracies": [0.5], "earlier_s": (0, 0)}
 
 
 def test_alone_trains_the_model_of_joint_on_the_one_task(monkeypatch):
@@ -315,6 +322,22 @@ def test_a_variant_alone_brings_the_choice_that_it_needs(tmp_path, monkeypatch):
     assert [(variant, seed) for variant, seed, _ in measured] == [("b at 1", 0), ("b at 2", 0), ("b", 3)]
 
 
+class _Workers(ThreadPoolExecutor):
+    """What mpi4py.futures offers, in threads of this process."""
+
+    num_workers = 2
+
+
+def test_a_trial_that_needs_a_choice_waits_for_it_when_trials_are_spread(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    monkeypatch.setattr(runner, "pool", lambda: lambda: _Workers(2))
+    measured = []
+    _chooser(measured).main(["--quick", "--seeds", "0,1", "--out", str(tmp_path)])
+    assert sorted(measured)[:2] == [("b", 0, ["b at 1", "b at 2"]), ("b", 1, ["b at 1", "b at 2"])]
+    order = [variant for variant, _, _ in measured]
+    assert max(order.index("b at 1"), order.index("b at 2")) < order.index("b")
+
+
 def test_only_takes_patterns(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "pyplot", lambda: None)
     measured = []
@@ -346,7 +369,7 @@ def test_gradients_of_infini_without_the_delta_rule():
 @pytest.mark.parametrize("name", gallery.EQUAL_STATE)
 def test_equal_state_is_that_of_window_armt_and_titans_within_3_percent(name):
     cfg = gallery._config(name, gallery.EQUAL_STATE[name])
-    assert gallery._state(cfg) == pytest.approx(2 * 1050, rel=0.03)
+    assert gallery.state_size(cfg) == pytest.approx(2 * 1050, rel=0.03)
     assert count_params(cfg) == pytest.approx(count_params(gallery._config("lm2")), rel=0.02)
 
 
@@ -386,3 +409,180 @@ def test_a_damaged_file_of_results_ends_in_one_line_and_status_2_and_stays(text,
     assert expected in error
     assert error.count("\n") == 1
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_every_curve_has_its_name_at_its_end_and_no_two_overlap():
+    drawn = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib")
+    from matplotlib.text import Text
+
+    figure = drawn.Figure((6, 3))
+    axes = figure.subplots()
+    for k, end in enumerate((0.5, 0.5, 0.51, 0.99, 1.0, 1.0, 0.0, 0.0)):
+        axes.plot([0, 1], [0.2, end], label=f"model {k}")
+    axes.plot([0, 1], [0.3, 0.3])                        # a line without a name
+    axes.set_ylim(0, 1)
+    runner.label_ends(axes)
+    figure.draw_without_rendering()
+    places = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}  # without the line
+    boxes = sorted(places.values(), key=lambda box: box.y0)
+    assert sorted(places) == [f"model {k}" for k in range(8)]
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
+    assert all(box.x0 > axes.get_window_extent().x1 for box in boxes)
+    assert axes.get_window_extent().y0 - 10 < boxes[0].y0
+    assert boxes[-1].y1 < axes.get_window_extent().y1 + 10
+    heights = {name: box.y0 for name, box in places.items()}
+    assert heights["model 6"] < heights["model 0"] < heights["model 2"] < heights["model 3"] < heights["model 4"]
+
+
+# ----------------------------------------------------------------------------------- long trials, plateaus, leaderboard
+
+
+def _small_training(kept=None, show=lambda text: None):
+    """A training of six steps in two stages, and its parameters."""
+    cfg = Config(V=runner.language()[0].size, D=8, L=1, H=2, G=1, F=12, N=2, T=16)
+    params = init_params(cfg, 0)
+    stages = tuple(Stage(name, BucketSampler(facts=(1, 2), segment_len=16), 4, 3) for name in "ab")
+    found = runner.train(params, cfg=cfg, tasks=["qa1"], stages=stages, seed=0, show=show, kept=kept)
+    return found, params
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_file_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SAVE_AFTER", -1)        # after every step
+    monkeypatch.setattr(runner, "EVERY", 1)
+    path = tmp_path / "trials" / "one.npz"
+
+    def cut(text):
+        if text.startswith("b 4"):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        _small_training(path, cut)
+    seen = []
+    found, params = _small_training(path, seen.append)
+    whole, straight = _small_training()
+    assert [text.split()[1] for text in seen] == ["4", "5"]
+    assert sum(found.pop("earlier_s")) > sum(whole.pop("earlier_s")) == 0
+    assert found == whole
+    assert found["stages"] == {"a": 0, "b": 3}
+    np.testing.assert_array_equal(params.buffer, straight.buffer)
+    again, params = _small_training(path, lambda text: pytest.fail("it was trained to its end"))
+    assert again["steps"] == 6
+    np.testing.assert_array_equal(params.buffer, straight.buffer)
+
+
+def test_a_short_training_leaves_no_file(tmp_path):
+    _small_training(tmp_path / "one.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_seconds_of_a_trial_are_those_of_all_its_parts():
+    found = runner.trial(lambda *given: {"earlier_s": (100, 50)}, "a", 0, {})
+    assert found["wall_s"] >= 100
+    assert 50 <= found["cpu_s"] < 100
+    assert "earlier_s" not in found
+
+
+def test_another_seed_variant_or_budget_has_another_file():
+    given = ("plateaus", "qa16, hops", 0, {"lr": 1})
+    assert runner.checkpoint_of(*given) == runner.checkpoint_of(*given)
+    assert runner.checkpoint_of(*given).name.startswith("plateaus-qa16-hops-0-")
+    others = [("joint", *given[1:]), (given[0], "qa16, plain", *given[2:]), (*given[:2], 1, given[3]),
+              (*given[:3], {"lr": 2})]
+    assert len({runner.checkpoint_of(*other) for other in (given, *others)}) == 5
+
+
+def test_a_logged_experiment_adds_a_line_per_trial_and_no_other_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "pyplot", lambda: None)
+    experiment = _experiment(lambda *given: NUMBERS)
+    assert experiment.main(["--quick", "--out", str(tmp_path)]) == 0
+    assert not (tmp_path / "trials.jsonl").exists()
+    for steps in (3, 3, 4):
+        assert replace(_experiment(lambda *given: NUMBERS, steps), logged=True).main(
+            ["--quick", "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [(line["variant"], line["settings"]["steps"]) for line in lines] == [("a", 3), ("b", 3), ("a", 4), ("b", 4)]
+
+
+@pytest.mark.parametrize("task", plateaus.HOPS)
+def test_every_hop_is_answered_by_one_fact_or_by_the_hop_before(task):
+    """And the last hop gives the answer, or its end; read by a program that knows nothing of the generators."""
+    for number in range(200):
+        *told, asked = story = TASKS[task].story(Rng(0, number))
+        hops = plateaus.hops(story, task)
+        facts = [fact.text.lower() for fact in told]
+        assert len(hops) == plateaus.HOPS[task]
+        if task == "qa16":
+            kind, peer, color = (hop.answer for hop in hops)
+            name = asked.text.split()[-1].rstrip("?")
+            assert {f"{name} is a {kind}.".lower(), f"{peer} is a {kind}.".lower(), f"{peer} is {color}.".lower()
+                    } <= set(facts)
+            assert color == asked.answer
+        else:
+            assert ",".join(hop.answer for hop in hops) == asked.answer
+            for hop in hops:
+                assert solve(task, [fact.text for fact in told], hop.text) == hop.answer
+
+
+def test_hops_are_taken_away_from_the_first_one_on_and_a_fraction_in_that_share_of_rows():
+    tokenizer, filler = runner.language()
+    stories = Stories([TASKS["qa16"]], tokenizer=tokenizer, filler=filler, seed=0)
+
+    def asked(removed, row):
+        sequence = plateaus.HopSampler(removed=removed).sequence(stories, 0, row)
+        return sequence.weights.count(1) // 2            # an answer and its end each
+
+    assert {asked(0.0, row) for row in range(20)} == {4}
+    assert {asked(3.0, row) for row in range(20)} == {1}
+    found = [asked(1.3, row) for row in range(300)]
+    assert set(found) == {2, 3}
+    assert 0.2 < found.count(2) / 300 < 0.4
+    what = tokenizer.encode("What is")
+    text = plateaus.HopSampler(removed=1.0).sequence(stories, 0, 0).ids
+    assert not any(text[i:i + 2] == what for i in range(len(text)))      # the first hop went first
+
+
+def test_without_hops_a_row_is_that_of_the_library():
+    tokenizer, filler = runner.language()
+    stories = Stories([TASKS["qa19"]], tokenizer=tokenizer, filler=filler, seed=0)
+    assert (plateaus.HopSampler(removed=2.0).sequence(stories, 0, 0).ids
+            == BucketSampler(every=1.0).sequence(stories, 0, 0).ids)
+
+
+def test_a_plan_of_hops_removes_them_in_equal_parts_and_half_steps_are_half_as_large():
+    budget = plateaus.EXPERIMENT.budgets["small"]
+    for name, steps in (("qa16, hops", 30), ("qa19, hops", 20), ("qa19, hops, half steps", 40)):
+        first, *fewer, last = plateaus.plan(plateaus.VARIANTS[name], budget, 128)
+        count = plateaus.HOPS[name[:4]]
+        removed = [count * i / steps for i in range(1, steps + 1)]
+        assert [stage.sampler.removed for stage in fewer] == pytest.approx(removed)
+        assert (first.sampler.removed, last.sampler.removed) == (0, count)
+        assert all(stage.required and stage.loss_threshold for stage in (first, *fewer))
+        assert last.loss_threshold is None
+        assert len({stage.name for stage in (first, *fewer, last)}) == steps + 2
+    (plain,) = plateaus.plan(plateaus.VARIANTS["qa16, plain"], budget, 128)
+    assert plain.sampler.removed == plateaus.HOPS["qa16"]
+
+
+def test_the_leaderboard_asks_by_its_official_rule(monkeypatch):
+    asked = []
+
+    def evaluate(params, examples, segments, *, metric, **_):
+        asked.append((segments, metric))
+        return {str(segments[0]): {"qa1": {"accuracy": 1.0}}}
+
+    monkeypatch.setattr(leaderboard, "train", lambda *given, **options: {"steps": 0})
+    monkeypatch.setattr(leaderboard, "evaluate", evaluate)
+    budget = {**leaderboard.EXPERIMENT.budgets["quick"], "stories": None, "questions": {"0": 1, "1048576": 1},
+              "model": {"T": 128}}
+    found = leaderboard.measure("lm2, qa1", 0, budget, lambda text: None)
+    assert asked == [([0], babilong), ([8192], babilong)]
+    assert found["accuracy"] == {"0": 1.0, "1048576": 1.0}
+
+
+def test_the_leaderboards_mean_needs_every_task():
+    results = SimpleNamespace(budget={"tasks": ["qa1", "qa2"]},
+                              values=lambda name, key, tokens: {"lm2, qa1": [0.5, 1.0], "lm2, qa2": seconds}[name])
+    seconds = [0.25]
+    assert leaderboard._mean(results, "lm2", "0") == "0.500"
+    seconds = []
+    assert leaderboard._mean(results, "lm2", "0") == "-"

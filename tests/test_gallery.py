@@ -12,7 +12,8 @@ from tests.support.leaves import map_arrays
 from tinylm2 import decoding, model, ops
 from tinylm2.backend import to_device, to_host
 from tinylm2.checking.cases import Draw
-from tinylm2.memories import MEMORIES, armt, primitives, titans
+from tinylm2.inspect.trace import trace
+from tinylm2.memories import MEMORIES, armt, infini, memformer, primitives, titans
 
 GALLERY = ("memformer", "infini", "armt", "titans")
 CFG = model.Config(V=11, D=8, L=2, H=4, G=2, F=6, N=3, T=5)
@@ -135,6 +136,67 @@ def test_titans_writes_as_its_token_recursion_does():
                 now = keep * now + last
             assert abs(M[b, h] - now).max() < 1e-12 * max(1, abs(now).max())
             assert abs(S[b, h] - last).max() < 1e-12 * max(1, abs(last).max())
+
+
+def test_a_slot_is_one_softmax_over_itself_and_the_tokens_of_the_segment():
+    """Memformer's equations 7 to 13 as loops: no gate, no log-sum-exp; padding is no place."""
+    cfg, d = replace(CFG, memory="memformer"), Draw(np.random.default_rng(4), "float64")
+    p = d.params(model.params_of(model.param_shapes(cfg), cfg, 0))
+    M, k, v, pad = d(B, cfg.N, cfg.D), d(B, 5, cfg.G, cfg.K), d(B, 5, cfg.G, cfg.K), np.array([2, 0])
+    (found,), _ = memformer.write_forward((None, None, k, v), (M,), p, cfg=cfg, pad=pad)
+    by_head = (B, cfg.N, cfg.H, cfg.K)
+    q, own_key = (M @ p["mem.Wslot"]).reshape(by_head), (M @ p["mem.Wkey"]).reshape(by_head)
+    turned, _ = ops.rope_forward(q, start=5, step=0)
+    for b in range(B):
+        for slot in range(cfg.N):
+            row = []
+            for h in range(cfg.H):
+                g = h // (cfg.H // cfg.G)
+                places = [(q[b, slot, h] @ own_key[b, slot, h] / cfg.K**0.5 + p["mem.bown"][h],
+                           M[b, slot].reshape(cfg.H, cfg.K)[h])]
+                places += [(turned[b, slot, h] @ k[b, t, g] / cfg.K**0.5, v[b, t, g]) for t in range(pad[b], 5)]
+                weights = np.exp([score for score, _ in places])
+                row.append(sum(w * content for w, (_, content) in zip(weights, places, strict=True)) / weights.sum())
+            row = np.concatenate(row) + memformer.SHORT * p["mem.bias"][slot]
+            np.testing.assert_allclose(found[b, slot], row / np.sqrt((row**2).mean() + 1e-5), rtol=1e-10)
+
+
+def test_infini_reads_and_writes_as_its_equations_say():
+    """Equations 3 to 5 as loops, each key head alone; all keys see the old memory."""
+    d = Draw(np.random.default_rng(5), "float64")
+    k, v, A, z = d(B, 5, 2, 4), d(B, 5, 2, 4), d(B, 2, 4, 4), d.positive(B, 2, 4)
+    rotated, _ = ops.rope_forward(k)
+    A_next, z_next, _ = infini.store_forward(rotated, v, A, z, pad=np.array([2, 0]))
+    for b in range(B):
+        for g in range(2):
+            now, count = A[b, g].copy(), z[b, g].copy()
+            for t in range(2 if b == 0 else 0, 5):
+                f = np.array([x + 1 if x > 0 else np.exp(x) for x in k[b, t, g]])
+                now += np.outer(f, v[b, t, g] - f @ A[b, g] / (f @ z[b, g] + infini.EPS))
+                count += f
+            np.testing.assert_allclose(A_next[b, g], now, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(z_next[b, g], count, rtol=1e-12)
+
+
+def test_what_infini_finds_under_a_repeated_key_rests_at_half_of_the_value():
+    """A difference is stored and read as an average (lesson 20); armt, which counts a key once, finds all of it."""
+    k, v = np.ones((1, 8, 1, 4)), np.ones((1, 8, 1, 4))
+    k, _ = ops.rope_forward(k)
+    A, z = np.zeros((1, 1, 4, 4)), np.zeros((1, 1, 4))
+    for _ in range(50):
+        A, z, _ = infini.store_forward(k, v, A, z)
+    f = np.full((1, 1, 1, 4), 2.0)
+    found, _, _ = primitives.recall_forward(f, A, z, eps=infini.EPS)
+    np.testing.assert_allclose(found, 0.5, rtol=0.01)
+
+
+def test_a_trace_of_memformer_shows_what_a_slot_kept_and_what_it_took():
+    cfg = replace(CFG, memory="memformer")
+    seen = trace(model.init_params(cfg, 0), ids=np.arange(10).reshape(1, 10) % cfg.V, cfg=cfg).places[0][0]
+    np.testing.assert_allclose(seen.input + seen.forget, 1, rtol=1e-6)
+    np.testing.assert_allclose(seen.write.sum(-1), 1, rtol=1e-5)
+    fresh = np.exp(3) / (np.exp(3) + cfg.T)              # scores are small in a fresh model: bown alone speaks
+    assert abs(seen.forget.mean() - fresh) < 0.15
 
 
 def associations(rows, seed=0, D=8):

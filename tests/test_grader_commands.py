@@ -161,7 +161,8 @@ def test_pytest_asks_new_questions_unless_a_seed_is_given(tmp_path):
         status, said = pytest_grades(path, *arguments, *more, cwd=tmp_path)
         assert status == 1
         seeds.append(set(re.findall(r"^seed (\d+)$", said, re.MULTILINE)))
-    assert [len(seed) for seed in seeds] == [1, 1, 1]
+        (printed,) = re.findall(r"^graded with seed (\d+): --seed \1 asks the same again$", said, re.MULTILINE)
+        assert {printed} == seeds[-1]
     assert seeds[0] != seeds[1]
     assert seeds[2] == {"5"}
     status, said = pytest_grades(path, *arguments, "--seed=-1", cwd=tmp_path)

@@ -41,7 +41,10 @@ OPS = ["tinylm2.ops", "tinylm2.layers", *(name for name in FILES if name.startsw
 PAIRS = [*OPS, "tinylm2.model", "tinylm2.recurrence"]    # the files that hold pairs
 CORE = ["backend", "flat", "ops", "layers", "memories/lm2", "model", "recurrence", "optim", "training/step"]
 CORE_LINES = 1500                                        # docstrings and blank lines, too: an afternoon's reading
-NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.inspect.plots": "matplotlib",
+NEEDED = {"tinylm2.gpu": "cupy", "tinylm2.data.tokenizer": "tokenizers", "tinylm2.data.published": "tokenizers",
+          "tinylm2.interop.gguf_file": "gguf", "tinylm2.course": "pytest", "tinylm2.__main__": "tutorials",
+          "tinylm2.interop.modeling_lm2": "torch transformers", "tinylm2.inspect.plots": "matplotlib",
+          "tinylm2.data.two_sample": "sklearn",
           "tinylm2.training.communicator": "mpi4py"}     # beside numpy; tqdm: the commands
 
 
@@ -119,7 +122,7 @@ def test_an_import_of_what_stands_lower_or_in_the_same_room_is_fine(here, text):
 
 @pytest.mark.parametrize("name", FILES)
 def test_only_the_packages_that_a_user_installs_are_needed(name):
-    allowed = {"tinylm2", "numpy", NEEDED.get(name), "tqdm" if house(name) == "tinylm2.cli" else None}
+    allowed = {"tinylm2", "numpy", *NEEDED.get(name, "").split(), "tqdm" if house(name) == "tinylm2.cli" else None}
     for imported, line in imports(source(name)):
         top = imported.partition(".")[0]
         assert top in sys.stdlib_module_names or top in allowed, f"{name}:{line}: {imported}"

@@ -22,10 +22,10 @@ MOST = {"qa4": 2, "qa14": 16, "qa15": 8, "qa16": 9, "qa17": 2, "qa19": 5}
 # The first eight digits of the hash of five stories as the official file tells them and five as training asks for them.
 # A story may only change on purpose: checkpoints and reported figures name their stories by a seed.
 PINNED = {
-    "qa1": "9ffea9a6", "qa2": "e62259f6", "qa3": "f29161c5", "qa4": "ce9ddda0", "qa5": "ab4f9e64",
-    "qa6": "f62edb78", "qa7": "cc514ddc", "qa8": "fb55cfc3", "qa9": "0680f33c", "qa10": "52f1c5a0",
-    "qa11": "238a57fc", "qa12": "150f8dc0", "qa13": "49189a88", "qa14": "e985378f", "qa15": "d6b186de",
-    "qa16": "e0fb0af4", "qa17": "198f6656", "qa18": "47b28310", "qa19": "953a7032", "qa20": "9a5c74b9",
+    "qa1": "9ffea9a6", "qa2": "e62259f6", "qa3": "f29161c5", "qa4": "ce9ddda0", "qa5": "2224575e",
+    "qa6": "f62edb78", "qa7": "2440bdbf", "qa8": "fb55cfc3", "qa9": "0680f33c", "qa10": "52f1c5a0",
+    "qa11": "238a57fc", "qa12": "150f8dc0", "qa13": "49189a88", "qa14": "e985378f", "qa15": "e1eda717",
+    "qa16": "e0fb0af4", "qa17": "198f6656", "qa18": "ae56672d", "qa19": "1d8027e7", "qa20": "9a5c74b9",
 }
 
 

@@ -81,6 +81,28 @@ def answer(params: Flat, *, ids: Array, cfg: Config, answer_len: int, end: int, 
     return np.stack(tokens, 1)
 
 
+def surprise(params: Flat, *, ids: Array, cfg: Config, frozen: bool = False) -> Any:
+    """-log p of every token but the first, given those before it: ids (B, any) on the host -> (B, any - 1).
+
+    Segment by segment, so a text may be as long as it likes. The first token of a segment is predicted by the last one
+    of the segment before. frozen: nothing is written, so a segment knows nothing of those before it.
+    """
+    if ids.shape[1] < 2:
+        raise ValueError(f"surprise: ids has {ids.shape[1]} tokens, expected at least two")
+    xp = get_xp(params["embed.W"])
+    states, _ = model.first_states(params, cfg, len(ids))
+    found = []
+    for start in range(0, ids.shape[1] - 1, cfg.T):
+        part, targets = ids[:, start:start + cfg.T], ids[:, start + 1:start + cfg.T + 1]
+        logits, after, _ = model.segment_forward(params, states, ids=to_device(part, xp), cfg=cfg, write=not frozen)
+        z = to_host(logits)[:, :targets.shape[1]].astype(np.float64)
+        z -= z.max(-1, keepdims=True)
+        at_target = np.take_along_axis(z, targets[..., None], -1)[..., 0]
+        found.append(np.log(np.exp(z, out=z).sum(-1)) - at_target)
+        states = states if frozen else after
+    return np.concatenate(found, 1)
+
+
 def _pad(pad, start, xp):
     """Padding stands in a story's first segment only."""
     return to_device(pad, xp) if pad is not None and start == 0 and pad.any() else None

@@ -118,7 +118,7 @@ if lesson.plt:
 # %%
 arguments = R[None], M[None], Win, bin, Wforget, bforget
 found, cache = lm2.memory_update_forward(*arguments)
-print("equal to the library's:", np.allclose(found[0], M_next, rtol=0, atol=1e-15))
+print("our bank is equal to the library's:", np.allclose(found[0], M_next, rtol=0, atol=1e-15))
 
 assert np.allclose(found[0], M_next, rtol=0, atol=1e-15)
 

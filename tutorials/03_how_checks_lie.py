@@ -84,7 +84,7 @@ def shape_check(backward):
 
 
 for backward in WRONG:
-    print(f"{backward.__name__:<22}", "passes" if shape_check(backward) else "is caught")
+    print(f"{backward.__name__:<22}", "passes the check of its shape" if shape_check(backward) else "is caught")
 assert all(shape_check(backward) for backward in WRONG)
 
 # %% [markdown]
@@ -124,7 +124,7 @@ def ones_check(backward):
 
 
 for backward in WRONG:
-    print(f"{backward.__name__:<22}", "passes" if ones_check(backward) else "is caught")
+    print(f"{backward.__name__:<22}", "passes with an upstream of ones" if ones_check(backward) else "is caught")
 assert ones_check(all_zero)
 assert ones_check(a_little_too_large)
 
@@ -143,7 +143,7 @@ def one_position_check(backward):
 
 
 for backward in WRONG:
-    print(f"{backward.__name__:<22}", "passes" if one_position_check(backward) else "is caught")
+    print(f"{backward.__name__:<22}", "passes with one position" if one_position_check(backward) else "is caught")
 assert one_position_check(all_zero)
 assert one_position_check(a_little_too_large)
 
@@ -247,9 +247,9 @@ S_peaked = 20 * rng.standard_normal((3, 4))               # far apart: most slop
 dP = rng.standard_normal(S_peaked.shape)
 derived = softmax_backward(dP, softmax_forward(S_peaked)[1])
 difference = abs(derived - measured_slopes(S_peaked, dP, eps=1e-5))
-print(f"smallest and largest slope: {abs(derived).min():.1e}, {abs(derived).max():.1e}")
-print(f"relative to each entry:     {(difference / abs(derived)).max():.1e}")
-print(f"relative to the largest:    {difference.max() / abs(derived).max():.1e}")
+print(f"smallest and largest slope of the softmax: {abs(derived).min():.1e}, {abs(derived).max():.1e}")
+print(f"largest error, relative to its own entry:  {(difference / abs(derived)).max():.1e}")
+print(f"largest error, relative to the largest:    {difference.max() / abs(derived).max():.1e}")
 
 assert difference.max() / abs(derived).max() < 1e-9
 assert (difference / abs(derived)).max() > 1e-6

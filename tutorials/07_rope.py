@@ -75,7 +75,7 @@ def _as_columns(z):
 x = rng.standard_normal((2, 5, 3, 8))
 y, turn = rope_forward(x)
 theirs, _ = ops.rope_forward(x)
-print("equal to the library's:", np.allclose(y, theirs, atol=1e-14))
+print("our rope is equal to the library's:", np.allclose(y, theirs, atol=1e-14))
 assert np.allclose(y, theirs, atol=1e-14)
 assert np.allclose((y**2).sum(-1), (x**2).sum(-1))       # no row gets longer or shorter
 

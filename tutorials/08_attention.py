@@ -37,7 +37,7 @@ q, k, v = rng.standard_normal((3, T, K))
 
 # %%
 S = q @ k.T / K**0.5
-print(S)
+print("S, the scores: a row per token that asks =\n", S)
 
 # %% [markdown]
 # ## Forward 2: no looking ahead
@@ -48,7 +48,7 @@ print(S)
 # %%
 future = np.arange(T) > np.arange(T)[:, None]            # (T, U): u > t
 S[future] = -np.inf
-print(S)
+print("S with the future masked =\n", S)
 
 # %% [markdown]
 # ## Forward 3: shares
@@ -56,7 +56,7 @@ print(S)
 # %%
 P = np.exp(S - S.max(-1, keepdims=True))
 P /= P.sum(-1, keepdims=True)
-print(P)
+print("P, the shares: each row adds up to 1 =\n", P)
 assert np.allclose(P.sum(-1), 1)
 assert not P[future].any()
 assert P[0, 0] == 1                                      # the first token can only hear itself
@@ -68,7 +68,7 @@ assert P[0, 0] == 1                                      # the first token can o
 
 # %%
 y = P @ v
-print(y)
+print("y, what each token hears =\n", y)
 assert np.allclose(y[0], v[0])
 
 # %% [markdown]
@@ -95,7 +95,7 @@ print("dP =\n", dP)
 
 # %%
 dS = P * (dP - (dP * P).sum(-1, keepdims=True))
-print(dS)
+print("dS, the gradient at the scores =\n", dS)
 assert abs(dS.sum(-1)).max() < 1e-15                     # what one position wins, the others lose
 assert not dS[future].any()
 assert not dS[0].any()                                   # with one position to listen to, there is nothing to choose
@@ -183,8 +183,9 @@ _, cache = ops.attend_forward(q6, k2, v2, causal=True)
 _, dk2, _ = ops.attend_backward(dy6, cache)
 _, our_cache = attend_forward(q6, k2.repeat(3, axis=2), v2.repeat(3, axis=2), causal=True)
 _, dk6, _ = attend_backward(dy6, our_cache)
-print("summed over each group of three heads:", np.allclose(dk6.reshape(2, 5, 2, 3, 4).sum(3), dk2, atol=1e-13))
-assert np.allclose(dk6.reshape(2, 5, 2, 3, 4).sum(3), dk2, atol=1e-13)
+summed = np.allclose(dk6.reshape(2, 5, 2, 3, 4).sum(3), dk2, atol=1e-13)
+print("dk of two key heads is dk of six, summed over each group of three:", summed)
+assert summed
 
 # %% [markdown]
 # ## Why divide by sqrt(K)
@@ -206,6 +207,7 @@ def listen(K, scale):
 widths = 4 ** np.arange(1, 7)
 with_division = np.array([listen(K, K**0.5) for K in widths])
 without = np.array([listen(K, 1) for K in widths])
+print("share of the favourite position, and size of the gradient at the scores:")
 for K, (share, size), (share_without, size_without) in zip(widths, with_division, without, strict=True):
     print(f"K {K:>4}: favourite {share:.2f}, gradient {size:.2f};   without the division {share_without:.2f}, "
           f"{size_without:.3f}")

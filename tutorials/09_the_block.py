@@ -108,7 +108,7 @@ _, cache = layers.feed_forward_forward(h, np.hstack((Wgate, Wup)), Wdown)
 theirs = layers.feed_forward_backward(dy, cache)
 for mine, library in zip((dh, np.hstack((dWgate, dWup)), dWdown), theirs, strict=True):
     assert np.allclose(mine, library, atol=1e-12)
-print("equal to the library's")
+print("our feed-forward is equal to the library's")
 
 # %% [markdown]
 # ## The block

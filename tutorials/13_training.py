@@ -37,6 +37,7 @@ plan = curriculum(segment_len=cfg.T, segments=(4,), steps=(1000,))
 stories = Stories([qa1], tokenizer=tokenizer, filler=filler, seed=0)
 batch = plan[-1].sampler.batch(stories, step=0, batch_size=4)
 words = [tokenizer.decode([token]) for token in batch.ids[0]]
+print("a story, a segment per line:")
 for start in range(0, len(words), cfg.T):
     print("|", " ".join(words[start:start + cfg.T]))
 asked = [tokenizer.decode([token]) or "[end]" for token in batch.targets[0, -batch.last:]]

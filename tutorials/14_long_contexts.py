@@ -59,6 +59,7 @@ def numbers_kept(run, segments):
 
 asked = [1, 2, 4, 8, 16, 32]
 kept = {name: [numbers_kept(run, S) for S in asked] for name, run in RUNS.items()}
+print(f"numbers kept of a story of {asked} segments:")
 for name, counts in kept.items():
     print(f"{name:<15}", *(f"{count:>8,}" for count in counts))
 assert kept["no memory"][-1] == 0
@@ -78,6 +79,7 @@ assert kept["full attention"][-1] == 2 * 2 * 32 * 31 * T
 # %%
 examples = generated_examples(TASKS["qa1"], 150, seed=1)
 scores = {}
+print(f"share of right answers at {asked[1:]} segments:")
 for name, run in RUNS.items():
     scores[name] = evaluate(run.params, examples, asked[1:], cfg=run.cfg, tokenizer=tokenizer, filler=filler, seed=1)
     print(f"{name:<15}", *(f"{scores[name][str(S)]['accuracy']:>8.2f}" for S in asked[1:]))
@@ -118,6 +120,7 @@ def seconds(run, segments):
 
 
 times = {name: [seconds(run, S) for S in asked] for name, run in RUNS.items()}
+print(f"seconds of a core for a hundred questions at {asked} segments:")
 for name, spent in times.items():
     print(f"{name:<15}", *(f"{s:>8.2f}" for s in spent))
 
@@ -179,13 +182,13 @@ if lesson.plt:
         axis.text(34, height, name, va="center", fontsize=8, color=axis.lines[list(lines).index(name)].get_color())
     axis.set_xscale("log", base=2)
     axis.set_xticks(asked[1:], asked[1:])
-    axis.set(xlabel="segments (trained on up to 4)", ylabel="accuracy", ylim=(0, 1.03), title="eight memories")
+    axis.set(xlabel="segments (trained on up to 4)", ylabel="accuracy", ylim=(0, 1.03), title="one seed each")
     lesson.show(figure, "14-gallery")
 
 # %% [markdown]
-# LM2 is ahead up to 16 segments, and ARMT beyond. That is one seed and a minute of training. Longer training stories
-# change the order again: docs/RESULTS.md has the measured comparison (section gallery), with three seeds and a learning
-# rate for each. The window shows what kept tokens are worth when nothing is chosen.
+# LM2 is ahead up to 16 segments, and ARMT beyond. That is one seed, one learning rate for all, and a minute of
+# training. docs/RESULTS.md (section gallery) has the comparison with longer training stories and a learning rate for
+# each. The window shows what kept tokens are worth when nothing is chosen.
 #
 # ## Exercise
 #

@@ -55,7 +55,7 @@ def answers(banks, params=params):
 states, start = decoding.read(params, ids=ids, cfg=cfg)
 banks = banks_of(states)
 assert start == last_segment
-print(f"correct: {(answers(banks) == truth).mean():.3f}")
+print(f"share of right answers: {(answers(banks) == truth).mean():.3f}")
 assert (answers(banks) == truth).mean() > 0.97
 
 # %% [markdown]
@@ -174,6 +174,7 @@ for b, row in enumerate(rows):
     heard["between"].append(weights[first + 1:end].sum())
     heard["the place"].append(weights[end])
     heard["all 25 or so other words"].append(np.delete(weights, range(first, end + 1)).mean())
+print("how much the slot of a person hears, of a sentence about that person:")
 for words, weights in heard.items():
     print(f"{words:<26} {np.mean(weights):.3f}")
 assert np.mean(heard["the place"]) > 0.6

@@ -138,7 +138,7 @@ for operation, count in seen.operations.items():
     kind = names.get(operation, operation.strip("_"))
     kinds[kind] = kinds.get(kind, 0) + count
 kinds = dict(sorted(kinds.items(), key=lambda item: -item[1]))
-print(", ".join(f"{kind} {count}" for kind, count in kinds.items()))
+print("launches of one step by kind:", ", ".join(f"{kind} {count}" for kind, count in kinds.items()))
 
 # %% [markdown]
 # The batch does not appear in these numbers: a step over 32 stories makes as many launches as one over 2. That is

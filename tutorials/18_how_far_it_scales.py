@@ -144,6 +144,7 @@ assert max(speeds) > speeds[0]
 # each. Then there is what forward leaves for backward, and with it grows everything that depends on T.
 
 # %%
+print("bytes of the large model:")
 for what, size in counting.stored(large).items():
     print(f"{counting.byte_size(size):>9}  {what}")
 stored = counting.stored(large)

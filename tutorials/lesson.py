@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")       # the products are small: two threads are slower than one
 
 import sys
+import webbrowser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))               # `im
 import numpy as np
 
 ROOT = Path(sys.path[0])
+PICTURES = (ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()) / "build" / "lessons"
+OPENS = False                                            # in a shell: `tutorials.step --open` sets it
 np.set_printoptions(precision=4, suppress=True, linewidth=110)
 
 try:
@@ -30,7 +33,7 @@ else:
 
 
 def show(figure, name):
-    """Put a picture into the notebook; in a shell into build/lessons/, and say where."""
+    """Put a picture into the notebook; in a shell into a file of build/lessons/, and say where, or open it."""
     drawing = _png(figure)
     plt.close(figure)
     if "ipykernel" in sys.modules:
@@ -38,10 +41,12 @@ def show(figure, name):
 
         display(Image(drawing))
     else:
-        path = ROOT / "build" / "lessons" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        path = PICTURES / f"{name}.png"
         path.write_bytes(drawing)
         print(f"picture: {os.path.relpath(path)}")
+        if OPENS:
+            webbrowser.open(path.as_uri())
 
 
 def _png(figure):

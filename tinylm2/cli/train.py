@@ -44,6 +44,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--out", type=place, default="runs/tiny", help="the run's folder (runs/tiny)")
     parser.add_argument("--save-every", type=whole(0), default=200,
                         help="steps from checkpoint to checkpoint (200; 0: at the end only)")
+    parser.add_argument("--from", dest="source", metavar="RUN", help="begin with the parameters of another run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--watch", type=whole(0, 65535), nargs="?", const=0, metavar="PORT",
                         help="serve a page that follows the run, to this machine alone (any free port)")
@@ -60,7 +61,8 @@ def main(args: Namespace) -> None:
             if address:
                 print(f"watch it at {address}", flush=True)
             train(folder, model, trainer, args)
-            evaluate(folder, model, trainer.stories.tasks, args, comm)
+            if not model.settings.text:
+                evaluate(folder, model, trainer.stories.tasks, args, comm)
 
 
 @contextmanager
@@ -83,9 +85,7 @@ def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
     else:
         if comm.size > 1 and args.shards is None:
             given = given | {"shards": comm.size}
-        settings = given_settings(given)
-        material = gather_material(settings)
-        model = run_dir.new(settings, xp=xp, material=material)
+        model, material = _new(args, given, xp)
         trainer = model.trainer(comm, material)          # bad settings are found before another run is removed
     if args.stories:                                     # every file is checked before anything is trained
         official_examples(args.stories, trainer.stories.tasks, model.tokenizer)
@@ -103,11 +103,24 @@ def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
     return model, trainer
 
 
+def _new(args, given, xp):
+    """A new TrainedModel with its Material, or one that goes on from another run, which needs none."""
+    if args.source:
+        return run_dir.continue_from(args.source, given, xp=xp), None
+    settings = given_settings(given)
+    if settings.text or settings.freeze:
+        raise BadInput("--text and --freeze: found no --from, expected the run to go on from")
+    material = gather_material(settings)
+    return run_dir.new(settings, xp=xp, material=material), material
+
+
 def _begin(folder, model, args):
     """Make the folder ready; why it cannot be, as text."""
     try:
         if not args.resume:
             folder.claim(overwrite=args.overwrite)
+        if args.source:
+            folder.save_imported(model)                  # a killed run resumes from the source's parameters
         folder.describe(model)                           # killed between its two files, a run had the first alone
     except BadInput as error:
         return str(error)

@@ -6,6 +6,8 @@ For every task and every measure of a question it prints the total variation dis
 
 between told and official stories, and beside it that between two random halves of the official file: what chance alone
 does to stories of one kind. A told story is close enough when it adds no more than ALLOWANCE to chance.
+
+--classifier asks instead how well two classifiers tell told from official stories (tinylm2/data/two_sample.py).
 """
 
 import argparse
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from math import fsum
 from typing import Any, NamedTuple
 
+from tinylm2.data import two_sample
 from tinylm2.data.babi import find_file, read_stories
 from tinylm2.data.rng import EVALUATION, Rng
 from tinylm2.data.stories import Question
@@ -114,12 +117,27 @@ def table(folder: Any, *, seed: int = 0) -> tuple:
     return "".join(rows), far
 
 
-def write(path: Any, text: str) -> None:
-    """Put the table between the two comments of a document that keep its place."""
-    head, start, rest = ("\n".join(read_lines(path)) + "\n").partition("<!-- distributions: -->\n")
-    _, end, tail = rest.partition("<!-- :distributions -->\n")
+def classified(folder: Any, *, seed: int = 0, tasks: Any = None) -> tuple:
+    """The Markdown table of `two_sample`, how many of its areas are above the bar, and the n-grams of each task that
+    speak most for an official and for a told story."""
+    rows, far, found = [row("task", "stories", "n-grams", "trees"), row("---", *["---:"] * 3)], 0, []
+    for task in (TASKS[name] for name in tasks or TASKS):
+        official = [story for story in read_stories(find_file(folder, task.name)) if any(asked(story))]
+        verdicts = [two_sample.verdict(judge, task, official, seed=seed)
+                    for judge in (two_sample.grams, two_sample.trees)]
+        rows.append(row(f"{task.name} {task.title}", len(official), *verdicts))
+        far += sum(verdict.area > two_sample.BAR for verdict in verdicts)
+        theirs, ours = two_sample.signs(official, two_sample.generated(task, two_sample.FEWEST, seed, 0))
+        found.append(f"{task.name}: official {theirs}, told {ours}\n")
+    return "".join(rows), far, "".join(found)
+
+
+def write(path: Any, text: str, place: str = "distributions") -> None:
+    """Put a table between the two comments of a document that keep its place."""
+    head, start, rest = ("\n".join(read_lines(path)) + "\n").partition(f"<!-- {place}: -->\n")
+    _, end, tail = rest.partition(f"<!-- :{place} -->\n")
     if not end:
-        raise BadInput(f"{path}: found no place for the table, expected <!-- distributions: --> and its end")
+        raise BadInput(f"{path}: found no place for the table, expected <!-- {place}: --> and its end")
     with replacing(path) as file:
         file.write((head + start + text + end + tail).encode())
 
@@ -128,20 +146,27 @@ def main(arguments: Any = None) -> Any:
     parser = argparse.ArgumentParser(prog="python -m tinylm2.data.distributions",
                                      description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="the official files, qa1_..._train.txt to qa20_..._train.txt")
+    parser.add_argument("--classifier", action="store_true",
+                        help="can a classifier tell told from official stories? Needs scikit-learn and ten minutes")
     parser.add_argument("--write", metavar="FILE", help="put the table into this document, e.g. docs/DATA.md")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
         if options.seed < 0:
             raise BadInput(f"--seed: found {options.seed}, expected 0 or more")
-        text, far = table(options.folder, seed=options.seed)
+        if options.classifier:
+            text, far, signs = classified(options.folder, seed=options.seed)
+            verdict = f"{signs}{far} areas lie above {two_sample.BAR}"
+        else:
+            text, far = table(options.folder, seed=options.seed)
+            verdict = f"{far} distances lie more than {ALLOWANCE} above chance"
         if options.write:
-            write(options.write, text)
+            write(options.write, text, "classifier" if options.classifier else "distributions")
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
     print(text, end="")
-    print(f"{far} distances lie more than {ALLOWANCE} above chance")
+    print(verdict)
     return 1 if far else 0
 
 

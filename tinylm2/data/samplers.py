@@ -15,7 +15,8 @@ import numpy as np
 from tinylm2.data.batch import Sequence, collate, make_batch
 from tinylm2.data.haystack import filler_tokens, insert_in_haystack, without_filler
 from tinylm2.data.rng import DATA, EVALUATION, Rng
-from tinylm2.data.stories import Question, examples
+from tinylm2.data.stories import Fact, Question, Story, examples
+from tinylm2.data.tokenizer import Tokenizer
 from tinylm2.errors import BadInput
 
 TRIES, PATIENCE = 1000, 20                               # stories tried for one row at most, and of one task in a row
@@ -124,16 +125,8 @@ class BucketSampler:
         story = task.story(rng) if facts is None else task.story(rng, questions=1, facts=facts)
         if facts is None and not rng.bernoulli(self.every):
             example = rng.choice(list(examples(story, task.name)))
-            lines = [(fact, None) for fact in example.facts] + [(example.question, example.answer)]
-        else:
-            lines = [(line.text, line.answer if isinstance(line, Question) else None) for line in story]
-        ids, weights, tokenizer = [], [], stories.tokenizer
-        for text, answer in lines:
-            tokens = tokenizer.encode(text)
-            answered = [] if answer is None else [*tokenizer.encode(answer), tokenizer.end]
-            ids += tokens + answered
-            weights += [0] * len(tokens) + [1] * len(answered)
-        return Sequence(task.name, ids, weights)
+            story = (*map(Fact, example.facts), Question(example.question, example.answer))
+        return story_sequence(story, task.name, stories.tokenizer)
 
     def _side_by_side(self, sequences, stories, rng):
         """Pad on the left by less than a segment; where more is missing, filler opens the row."""
@@ -148,6 +141,17 @@ class BucketSampler:
             weights = [0] * missing + sequence.weights
             rows.append(Sequence(sequence.task, head + sequence.ids, weights, missing - filled))
         return collate(rows, self.segment_len)
+
+
+def story_sequence(story: Story, task: str, tokenizer: Tokenizer) -> Sequence:
+    """The Sequence of a whole story: its text, and weight 1 on every answer and its end."""
+    ids, weights = [], []
+    for line in story:
+        tokens = tokenizer.encode(line.text)
+        answered = [*tokenizer.encode(line.answer), tokenizer.end] if isinstance(line, Question) else []
+        ids += tokens + answered
+        weights += [0] * len(tokens) + [1] * len(answered)
+    return Sequence(task, ids, weights)
 
 
 @lru_cache(maxsize=1)

@@ -40,8 +40,8 @@ def state_shapes(cfg: Any) -> dict:
 
 def cost(cfg: Any) -> tuple:
     """(multiply-adds, attention weights) of a segment: the read, the slots' attention, the write of N rows."""
-    D, N, T, HK = cfg.D, cfg.N, cfg.T, cfg.H * cfg.K
-    gather = 2 * N * T * HK + N * HK * D
+    D, N, T = cfg.D, cfg.N, cfg.T
+    gather = 2 * N * T * D + N * D * D                   # D is H K
     read, write = D * D // 2 + D * D + D, D * D // 2 + 3 * D * D + D * cfg.H + 2 * D
     return T * read + gather + N * write, cfg.H * T * N
 
@@ -83,10 +83,8 @@ def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Array], di
 
 
 def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
-    """Slots gather rows from the segment as LM2's do; at one length, they are stored as pairs of key and value.
-
-    dpfp multiplies entries, so a short row would make a key that is next to nothing.
-    seg (n, y, k, v) of which k and v are used, state (A, z), p, pad (B,) -> (A', z')
+    """Slots gather rows from the segment as LM2's do; at one length (dpfp makes next to nothing of a short row), they
+    are stored as pairs.   seg (n, y, k, v) of which k and v are used, state (A, z), p, pad (B,) -> (A', z')
     """
     (_, _, k, v), (A, z), cache = seg, state, {}
     R, cache["attention"] = lm2.write_attention_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G),
@@ -98,8 +96,7 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
 
 def write_backward(dstate: tuple, cache: Any) -> tuple:
     """Gradients at the segment (k and v only), the state and p: the pairs backwards."""
-    dA_next, dz_next = dstate
-    dR, dA, dz, *dp = associate_backward(dA_next, dz_next, cache["associate"])
+    dR, dA, dz, *dp = associate_backward(dstate[0], dstate[1], cache["associate"])
     (dR,) = primitives.set_rms_backward(dR, cache["rms"])
     dk, dv, *shared = lm2.write_attention_backward(dR, cache["attention"])
     names = "mem.Wk", "mem.Wv", "mem.Wbeta", "mem.bbeta", "attn.Wqkv", "attn.Wo"
@@ -149,7 +146,5 @@ def associate_backward(dA_next: Array, dz_next: Array, cache: Any) -> tuple[Arra
     (dzbeta,) = ops.sigmoid_backward(dbeta, beta)
     dR, dWbeta = ops.linear_backward(dzbeta, cache["Wbeta"])
     dR_v, dWv = ops.linear_backward(dv, cache["Wv"])
-    (dk,) = primitives.dpfp_backward(dk, cache["dpfp"])
-    dR_k, dWk = ops.linear_backward(dk, cache["Wk"])
-    dR += dR_v + dR_k
-    return dR, dA + dA_next, dz + dz_next, dWk, dWv, dWbeta, layers.over_rows(dzbeta)
+    dR_k, dWk = ops.linear_backward(primitives.dpfp_backward(dk, cache["dpfp"])[0], cache["Wk"])
+    return dR + dR_v + dR_k, dA + dA_next, dz + dz_next, dWk, dWv, dWbeta, layers.over_rows(dzbeta)

@@ -4,10 +4,9 @@
     write    old = f(k) A / (f(k) z + eps),   A' = A + f(k)' (v - old),   z' = z + sum f(k)            equations 4 and 5
 
 f = elu + 1. A maps keys to values, z counts the keys. The delta rule stores only what the memory does not say already.
-But z only grows and nothing is replaced: a read is an average over all that a key ever meant, the latest included.
-q, k and v are those of the block's own attention before RoPE, so the memory has no parameters; what it reads passes
-LM2's output gate, where the paper mixes it with attention by one number per head (equation 6). It is the smallest
-memory of all: one matrix per key head.
+But z counts a key every time, so a difference is averaged like a value: what is found runs after half of the newest
+one (lesson 20; experiments/gallery.py has equation 4 without it). q, k and v are the block's own, before RoPE: the
+memory has no parameters. What it reads passes LM2's output gate, in the paper one number per head (equation 6).
 """
 
 from typing import Any

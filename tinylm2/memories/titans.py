@@ -57,26 +57,23 @@ def looks(read: Any, write: Any) -> dict:
 
 def read_forward(n: Array, state: tuple, p: dict, *, cfg: Any) -> tuple[Array, Any]:
     """Tokens ask the memory as it was when the segment began.   n (B, T, D), state (M, S) -> y = q M (B, T, D)"""
-    M, cache = state[0], {"H": cfg.H}
-    check_shapes("titans read", n=(n, "B T D"), M=(M, f"B {cfg.H} K K"))
-    q, cache["q"] = primitives.unit_rows_forward(n, p["mem.Wq"], heads=cfg.H)
-    cache["factors"] = q, M
-    return primitives.join_heads(q @ M), cache
+    check_shapes("titans read", n=(n, "B T D"), M=(state[0], f"B {cfg.H} K K"))
+    q, cache = primitives.unit_rows_forward(n, p["mem.Wq"], heads=cfg.H)
+    return primitives.join_heads(q @ state[0]), (q, state[0], cache)
 
 
 def read_backward(dy: Array, cache: Any) -> tuple[Array, tuple[Array, Any], dict[str, Array]]:
     """Gradients at n, the state (M only) and p: y = q M gives dq = dy M' and dM = q' dy."""
-    q, M = cache["factors"]
-    dy = primitives.split_heads(dy, cache["H"])
-    dn, dWq = primitives.unit_rows_backward(dy @ M.swapaxes(2, 3), cache["q"])
+    q, M, unit = cache
+    dy = primitives.split_heads(dy, q.shape[1])
+    dn, dWq = primitives.unit_rows_backward(dy @ M.swapaxes(2, 3), unit)
     return dn, (q.swapaxes(2, 3) @ dy, None), {"mem.Wq": dWq}
 
 
 def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None) -> tuple[tuple[Array, Array], Any]:
     """T steps of descent at once: M' = b_0 M + c_0 S - k' (P E),   S' = h_0 S - k' (Q E)
 
-    E = k M - v,   P = theta c,   Q = theta h;   seg (n, y, k, v) of which n is used, state (M, S) of (B, H, K, K) each,
-    pad (B,). Padding takes no step and leaves M and S as they are.
+    E = k M - v,   P = theta c,   Q = theta h;   seg (n, y, k, v) of which n is used, state (M, S), pad (B,): no step.
     """
     n, (M, S), H = seg[0], state, cfg.H
     check_shapes("titans write", n=(n, "B T D"), M=(M, f"B {H} K K"), S=(S, f"B {H} K K"))
@@ -84,36 +81,33 @@ def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Any = None)
     k, cache["k"] = primitives.unit_rows_forward(n, p["mem.Wk"], heads=H)     # (B, H, T, K)
     v, cache["v"] = ops.linear_forward(n, p["mem.Wv"])
     rates, cache["rates"] = ops.linear_forward(n, p["mem.Wrates"])       # (B, T, 3H)
-    rates += xp.concatenate((p["mem.bstep"], p["mem.bpast"], p["mem.bkeep"]))
-    rates, cache["sigmoid"] = ops.sigmoid_forward(rates)
+    biases = xp.concatenate([p[f"mem.{name}"] for name in ("bstep", "bpast", "bkeep")])
+    rates, cache["sigmoid"] = ops.sigmoid_forward(rates + biases)
     b, c, h, cache["carry"] = carry_forward(rates[..., 2 * H:], rates[..., H:2 * H], pad=pad)
     step = rates[..., :H] * cache["carry"]["written"][..., 1:, :]        # (B, T, H)
     E = k @ M - primitives.split_heads(v, H)
     P, Q = ((step * x[:, 1:]).swapaxes(1, 2)[..., None] for x in (c, h))             # (B, H, T, 1)
     b_0, c_0, h_0 = (x[:, 0, :, None, None] for x in (b, c, h))          # (B, H, 1, 1)
     cache |= {"factors": (M, S, k, E, P, Q, c, h, step), "start": (b_0, c_0, h_0)}
-    keys = k.swapaxes(2, 3)
-    return (b_0 * M + c_0 * S - keys @ (P * E), h_0 * S - keys @ (Q * E)), cache
+    return (b_0 * M + c_0 * S - k.swapaxes(2, 3) @ (P * E), h_0 * S - k.swapaxes(2, 3) @ (Q * E)), cache
 
 
 def write_backward(dstate: tuple, cache: Any) -> tuple:
     """Gradients at the segment (n only), the state and p.
 
     G = k dM' and J = k dS' are the gradients at -P E and -Q E. E is in both; P and Q scale its rows; k is in E and in
-    both sums. M is in M' and in E. b_0, c_0, h_0 scale whole matrices, so their gradients are sums over them.
+    both sums; M is in M' and in E. b_0, c_0, h_0 scale whole matrices, so their gradients are sums over them.
     """
     (dM_next, dS_next), H = dstate, cache["H"]
     (M, S, k, E, P, Q, c, h, step), (b_0, c_0, h_0) = cache["factors"], cache["start"]
-    xp = get_xp(E)
-    dS_next = xp.zeros_like(S) if dS_next is None else dS_next           # a read has no gradient at S
+    xp, dS_next = get_xp(E), get_xp(S).zeros_like(S) if dS_next is None else dS_next             # a read uses no S
     G, J = k @ dM_next, k @ dS_next                                      # (B, H, T, K)
     dE = -(P * G + Q * J)
     dk = dE @ M.swapaxes(2, 3) - (P * E) @ dM_next.swapaxes(2, 3) - (Q * E) @ dS_next.swapaxes(2, 3)
     dP, dQ = (-xp.einsum("bhtk,bhtk->bth", E, X) for X in (G, J))
     dc, dh = (xp.concatenate((xp.einsum("bhij,bhij->bh", S, dX)[:, None], step * d), 1)
               for dX, d in ((dM_next, dP), (dS_next, dQ)))
-    db = xp.zeros_like(c)
-    db[:, 0] = xp.einsum("bhij,bhij->bh", M, dM_next)
+    db = xp.concatenate((xp.einsum("bhij,bhij->bh", M, dM_next)[:, None], xp.zeros_like(c[:, 1:])), 1)
     dkeep, dpast = carry_backward(db, dc, dh, cache["carry"])
     dstep = (c[:, 1:] * dP + h[:, 1:] * dQ) * cache["carry"]["written"][..., 1:, :]
     (drates,) = ops.sigmoid_backward(xp.concatenate((dstep, dpast, dkeep), -1), cache["sigmoid"])

@@ -25,12 +25,14 @@ MOMENTS = ("m", "v")
 
 
 def save(path: Any, params: Flat, moments: Any, meta: Any) -> None:
-    """Write a checkpoint: `params` a Flat dict, `moments` {"m": buffer like the parameters', "v": ...}, `meta` JSON
-    values.  BadInput where the disk refuses; what stood at `path` then stands there still."""
+    """Write a checkpoint: `params` a Flat dict, `moments` {"m": buffer like the parameters', "v": ...} or {} before
+    the first step, where they are zero, `meta` JSON values.  BadInput where the disk refuses; what stood at `path` then
+    stands there still."""
     arrays = {f"param.{name}": to_host(W) for name, W in params.items()}
     for kind, buffer in moments.items():
         arrays |= {f"moment.{kind}.{name}": to_host(part) for name, part in params.like(buffer).items()}
-    text = json.dumps({"format": FORMAT, "shapes": params.shapes, "dtype": str(params.buffer.dtype), **meta})
+    text = json.dumps({"format": FORMAT, "shapes": params.shapes, "dtype": str(params.buffer.dtype),
+                       "moments": list(moments), **meta})
     arrays["meta"] = np.frombuffer(text.encode(), np.uint8)
     with replacing(path, keep=previous(path)) as file:
         np.savez(file, **arrays)
@@ -53,7 +55,8 @@ def load(path: Any, *, xp: Any = np) -> tuple:
                            "use the version of tinylm2 that made it (format 1: 0.1.0)")
         dtype = np.dtype(meta.pop("dtype"))
         shapes = {name: tuple(shape) for name, shape in meta.pop("shapes").items()}
-        expected = {prefix + name: shape for prefix in ("param.", *(f"moment.{m}." for m in MOMENTS))
+        kept = MOMENTS if meta.pop("moments", MOMENTS) else ()
+        expected = {prefix + name: shape for prefix in ("param.", *(f"moment.{m}." for m in kept))
                     for name, shape in shapes.items()}
     except BadInput:
         raise
@@ -72,8 +75,8 @@ def load(path: Any, *, xp: Any = np) -> tuple:
         if not np.isfinite(x).all():
             raise BadInput(f"{path}: {name:.60} holds numbers that are not finite, expected a model that learned")
     params = Flat(shapes, xp, dtype)
-    moments = {kind: xp.zeros_like(params.buffer) for kind in MOMENTS}
-    parts = {"param.": params} | {f"moment.{kind}.": params.like(buffer) for kind, buffer in moments.items()}
+    moments = {kind: xp.zeros(params.buffer.size, dtype) for kind in MOMENTS}      # taken from the system when written
+    parts = {"param.": params} | {f"moment.{kind}.": params.like(moments[kind]) for kind in kept}
     for prefix, views in parts.items():
         for name, view in views.items():
             view[...] = to_device(arrays[prefix + name], xp)

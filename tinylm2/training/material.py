@@ -27,7 +27,7 @@ from tinylm2.data import (
 from tinylm2.errors import BadInput, read_lines
 from tinylm2.training.settings import weighted_tasks
 
-OPENED = ("task", "train_on", "filler", "words")         # settings that may name a file
+OPENED = ("task", "train_on", "filler", "words", "text")         # settings that may name a file
 SAMPLE = 200                                             # stories of a task that are read for its words and its answers
 
 

@@ -15,7 +15,7 @@ import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinylm2.checking.diagnose import finite
-from tinylm2.data import Tokenizer
+from tinylm2.data import PublishedTokenizer, Tokenizer
 from tinylm2.errors import BadInput, parse_json, read_lines, refuse_special
 from tinylm2.files import refuse_output, replacing
 from tinylm2.model import count_params, param_shapes
@@ -33,6 +33,7 @@ from tinylm2.training.material import OPENED, gather_material
 from tinylm2.training.settings import Settings
 from tinylm2.training.step import SINGLE, NotFinite
 from tinylm2.training.trained_model import TrainedModel, new
+from tinylm2.training.trainer import Progress
 
 # In the order in which an old run is removed, so that a removal cut short leaves a run that is whole or can restart.
 FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
@@ -63,8 +64,12 @@ def load(folder: Any, *, xp: Any = np) -> tuple:
 def _model(meta, params, path):
     try:
         settings = Settings(**meta["settings"])
-        tokenizer = Tokenizer.from_json(meta["tokenizer"])
-        cfg = settings.config(tokenizer.size)
+        if "imported" in meta:
+            tokenizer = PublishedTokenizer.from_json(meta["tokenizer"], **meta["imported"]["special"])
+            cfg = settings.exactly(meta["imported"]["config"], tokenizer.size)
+        else:
+            tokenizer = Tokenizer.from_json(meta["tokenizer"])
+            cfg = settings.config(tokenizer.size)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: found settings that cannot be read ({error}), expected those of a run") from None
     if param_shapes(cfg) != params.shapes:
@@ -124,6 +129,24 @@ def _hold(folder):
     except BadInput as error:
         return str(error)
     return None
+
+
+def continue_from(source: Any, given: dict, *, xp: Any = np) -> TrainedModel:
+    """A run's model with the settings of another training: what `given` names, and the source's where it is silent.
+
+    BadInput where a setting that makes the model is another, and where there is no text to train on.
+    """
+    model, _, _ = load(source, xp=xp)
+    asked = {f.name: given[f.name] for f in fields(Settings) if given.get(f.name) is not None}
+    if not asked.get("text"):
+        raise BadInput("--from: found no --text, expected a text file to train on")
+    for f in fields(Settings):
+        fixed = f.metadata["letter"] or f.name in ("memory_blocks", "tokenizer", "vocab", "words")
+        if fixed and asked.get(f.name, getattr(model.settings, f.name)) != getattr(model.settings, f.name):
+            raise BadInput(f"--{f.name.replace('_', '-')}: found {asked[f.name]}, expected "
+                           f"{getattr(model.settings, f.name)}, with which {source} was made")
+    model.settings = replace(model.settings, **asked)
+    return model
 
 
 def _check_files(settings, given):
@@ -212,9 +235,19 @@ class RunDir:
         for name, W in (*trainer.params.items(), *trainer.moments.items()):
             if not finite(W):
                 raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the checkpoint before stays")
-        checkpoint.save(self.path / "model.npz", trainer.params, trainer.moments, {
-            "settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(), "answer_len": model.answer_len,
-            "progress": trainer.progress.state()})
+        self._save(model, trainer.moments, trainer.progress)
+
+    def save_imported(self, model: Any) -> None:
+        """Write the whole run of a model that was trained elsewhere: it has taken no step, so it has no moments."""
+        self.describe(model)
+        self._save(model, {}, Progress())
+
+    def _save(self, model, moments, progress):
+        meta = {"settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(),
+                "answer_len": model.answer_len, "progress": progress.state()}
+        if isinstance(model.tokenizer, PublishedTokenizer):              # the settings alone do not say what it is
+            meta["imported"] = {"config": asdict(model.cfg), "special": model.tokenizer.special}
+        checkpoint.save(self.path / "model.npz", model.params, moments, meta)
 
     def write_json(self, name: str, value: Any) -> None:
         with replacing(self.path / name) as file:

@@ -53,6 +53,10 @@ class Settings:
     words: str = option("", "a text file whose words the vocabulary knows, too; those of other files named here are")
     filler: str = option("", "a text file whose sentences hide the facts (empty: a built-in grammar)")
 
+    text: str = option("", "with --from: a text file to train on, by the language model's loss over its segments")
+    batch: int = option(8, "rows per step with --text", span=(1, 65536))
+    freeze: str = option("", "base: with --text, only the memory's parameters move", choices=("", "base"))
+
     def __post_init__(self):
         """BadInput for a value of another type or out of its range: settings come from files, too."""
         for f in fields(self):
@@ -74,6 +78,17 @@ class Settings:
         blocks = tuple(whole_numbers("memory_blocks", self.memory_blocks)) if self.memory_blocks else None
         cfg = Config(V=V, memory_blocks=blocks, **letters)
         return with_params_of(replace(cfg, memory=Config.memory), cfg)
+
+    def exactly(self, letters: dict, least: int) -> Any:
+        """The Config of an imported model, whose letters are not all settings.  ValueError where the two differ."""
+        cfg = Config(**letters)
+        for f in fields(self):
+            letter = f.metadata["letter"]
+            if letter and getattr(cfg, letter) != getattr(self, f.name):
+                raise ValueError(f"{f.name} is {getattr(self, f.name)} and {letter} {getattr(cfg, letter)}")
+        if not least <= cfg.V < 2**24:
+            raise ValueError(f"V is {cfg.V}, expected {least} or more, the tokens of the tokenizer")
+        return cfg
 
 
 def tasks_of(names: str) -> list:

@@ -11,14 +11,22 @@ import numpy as np
 
 from tinylm2 import decoding
 from tinylm2.backend import to_host
-from tinylm2.data import Example, GrammarFiller, HaystackSampler, Tokenizer, encode_examples
+from tinylm2.data import (
+    Example,
+    GrammarFiller,
+    HaystackSampler,
+    Stories,
+    TextSampler,
+    Tokenizer,
+    encode_examples,
+)
 from tinylm2.data.filler import sentences
-from tinylm2.errors import BadInput
+from tinylm2.errors import BadInput, read_lines
 from tinylm2.flat import Flat
 from tinylm2.inspect.trace import trace, traced_answer
 from tinylm2.model import Config, count_params, init_params
 from tinylm2.training.communicator import own_shards
-from tinylm2.training.curriculum import curriculum
+from tinylm2.training.curriculum import Stage, curriculum
 from tinylm2.training.material import gather_material, short_rows
 from tinylm2.training.settings import Settings, plan_of
 from tinylm2.training.step import SINGLE
@@ -80,7 +88,7 @@ class TrainedModel:
 
     def generate_tokens(self, text: str, tokens: int, temperature: float = 0.0, top_p: float = 1.0,
                         seed: int = 0) -> Iterator:
-        """The ids that `generate` turns to text, one by one."""
+        """The ids that `generate` turns to text, one by one. A segment's keys and values are kept while it lasts."""
         ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
         if not ids.size:
             raise BadInput(f"text: found {text!r}, expected words")
@@ -90,9 +98,31 @@ class TrainedModel:
                 return
             yield int(token[0])
 
+    def stream(self, *args: Any, **options: Any) -> Iterator:
+        """What `generate` gives, in pieces as they come; a character of several tokens comes whole."""
+        ids, known = [], ""
+        for token in self.generate_tokens(*args, **options):
+            ids.append(token)
+            text = self.tokenizer.decode(ids)
+            if not text.endswith("\ufffd"):
+                yield text[len(known):]
+                known = text
+
+    def surprise(self, text: Any, *, frozen: bool = False) -> Any:
+        """-log p of every token of a text (or of a list of ids) but the first, given all before it.
+
+        The mean is the language model's loss, and exp(mean) the perplexity. frozen: the memory is never written.
+        """
+        ids = self.tokenizer.encode(text) if isinstance(text, str) else text
+        if len(ids) < 2:
+            raise BadInput(f"text: found {len(ids)} tokens, expected at least two")
+        return decoding.surprise(self.params, ids=np.array([ids]), cfg=self.cfg, frozen=frozen)[0]
+
     def trainer(self, comm: Any = SINGLE, material: Any = None) -> Trainer:
         """The Trainer that trains it, in this process or in all those of `comm`."""
         s = self.settings
+        if s.text:
+            return self._text_trainer(comm)
         stories = (material or gather_material(s)).stories(s.seed)
         stories.tokenizer = self.tokenizer
         segments, steps = plan_of(s)
@@ -103,6 +133,25 @@ class TrainedModel:
         _try_stages(stories, stages, s.shards)
         return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr, lm=s.lm,
                        truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm)
+
+    def _text_trainer(self, comm):
+        """The Trainer on rows of the user's text."""
+        s = self.settings
+        stories = Stories((), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
+        stages = _text_stages(self)
+        own_shards(comm, s.shards)
+        _try_stages(stories, stages, s.shards)
+        return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr,
+                       truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm,
+                       frozen=s.freeze == "base")
+
+
+def _text_stages(model: Any) -> tuple:
+    """A stage for each of the settings' numbers of segments, on rows of the text that they name."""
+    s = model.settings
+    ids = np.array(model.tokenizer.encode("\n".join(read_lines(s.text))))
+    return tuple(Stage(f"text {segments}", TextSampler(segments, s.segment, ids), s.batch, steps)
+                 for segments, steps in zip(*plan_of(s), strict=True))
 
 
 def _chooser(temperature, top_p, rng):

@@ -4,6 +4,7 @@ Every batch is a function of (seed, step), so a run continues from parameters, m
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from tinylm2.model import Config
 from tinylm2.optim import AdamW
 from tinylm2.training.communicator import own_shards
 from tinylm2.training.curriculum import WINDOW, learning_rate
+from tinylm2.training.frozen import FrozenBase, only_memories
 from tinylm2.training.step import SINGLE, NotFinite, train_step
 
 
@@ -40,16 +42,18 @@ class Trainer:
 
     stories: a `tinylm2.data.Stories`. After each step `metrics` is a dict of plain numbers, one line of metrics.jsonl.
     Each batch is cut into `shards` parts, which the processes of `comm` share. ahead: make the next batch while the
-    device computes, the same one; None means on a GPU, where the host would only wait.
+    device computes, the same one; None means on a GPU, where the host would only wait. frozen: only the memories'
+    parameters move.
     """
 
     def __init__(self, params: Flat, *, cfg: Config, stories: Any, stages: Any, max_lr: float = 6e-3, warmup: int = 100,
                  lm: float = 0.0, truncate: int | None = None, recompute: bool = False, shards: int = 1,
-                 comm: Any = SINGLE, ahead: bool | None = None) -> None:
+                 comm: Any = SINGLE, ahead: bool | None = None, frozen: bool = False) -> None:
         self.params, self.cfg, self.stories, self.stages = params, cfg, stories, stages
         self.max_lr, self.warmup, self.shards, self.comm = max_lr, warmup, shards, comm
         self.options = {"cfg": cfg, "lm": lm, "truncate": truncate, "recompute": recompute}
-        self.optimizer = AdamW(params)
+        self.frozen = frozen
+        self.optimizer = FrozenBase(params) if frozen else AdamW(params)
         self.progress = Progress()
         self.ahead = get_xp(params.buffer) is not np if ahead is None else ahead
         self._made = {}                                  # (stage, step) -> the parts of the batch that was made ahead
@@ -87,8 +91,9 @@ class Trainer:
                            decay_steps=stage.steps)
         parts = self._made.pop((p.stage, p.step), None) or self._batch(p.step)
         try:
-            loss, norm, correct = train_step(self.params, self.optimizer, *parts, lr=lr, comm=self.comm,
-                                             meanwhile=self._make_ahead, **self.options)
+            with only_memories(self.params) if self.frozen else nullcontext():
+                loss, norm, correct = train_step(self.params, self.optimizer, *parts, lr=lr, comm=self.comm,
+                                                 meanwhile=self._make_ahead, **self.options)
         except NotFinite as error:
             raise NotFinite(f"step {p.step}: {error}") from None
         metrics = {"step": p.step, "stage": stage.name, "loss": loss, "accuracy": float(correct.mean()), "norm": norm,

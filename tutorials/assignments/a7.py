@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.baselines import baseline
 from tinylm2 import decoding
 from tinylm2.cli.console import Parser, command, whole
 from tinylm2.data import (
@@ -294,7 +293,7 @@ TESTS = [Test(*test) for test in (
 class A7(OwnMemory):
     """The assignment; its worker holds a memory."""
 
-    client = MemoryClient
+    client, limits = MemoryClient, LIMITS
 
 
 ASSIGNMENT = A7("a7", "a memory of your own", (Unit(tuple(f"{FILE}.{name}" for name in NEEDED), tuple(TESTS)),))
@@ -413,6 +412,8 @@ def _grade(args):
 
 
 def _reference(args):
+    from experiments.baselines import baseline  # an installed package has no experiments
+
     like, models = Config(V=word_tokenizer().size), {}
     for name in RIVALS:
         models[name] = trained(baseline(name, like), show=lambda text, name=name: print(f"{name}: {text}", flush=True))

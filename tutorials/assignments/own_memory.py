@@ -6,7 +6,6 @@ the worker. They see rows, states and parameters, and no token. What they return
 
 import ast
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
 
@@ -43,7 +42,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Config:
-    """As in the library, without the memories."""
+    """Sizes of a model, as in the library."""
 
     V: int
     D: int = 32
@@ -53,14 +52,15 @@ class Config:
     F: int = 78
     N: int = 16
     T: int = 32
-    memory: str = ""
-    memory_blocks: object = None
-    tied: bool = False
+    K: int = 0                                           # D / H where none is given
+    base: float = 10000.0                                # of RoPE
+    scaling: object = None
+    eps: float = 1e-5                                    # of the norms
 
-    @property
-    def K(self) -> int:
-        return self.D // self.H
+    def __post_init__(self):
+        object.__setattr__(self, "K", self.K or self.D // self.H)
 '''
+LETTERS = "VDLHGFNTK"
 
 
 class OwnMemory(Assignment):
@@ -97,7 +97,7 @@ class MemoryClient(Client):
 
     def declared(self, cfg):
         """{"params", "state", "vectors"}: shapes and numbers, checked.  Raises Failed."""
-        found = self.ask("function", file=FILE, name="declared", arguments=(asdict(cfg),))
+        found = self.ask("function", file=FILE, name="declared", arguments=(_letters(cfg),))
         for kind, function in (("params", "param_shapes"), ("state", "state_shapes")):
             shapes = found.get(kind) if isinstance(found, dict) else None
             if not isinstance(shapes, dict) or not all(map(_shape, shapes.values())):
@@ -123,6 +123,10 @@ class MemoryClient(Client):
 
 def _shape(shape):
     return isinstance(shape, tuple | list) and len(shape) <= 4 and all(type(n) is int and 0 < n < 10**5 for n in shape)
+
+
+def _letters(cfg):
+    return {letter: getattr(cfg, letter) for letter in LETTERS}
 
 
 def _size(shape):
@@ -202,7 +206,7 @@ class Remote:
 
     def _forward(self, name, inputs, *, cfg, **constants):
         slot, self.slots = self.slots, self.slots + 1
-        outputs = self.client.forward(slot, name, inputs, cfg=asdict(cfg), **constants)
+        outputs = self.client.forward(slot, name, inputs, cfg=_letters(cfg), **constants)
         return outputs, (slot, inputs[-1])
 
     def begin(self):

@@ -82,10 +82,14 @@ class Carry(Walk):
         return True
 
     def give(self, person: Any) -> bool:
+        """Give a thing to somebody near. Directly after a gift only the same thing is given, onwards."""
         near = [other for other in self.people if other != person and self.at[other] == self.at[person]]
-        if not self.holds[person] or not near:
+        _, last, given = self.topics[-1] if self.topics else (None, None, None)
+        things = [thing for thing in self.holds[person] if not given or thing == last]
+        if not things or not near:
             return False
-        thing, receiver = self.let_go(person), self.rng.choice(near)
+        thing, receiver = self.rng.choice(things), self.rng.choice(near)
+        self.holds[person].remove(thing)
         self.holds[receiver].append(thing)
         self.handle(person, thing, f"{self.rng.choice(GAVE)} the {thing} to {receiver}", receiver)
         return True

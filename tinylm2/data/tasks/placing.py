@@ -105,34 +105,47 @@ class PositionalReasoning(Map):
 
 
 @task("qa19", "path finding")
-class PathFinding(Map):
-    """A way of two steps, and three rooms beside it."""
+class PathFinding(World):
+    """A way of two steps, and three rooms beside it. Two of these may lie in one place: no way leads through them.
 
+    `beside` holds, for every room, its neighbours by their direction; `line` has the line that told of two neighbours.
+    """
+
+    questions = 1
     pace = most = 5
+    pause = False
     least = 2
-    step_last = .27                                      # how often, beyond chance, a step of the way is told last
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         start, middle, goal, *others = rng.shuffled(HOUSE)
         self.stops = start, middle, goal
-        self.at[start] = 0, 0
-        self.way = [self.put_somewhere(middle, (start,)), self.put_somewhere(goal, (middle,))]
-        steps = self.facts[:]
+        self.beside, self.line = {start: {}}, {}
+        self.way = [self.add(middle, (start,)), self.add(goal, (middle,))]
         for room in others:
-            self.put_somewhere(room, self.stops)
-        self.facts = rng.shuffled(self.facts)
-        if rng.bernoulli(self.step_last):
-            last = rng.choice(steps)
-            self.facts.remove(last)
-            self.facts.insert(0, last)
+            self.add(room, self.stops)
 
-    def put_somewhere(self, room: Any, neighbours: Any) -> Any:
-        """Put a room in any free place next to one of these; the direction."""
+    def add(self, room: Any, neighbours: Any) -> Any:
+        """Put a room on any free side of one of these; the direction."""
         while True:
-            direction = self.rng.choice(list(COMPASS))
-            if self.put(room, direction, self.rng.choice(neighbours)):
+            other, direction = self.rng.choice(neighbours), self.rng.choice(list(COMPASS))
+            if direction not in self.beside[other]:
+                self.beside[other][direction] = room
+                self.beside[room] = {OPPOSITE[direction]: other}
                 return direction
+
+    def happen(self) -> bool:
+        """Tell of any room how it lies to one of its neighbours. So a room with one neighbour is often told of first in
+        its fact: it has no other one to be told of."""
+        if len(self.line) == 2 * self.most:
+            return False
+        while True:
+            room = self.rng.choice(HOUSE)
+            direction, other = self.rng.choice(list(self.beside[room].items()))
+            if (room, other) not in self.line:
+                line = self.tell(f"The {room} is {OPPOSITE[direction]} of the {other}.", room)
+                self.line[room, other] = self.line[other, room] = line
+                return True
 
     def question(self, _: Any) -> Any:
         start, middle, goal = self.stops
@@ -150,6 +163,7 @@ class SizeReasoning(World):
     pace = 5
     pause = False
     least = 2
+    tries = 32                                           # to find something to ask, before more facts are told
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
@@ -161,14 +175,20 @@ class SizeReasoning(World):
         text = self.rng.choice((f"The {small} fits inside the {large}.", f"The {large} is bigger than the {small}."))
         self.topics.append((large, small, self.tell(text)))
 
+    def inquire(self) -> bool:
+        return any(self.question(self.rng.choice(self.topics)) for _ in range(self.tries))
+
     def question(self, fact: Any) -> Any:
-        """Ask what follows from this fact and the first one that goes on from it, at either end."""
-        for other in self.topics:
-            for (large, middle, upper), (same, small, lower) in ((fact, other), (other, fact)):
-                if middle == same:
-                    return self.ask(*self.rng.choice((
-                        (f"Is the {large} bigger than the {small}?", "yes", upper, lower),
-                        (f"Is the {small} bigger than the {large}?", "no", lower, upper),
-                        (f"Does the {small} fit in the {large}?", "yes", lower, upper),
-                        (f"Does the {large} fit in the {small}?", "no", upper, lower))))
-        return False
+        """Ask what follows from this fact and the first other one that names its smaller thing, where that is the
+        larger there; or its larger thing, where that is the smaller there."""
+        end = self.rng.choice((0, 1))                    # the end of `fact` from which another fact may go on
+        other = next((told for told in self.topics if told is not fact and fact[1 - end] in told[:2]), fact)
+        if other[end] != fact[1 - end]:
+            return False
+        large, small = (fact if end == 0 else other)[0], (other if end == 0 else fact)[1]
+        lines = fact[2], other[2]
+        return self.ask(*self.rng.choice((
+            (f"Is the {large} bigger than the {small}?", "yes", *lines),
+            (f"Does the {small} fit in the {large}?", "yes", *lines)) if end == 0 else (
+            (f"Is the {small} bigger than the {large}?", "no", *lines),
+            (f"Does the {large} fit in the {small}?", "no", *lines))))

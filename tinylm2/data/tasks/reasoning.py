@@ -26,22 +26,25 @@ class BasicDeduction(World):
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
-        self.waiting = rng.shuffled(self.names)
+        self.waiting = list(self.names)
         self.fear = {}                                   # kind -> (what it fears, line)
 
     def happen(self) -> bool:
-        """Of any kind, first what it fears is told, then who is one."""
-        open_kinds = list(PLURAL) if self.waiting else [kind for kind in PLURAL if kind not in self.fear]
-        if not open_kinds:
-            return False
-        kind = self.rng.choice(open_kinds)
-        if kind in self.fear:
-            name = self.waiting.pop()
-            self.topics.append((name, kind, self.tell(f"{name} is a {kind}.")))
-        else:
-            fear = self.rng.choice([other for other in PLURAL if other != kind])
-            self.fear[kind] = fear, self.tell(f"{PLURAL[kind].capitalize()} are afraid of {PLURAL[fear]}.")
-        return True
+        """Tell of anybody or any kind that nothing was told of yet. Who is of a kind comes after what that kind fears:
+        whoever would come before it is drawn anew."""
+        while True:
+            untold = [*self.waiting, *(kind for kind in PLURAL if kind not in self.fear)]
+            if not untold:
+                return False
+            one, kind = self.rng.choice(untold), self.rng.choice(list(PLURAL))
+            if one in PLURAL:
+                fear = self.rng.choice([other for other in PLURAL if other != one])
+                self.fear[one] = fear, self.tell(f"{PLURAL[one].capitalize()} are afraid of {PLURAL[fear]}.")
+                return True
+            if kind in self.fear:
+                self.waiting.remove(one)
+                self.topics.append((one, kind, self.tell(f"{one} is a {kind}.")))
+                return True
 
     def question(self, topic: Any) -> Any:
         name, kind, line = topic

@@ -1,0 +1,195 @@
+"""`train --from RUN --text FILE --freeze base`: a memory learns inside a model that stays as it is."""
+
+import numpy as np
+import pytest
+
+from tests.support import llamas
+from tinylm2.__main__ import main
+from tinylm2.data import Rng, Stories, TextSampler
+from tinylm2.errors import BadInput
+from tinylm2.flat import Flat
+from tinylm2.interop.import_model import import_model
+from tinylm2.optim import AdamW
+from tinylm2.recurrence import story_backward, story_forward
+from tinylm2.training import run_dir
+from tinylm2.training.frozen import FrozenBase, memory_names, only_memories
+
+TEXT = "Mary moved to the garden. John went to the office. Where is Mary? Sandra got the milk there. " * 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return llamas.folder(tmp_path_factory.mktemp("hf"), llamas.llama())
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    main(["import", str(folder), "--out", str(tmp_path / "run"), "--memory", "lm2", "--slots", "4", "--segment", "16"])
+    return tmp_path / "run"
+
+
+def trained(run, out, *more):
+    return main(["train", "--from", str(run), "--text", str(run.parent / "text.txt"), "--out", str(out), "--steps", "4",
+                 "--segments", "2", "--batch", "2", "--lr", "0.01", "--device", "cpu", *more])
+
+
+def test_only_the_memory_moves(run, tmp_path):
+    assert trained(run, tmp_path / "out", "--freeze", "base") == 0
+    before, after = (run_dir.load(path)[0].params for path in (run, tmp_path / "out"))
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    assert moved <= set(memory_names(before))
+    assert {"blocks.0.mem.Wv", "blocks.1.mem.bout", "blocks.0.mem.Win"} <= moved
+
+
+def test_without_freeze_all_of_it_moves(run, tmp_path):
+    assert trained(run, tmp_path / "out") == 0
+    before, after = (run_dir.load(path)[0].params for path in (run, tmp_path / "out"))
+    assert (before["blocks.0.attn.Wqkv"] != after["blocks.0.attn.Wqkv"]).any()
+    assert (before["embed.W"] != after["embed.W"]).any()
+
+
+def test_a_text_run_resumes_bit_for_bit(run, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trained(run, whole, "--freeze", "base")
+    trained(run, cut, "--freeze", "base", "--save-every", "2")
+    (cut / "model.npz").unlink()
+    (cut / "model.previous.npz").rename(cut / "model.npz")
+    assert run_dir.load(cut)[2]["step"] in (2, 4)
+    assert main(["train", "--resume", "--out", str(cut), "--text", str(run.parent / "text.txt")]) == 0
+    (one, moments, _), (other, theirs, _) = run_dir.load(whole), run_dir.load(cut)
+    assert one.params.buffer.tobytes() == other.params.buffer.tobytes()
+    assert moments["v"].tobytes() == theirs["v"].tobytes()
+
+
+def test_a_resumed_run_opens_its_text_only_where_it_is_named_again(run, tmp_path, capsys):
+    trained(run, tmp_path / "out")
+    assert main(["train", "--resume", "--out", str(tmp_path / "out")]) == 2
+    assert "--text: found a run that was trained with" in capsys.readouterr().err
+
+
+def test_frozen_gradients_are_the_memory_s_own(folder):
+    """Inside, the memories' gradients are bit for bit those of the whole backward, and all others are zero."""
+    model = import_model(folder, memory="lm2", slots=4, segment=8)
+    for name, W in model.params.items():
+        W += np.random.default_rng(len(name)).normal(0, 0.1, W.shape).astype("f4") * (".mem." in name)
+    logits, cache = story_forward(model.params, ids=np.arange(40).reshape(2, 20), cfg=model.cfg)
+    upstream = np.random.default_rng(0).standard_normal(logits.shape).astype("f4")
+    expected, names = story_backward(upstream, cache), memory_names(model.params)
+    with only_memories(model.params):
+        from tinylm2 import recurrence
+
+        found = recurrence.story_backward(upstream, cache)
+    for name in found:
+        if name in names:
+            assert np.abs(found[name] - expected[name]).max() <= 1e-6 * np.abs(expected[name]).max(), name
+        else:
+            assert not found[name].any(), name
+    assert (story_backward(upstream, cache).buffer == expected.buffer).all()     # outside, everything is as before
+
+
+def test_a_frozen_step_is_adamw_s_on_the_memory_alone(folder):
+    model = import_model(folder, memory="lm2", slots=4, segment=8)
+    params, names = model.params, memory_names(model.params)
+    part = Flat({name: params.shapes[name] for name in names}, np, "float32")
+    rng, plain, frozen = np.random.default_rng(0), AdamW(part), FrozenBase(params)
+    for name in names:
+        part[name][...] = params[name]
+    before = params["embed.W"].copy()
+    for _ in range(3):
+        grads = params.like(rng.standard_normal(params.buffer.size).astype("f4"))
+        mine = part.like(np.concatenate([grads[name].ravel() for name in sorted(
+            names, key=lambda name: len(params.shapes[name]) < 2)]))
+        frozen.step(params, grads, 1e-2)
+        plain.step(part, mine, 1e-2)
+    assert all((params[name] == part[name]).all() for name in names)
+    assert (params["embed.W"] == before).all()
+    assert frozen.t == 3
+
+
+def test_rows_of_a_text_depend_on_seed_step_and_row_alone():
+    sampler, stories = TextSampler(2, 8, np.arange(100)), Stories((), tokenizer=None, filler=None, seed=5)
+    batch = sampler.batch(stories, 3, 4)
+    assert batch.ids.shape == (4, 16)
+    assert (batch.targets == batch.ids + 1).all()
+    half = sampler.batch(stories, 3, 4, shard=1, shards=2)
+    assert (half.ids == batch.ids[2:]).all()
+    assert (batch.ids[:, 0] != sampler.batch(stories, 4, 4).ids[:, 0]).any()
+    assert isinstance(stories.rng(0, 1), Rng)
+
+
+def test_a_text_too_short_for_a_row_is_refused():
+    with pytest.raises(BadInput, match="found 16 tokens, expected at least 17, a row of 2 segments of 8"):
+        TextSampler(2, 8, np.arange(16))
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (["--hidden-size", "64"], "--hidden-size: found 64, expected 48"),
+    (["--segments", "99"], "a row of 99 segments"),
+    (["--freeze", "all"], "invalid choice"),
+    (["--batch", "3", "--shards", "2"], "divides a batch of 3 rows"),
+], ids=str)
+def test_settings_that_do_not_fit_are_one_line(run, tmp_path, capsys, more, said):
+    assert trained(run, tmp_path / "out", *more) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out/model.npz").exists()
+
+
+def test_text_without_a_run_and_a_frozen_base_without_a_memory_are_refused(run, folder, tmp_path, capsys):
+    text = str(run.parent / "text.txt")
+    assert main(["train", "--text", text, "--out", str(tmp_path / "a")]) == 2
+    assert "found no --from" in capsys.readouterr().err
+    assert main(["train", "--from", str(run), "--out", str(tmp_path / "a")]) == 2
+    assert "--from: found no --text" in capsys.readouterr().err
+    main(["import", str(folder), "--out", str(tmp_path / "plain"), "--segment", "16"])
+    capsys.readouterr()
+    assert main(["train", "--from", str(tmp_path / "plain"), "--text", text, "--out", str(tmp_path / "b"), "--segments",
+                 "2", "--freeze", "base"]) == 2
+    assert "--freeze base: found a model without a memory's parameters" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- generate, perplexity
+
+
+def test_generate_prints_as_it_comes_and_perplexity_says_what_the_memory_is_worth(run, capsys):
+    capsys.readouterr()
+    assert main(["generate", str(run), "Mary moved", "--tokens", "30"]) == 0
+    out, error = capsys.readouterr()
+    model = run_dir.load(run)[0]
+    assert out == f"Mary moved{model.generate('Mary moved', tokens=30)}\n"
+    assert "tokens per second" in error
+    assert main(["perplexity", str(run), "--text", str(run.parent / "text.txt")]) == 0
+    losses, frozen = (model.surprise(TEXT.strip(), frozen=frozen).mean() for frozen in (False, True))
+    out = capsys.readouterr().out
+    assert f"{losses:.4f}" in out
+    assert f"{frozen:.4f}" in out
+
+
+def test_drawn_tokens_come_from_their_seed(run):
+    model = run_dir.load(run)[0]
+    one, same, other = (model.generate("Mary", tokens=12, temperature=1.0, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+    assert model.generate("Mary", tokens=12, temperature=1.0, top_p=1e-9) == model.generate("Mary", tokens=12)
+
+
+@pytest.mark.parametrize("length", [2, 16, 17, 33, 40])
+def test_the_surprise_of_a_text_is_the_loss_of_each_token(run, length):
+    model = run_dir.load(run)[0]
+    ids = np.random.default_rng(0).integers(0, 300, length)
+    logits, _ = story_forward(model.params, ids=ids[None], cfg=model.cfg)
+    z = logits[0, :-1].astype(np.float64)
+    expected = np.log(np.exp(z).sum(-1)) - z[np.arange(length - 1), ids[1:]]
+    found = model.surprise(ids.tolist())
+    assert found.shape == (length - 1,)
+    assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("more", [
+    ["--temperature", "nan"], ["--temperature", "-1"], ["--top-p", "1.5"], ["--tokens", "0"]])
+def test_bad_options_of_generate_are_one_line(run, capsys, more):
+    capsys.readouterr()
+    assert main(["generate", str(run), "Mary", *more]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
