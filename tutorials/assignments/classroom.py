@@ -322,7 +322,7 @@ def alike(one, other):
 def _published(given):
     """(where, pieces) of the functions that students can read: the library's, and those of the lessons and the folds in
     them, without what the handout gives."""
-    lessons = [*sorted(HERE.parent.glob("[0-9][0-9]_*.py")), HERE.parent / "lm2_on_one_page.py", HERE / "plain.py"]
+    lessons = [*sorted(HERE.parent.glob("[0-9][0-9]_*.py")), HERE.parent / "lm2_on_one_page.py"]
     for path in [*sorted(handout.LIBRARY.rglob("*.py")), *filter(Path.exists, lessons)]:
         text = path.read_text(encoding="utf-8")
         folds = re.findall(r"^# ```python\n(.*?)^# ```", text, flags=re.DOTALL | re.MULTILINE)
