@@ -9,14 +9,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tutorials.assignments import client, handout
+from tutorials.assignments import client, handout, wrong_solutions
 from tutorials.assignments.__main__ import main
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 from tutorials.assignments.test_graded import reports, test_graded, written  # noqa: F401  tests here, too
@@ -24,7 +23,7 @@ from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = list(ASSIGNMENTS)
-SAMPLE = WRONG_SOLUTIONS[::6]                            # in this file; run_wrong_solutions takes all
+SAMPLE = WRONG_SOLUTIONS[::9]                            # in this file; run_wrong_solutions takes all
 QUICK = client.Limits(seconds=2.0)       # for those that are known to run into a limit
 
 
@@ -289,7 +288,7 @@ def test_bad_input_leaves_with_status_2_and_one_line(arguments, said, capsys):
 def test_there_are_enough_wrong_solutions_and_each_is_its_own():
     for name in NAMES:
         assert sum(wrong.assignment == name for wrong in WRONG_SOLUTIONS) >= 6
-    assert len({str(wrong) for wrong in WRONG_SOLUTIONS}) == len(WRONG_SOLUTIONS) >= 36
+    assert len({str(wrong) for wrong in WRONG_SOLUTIONS}) == len(WRONG_SOLUTIONS) >= 200
     for wrong in WRONG_SOLUTIONS:
         ast.parse(wrong.text())
 
@@ -299,20 +298,14 @@ def test_a_wrong_solution_loses_points_and_the_report_says_why(wrong, tmp_path):
     report = wrong.grade(tmp_path, seed=1, limits=QUICK)
     assert report.points < report.out_of
     assert wrong.explained(report), str(report)
+    assert not wrong.misled(report), str(report)
 
 
 def run_wrong_solutions(seed=0, show=print):
-    """All wrong solutions: 1 when one loses no points, or when the feedback is true for fewer than 80 %."""
-    explained, missed = 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        for wrong in WRONG_SOLUTIONS:
-            report = wrong.grade(Path(folder), seed=seed)
-            explained += wrong.explained(report)
-            missed += report.points == report.out_of
-            if report.points == report.out_of or not wrong.explained(report):
-                show(f"{wrong}: {report.points} of {report.out_of} points\n{report}")
-    show(f"{len(WRONG_SOLUTIONS)} wrong solutions, {explained} explained truly, {missed} not found")
-    return 1 if missed or explained < 0.8 * len(WRONG_SOLUTIONS) else 0
+    """All wrong solutions: 1 when one loses no points, when the feedback of one misleads, or when it is right for fewer
+    than 95 %."""
+    right, misleading, missed = wrong_solutions.measure(WRONG_SOLUTIONS, seed=seed, verbose=True, show=show)
+    return 1 if missed or misleading or right < 0.95 * len(WRONG_SOLUTIONS) else 0
 
 
 run_bank = run_wrong_solutions                           # the name that tests/full.py uses

@@ -470,8 +470,14 @@ def _slice_of(wrong):
     for axis, length in enumerate(wrong.shape):
         hit = np.flatnonzero(wrong.any(tuple(i for i in range(wrong.ndim) if i != axis)))
         if len(hit) < length:
-            places.append(f"{', '.join(map(str, hit))} of axis {axis}")
+            places.append(f"{_runs(hit)} of axis {axis}")
     return f", all at {' and '.join(places)}" if places else ""
+
+
+def _runs(numbers):
+    """Whole numbers in words, three and more in a row as "2 to 5"."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 # --------------------------------------------------------------------------------------------------------------- report

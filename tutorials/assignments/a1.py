@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from tutorials.assignments import feedback
+from tutorials.assignments import feedback, trying
 from tutorials.assignments.checks import ROUNDS, Assignment, Pair, Test, Unit, call
+from tutorials.assignments.context import curve
 
 # -------------------------------------------------------------------------------------------------- central_differences
 
@@ -18,14 +19,37 @@ def _drawn(ctx, eps, entries=False):
 
 def _differences_are_right(ctx):
     for _ in range(ROUNDS):
-        arguments = _drawn(ctx, 1e-4)
-        found, truth = ctx.student("slopes", **arguments), ctx.truth("slopes", **arguments)
-        if text := feedback.array("slopes", found["slopes"], truth["slopes"]):
-            yield from _where_it_looked(arguments, found["seen"])
-            if np.shape(found["slopes"]) == (4,) and np.allclose(found["slopes"], 2 * truth["slopes"]):
+        draws = [_measured(ctx), _measured(ctx)]
+        arguments, found, truth = draws[0]
+        letters = [dict(zip("TD", one["x"].shape, strict=True), eps=one["eps"]) for one, _, _ in draws]
+        how = feedback.How(letters[0], again={"slopes": draws[1][1:]}, letters_again=letters[1])
+        text = feedback.array("slopes", found, truth, how)
+        if text:
+            yield from feedback.explanations(trying.explain(*map(_slope_trial, draws)))
+            yield from _where_it_looked(arguments, ctx.student("slopes", **arguments)["seen"])
+            if np.shape(found) == (4,) and np.allclose(found, 2 * truth):
                 text = "slopes is wrong by the factor 2: the two places are 2 eps apart"
             yield text
             return
+
+
+def _measured(ctx):
+    """(arguments, the student's slopes, the right ones)"""
+    arguments = _drawn(ctx, 1e-4)
+    return arguments, ctx.student("slopes", **arguments)["slopes"], ctx.truth("slopes", **arguments)["slopes"]
+
+
+def _slope_trial(draw):
+    arguments, found, truth = draw
+
+    def measured(function):
+        x = arguments["x"].copy()
+        return {"slopes": function(lambda: curve(arguments["weights"], x), x, arguments["moves"],
+                                   eps=arguments["eps"])}
+
+    runs = ((text, lambda function=function: measured(function))
+            for text, function in trying.changed("central_differences"))
+    return runs, {"slopes": found}, {"slopes": truth}
 
 
 def _where_it_looked(arguments, seen):
@@ -106,23 +130,43 @@ def _worst_is_right(ctx, scale=()):
     d = ctx.draw()
     shape = d.lengths("TD")
     slopes = d(*shape, std=3)
+    slopes.flat[d.number(0, slopes.size - 1)] = -12.5    # the largest is negative: its sign must not matter
+    tried = []
     for sign in (1, -1):                                 # farthest above, then farthest below
         analytic = slopes + d(*shape, std=0.1)
         analytic.flat[d.number(0, slopes.size - 1)] += 2 * sign
         found, truth = _worst(ctx, analytic, slopes, *scale)
+        if isinstance(found, tuple):
+            tried.append(_worst_trial(found, truth, analytic, slopes, *scale))
         if isinstance(found, str):
             yield found
         elif found[1] != truth[1]:
+            number = np.ravel_multi_index(truth[1], slopes.shape)
+            if found[1] == np.unravel_index(number, slopes.shape[::-1]):
+                yield (f"index is wrong: {found[1]} counts to the entry {number} along axes of another order, "
+                       f"expected {truth[1]} in an array {slopes.shape}")
+            yield from feedback.explanations(trying.explain(*tried[-1:]))
             yield (f"index is wrong: {found[1]}, expected {truth[1]}, where analytic is farthest "
                    f"{'above' if sign > 0 else 'below'} the slopes" + ("" if sign > 0 else ": is abs missing?"))
         elif text := feedback.array("error", np.float64(found[0]), np.float64(truth[0])):
             away = abs(analytic - slopes)[found[1]]
+            yield from feedback.explanations(trying.explain(*tried[-1:]))
             yield text + (": is it relative to the scale?" if np.isclose(found[0], away) else
                           ": is it relative to the slope there, and not to the largest?"
                           if np.isclose(found[0], away / abs(slopes[found[1]])) else "")
         else:
             continue
         return
+
+
+def _worst_trial(found, truth, *arguments):
+    """For `trying.explain`: a worst_entry with a mistake, asked the same."""
+    def named(result):
+        return {"error": np.float64(result[0]), "index": np.array(result[1])}
+
+    runs = ((text, lambda function=function: named(function(*arguments)))
+            for text, function in trying.changed("worst_entry"))
+    return runs, named(found), named(truth)
 
 
 def _nan_is_infinite(ctx):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tutorials.assignments import feedback
 from tutorials.assignments.checks import Assignment, Pair, Unit, call, first_output, influence, shares_of
 
 
@@ -43,8 +44,8 @@ def _turned_by(ctx, pair, inputs, constants, way):
 
 
 ROPE = Pair("ops", "rope", ("y",), draws={
-    "plain": _turned(), "from a later position": _turned(start=11), "all at one position": _turned(start=5, step=0),
-    "large": lambda d: call(d(8, 128, 8, 16)),
+    "plain": _turned(), "from a later position": _turned(start=11, step=2),
+    "all at one position": _turned(start=5, step=0), "large": lambda d: call(d(8, 128, 8, 16)),
 }, looks={"plain": (_keeps_lengths,)}, looks_back=(_turns_back,))
 
 
@@ -97,6 +98,19 @@ def _grouped(ctx, pair, inputs, constants):
                 return
 
 
+def _heads_add_up(ctx, pair, inputs, constants, upstreams, gradients):
+    """A key head was used by R query heads: dk is the sum of their shares, and not one of them."""
+    q, k, _ = inputs
+    R = q.shape[2] // k.shape[2]
+    for r in range(R) if R > 1 and isinstance(gradients, tuple) and len(gradients) == 3 else ():
+        only = upstreams[0] * (np.arange(q.shape[2]) % R == r)[:, None]
+        alone = ctx.truth("pair", **pair.call(inputs, constants, upstreams=(only,)))["gradients"]
+        names = [name for name, a, n in zip(("dk", "dv"), gradients[1:], alone[1:], strict=True)
+                 if isinstance(a, np.ndarray) and feedback.same(a, n)]
+        if names:
+            yield f"{' and '.join(names)}: only query head {r} of each group is in it, and all {R} must be added up"
+
+
 SEES = influence("k", "v", at="place", out="place")
 ATTEND = Pair("ops", "attend", ("y",), draws={
     "plain": _asked(), "causal": _asked(causal=True), "padded": _asked(padded=True),
@@ -104,7 +118,7 @@ ATTEND = Pair("ops", "attend", ("y",), draws={
     "causal, the last rows ask": _asked(causal=True, last=True), "large scores": _asked(sharp=True),
     "large": _long,
 }, looks={"plain": (_shares, SEES), "causal": (SEES,), "padded": (SEES,), "causal and padded": (SEES,),
-          "causal, the last rows ask": (SEES,), "grouped heads": (_grouped,)},
+          "causal, the last rows ask": (SEES,), "grouped heads": (_grouped,)}, looks_back=(_heads_add_up,),
    questions={"sqrt(K)": "did you scale the scores?", "1/sqrt(K)": "did you scale twice?",
               "K": "did you scale the scores by sqrt(K), once?"})
 

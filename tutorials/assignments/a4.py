@@ -34,7 +34,8 @@ def _shares(ctx, pair, inputs, constants):
     elif text := shares_of(P, q @ k.transpose(0, 2, 1) / K**0.5, letters={"K": K}, rows="a token"):
         yield f"Emem: {text}"
     elif not np.allclose(Emem, first_output(ctx, pair, (n, Mn, Wq, Wk, Wv), {"heads": heads})[1]):
-        yield "Emem: the shares of a token are not those of its own scores: what are queries and keys made of?"
+        yield ("Emem: the shares of a token in a head are not those of its scores in that head: head h must have the "
+               "columns h K to (h + 1) K of n Wq and of Mn Wk")
 
 
 READ = Pair("memories/lm2", "cross_attention", ("Emem",),
@@ -61,7 +62,9 @@ def _gate_shuts(ctx, pair, inputs, constants):
             (+60.0, x + a + Emem, "with the gate wide open (bout = +60), y must be x + a + Emem")):
         y, _ = first_output(ctx, pair, (x, a, Emem, Wout * 0.1, np.full_like(bout, bias)), constants)
         if y is not None and not np.allclose(y, expected):
-            yield f"{text}, and is not: what does the gate multiply?"
+            other = x + a + Emem if bias < 0 else x + a
+            yield f"{text}, and is not" + (f": it is what bout = {-bias:g} must give, so bout acts the other way round"
+                                           if np.allclose(y, other) else "")
 
 
 def _gate_asks_Emem(ctx, pair, inputs, constants):

@@ -78,19 +78,36 @@ def _many_gates(d):
 
 
 def _opens_and_shuts(ctx, pair, inputs, constants):
-    """Gates far open and far shut leave nothing but the old bank, or nothing but the new content."""
+    """Gates far open and far shut leave nothing but the old bank, or nothing but the new content; half open, half of
+    it."""
     R, M, *W = inputs
     W = [w * 0.1 for w in W]
-    for bin, bforget, expected, text in (
-            (-60.0, 60.0, M, "input gate shut and forget gate open (bin = -60, bforget = +60), M' must be M"),
-            (60.0, -60.0, np.tanh(R), "input gate open and forget gate shut (bin = 60, bforget = -60), M' must be "
-                                      "tanh(R)")):
-        W[1], W[3] = np.full_like(W[1], bin), np.full_like(W[3], bforget)
-        found, _ = first_output(ctx, pair, (R, M, *W), constants)
-        if found is not None and not np.allclose(found, expected):
-            other = np.tanh(R) if expected is M else M
-            yield f"with {text}, and is not" + (
-                ": it is the other one, are the gates swapped?" if np.allclose(found, other) else "")
+    corners = {(-60, 60): M, (60, -60): np.tanh(R), (-60, -60): 0 * M, (60, 60): np.tanh(R) + M}
+    for (bin, bforget), name in (((-60, 60), "M"), ((60, -60), "tanh(R)")):
+        found, _ = _gates_at(ctx, pair, R, M, W, bin, bforget)
+        if found is not None and not np.allclose(found, corners[bin, bforget]):
+            text = (f"with input gate {_state(bin)} and forget gate {_state(bforget)} (bin = {bin}, bforget = "
+                    f"{bforget}), M' must be {name}, and is not")
+            seen = next((corner for corner, value in corners.items() if np.allclose(found, value)), None)
+            ways = {(-bin, -bforget): ": it is the other one, are the gates swapped?",
+                    (-bin, bforget): f": the input gate is {_state(-bin)}, so bin acts the other way round",
+                    (bin, -bforget): f": the forget gate is {_state(-bforget)}, so bforget acts the other way round"}
+            yield text + ways.get(seen, "")
+    W[0] = 0 * W[0]
+    found, _ = _gates_at(ctx, pair, R, M, W, 0, -60)
+    if found is not None and not np.allclose(found, np.tanh(R) / 2):
+        yield ("with the input gate half open (Win = 0, bin = 0) and the forget gate shut, M' must be tanh(R)/2, and "
+               "is not: what comes in must be the gate times tanh(R)")
+
+
+def _gates_at(ctx, pair, R, M, W, bin, bforget):
+    """M' where the biases have these values."""
+    W = W[0], np.full_like(W[1], bin), W[2], np.full_like(W[3], bforget)
+    return first_output(ctx, pair, (R, M, *W), {})
+
+
+def _state(bias):
+    return "open" if bias > 0 else "shut"
 
 
 UPDATE = Pair("memories/lm2", "memory_update", ("M'",), draws={"plain": _gated, "large": _many_gates},

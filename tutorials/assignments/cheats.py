@@ -78,6 +78,7 @@ def rmsnorm_backward(dy, cache):
 honest_forward, honest_backward = rmsnorm_forward, rmsnorm_backward
 """
 FORWARD = 18                                             # points of a right rmsnorm_forward
+DG = 14                                                  # and of a right dg beside a wrong dx
 
 FIND = """
 import sys
@@ -742,7 +743,7 @@ RETURNED = (
 def rmsnorm_backward(dy, cache):
     dx, dg = honest_backward(dy, cache)
     return np.zeros((2,) * 20 + (1,) * 12), dg
-""", "rmsnorm_backward: dx is array with 32 axes", earned=FORWARD),
+""", "rmsnorm_backward: dx is array with 32 axes", earned=FORWARD + DG),
     Cheat("returns a gradient of 8 axes that are worth a search", """
 {honest}
 
@@ -750,7 +751,7 @@ def rmsnorm_backward(dy, cache):
 def rmsnorm_backward(dy, cache):
     dx, dg = honest_backward(dy, cache)
     return np.zeros((2,) * 6 + dx.shape)[..., :1], dg
-""", r"rmsnorm_backward: dx (has shape \(2, 2|is array with)", earned=FORWARD),
+""", r"rmsnorm_backward: dx (has shape \(2, 2|is array with)", earned=FORWARD + DG),
     _returned("returns as many bytes as a message may have", "np.zeros(3 << 20)", "rmsnorm_forward: y has shape",
               limits=Limits()),
     _returned("returns an array that is huge and holds one number", "np.broadcast_to(x[0, 0, 0], (10**6, 10**6))",
@@ -893,7 +894,7 @@ class AdamW(AdamW):
         params.buffer = params.buffer.copy()
         params.matrices = params.buffer[:params.matrices.size]
         super().step(params, grads, lr)
-""", "AdamW.step: params(.buffer is another array| is wrong)", assignment="a6", unit=2, earned=12, write=_solved),
+""", "AdamW.step: (params.buffer is another array|update is wrong)", assignment="a6", unit=2, earned=12, write=_solved),
     Cheat("counts its steps in words", """
 class AdamW(AdamW):
     def step(self, params, grads, lr):

@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from tinylm2.model import Config
-from tutorials.assignments import feedback
+from tutorials.assignments import feedback, trying
 from tutorials.assignments.client import Failed, Gone
 from tutorials.assignments.context import TRUTH, Context, mapped
 
 ROUNDS = 2                                               # random shapes per test
+OWN_FORWARD = 0.75                                       # of the points: a backward right for a forward that is wrong
+DIRECTIONS = 4                                           # along which the slopes of such a forward are measured
 SLOWEST = 2.0, 100                                       # seconds for large arrays, or so often the library's own
 
 
@@ -51,6 +54,7 @@ class Assignment:
     units: tuple[Unit, ...]
     hidden: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    variants: tuple = ()                                 # what differs from the library: see variants.py
 
     @property
     def title(self):
@@ -125,47 +129,312 @@ class Pair:
 
     def _right(self, title, ctx):
         for _ in range(ROUNDS):
-            draw, inputs, constants, _ = self.drawn(ctx, title)
-            arguments = self.call(inputs, constants)
-            found, truth = ctx.student("forward", **arguments), ctx.truth("forward", **arguments)
-            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters,
-                                       questions=self.questions))
-            if wrong:
-                looks = ignored_arguments, ignored_constants, *self.looks.get(title, ())
+            found, truth, drawn = self._both(ctx, title)
+            draw, inputs, constants, _ = drawn
+            if any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
+                first, varied = (found, truth, drawn), self._varied(ctx)
+                if not self._named(*first, False):       # what is no array of the right shape is not looked at further
+                    yield from feedback.outputs(self.outputs, found["outputs"], truth["outputs"],
+                                                feedback.How(draw.letters))
+                    return
+                draws = [first, self._both(ctx, title)]
+                looks = ignored_arguments, ignored_constants, *(() if varied else self.looks.get(title, ()))
+                if varied:
+                    yield from self._is_the_librarys(found["outputs"], inputs, constants)
+                yield from self._mistake(ctx, draws)
                 yield from _first_to_speak(look(ctx, self, inputs, constants) for look in looks)
-                yield from wrong
+                yield from feedback.outputs(self.outputs, found["outputs"], truth["outputs"], self._how(draws))
                 return
+
+    def _varied(self, ctx):
+        """The variant that is asked for in the place of the library's pair, or None."""
+        return next((variant for variant in ctx.variants if variant.name == self.name), None)
+
+    def _is_the_librarys(self, found, inputs, constants):
+        """A student may have written what a lesson says."""
+        right = getattr(TRUTH[self.file], self.forward)(*inputs, **constants)[0]
+        if feedback.same(np.asarray(found[0]), right):
+            yield f"{self.outputs[0]} is what the lessons' equation gives; the sheet asks for another one"
+
+    def _both(self, ctx, title):
+        """The outputs of a draw: the student's, the right ones, and the draw itself."""
+        drawn = self.drawn(ctx, title)
+        arguments = self.call(*drawn[1:3])
+        return ctx.student("forward", **arguments), ctx.truth("forward", **arguments), drawn
+
+    def _how(self, draws, gradients=False):
+        """What helps `feedback` to name a factor: the same results of a second draw."""
+        (_, _, first), (found, truth, second) = draws
+        both = self._named(found, truth, second, gradients)
+        return feedback.How(first[0].letters, self.questions, again={
+            name: (a, both[1][name]) for name, a in both[0].items()} if both else {}, letters_again=second[0].letters)
+
+    def _named(self, found, truth, drawn, gradients):
+        """({name: array} of the student's results, and of the right ones), or None where they cannot be compared."""
+        if gradients:
+            return feedback.by_name(self.names(drawn[1]), drawn[1], found["gradients"], truth["gradients"])
+        ys, ns = found["outputs"], truth["outputs"]
+        fit = len(ys) == len(ns) and all(isinstance(n, np.ndarray) and np.shape(y) == n.shape
+                                         for y, n in zip(ys, ns, strict=True))
+        return tuple(dict(zip(self.outputs, map(np.asarray, some), strict=True)) for some in (ys, ns)) if fit else None
+
+    def _mistake(self, ctx, draws, gradients=False, given=False):
+        """The lines that say which mistake gives these results, where `trying` finds one."""
+        if self._varied(ctx):                            # what it knows is the library's equation
+            return []
+        return ctx.once(self.backward if gradients else self.forward, lambda: list(feedback.explanations(
+            trying.explain(*self._trials(draws, gradients, given)))))
+
+    def _trials(self, draws, gradients=False, given=False):
+        """(runs, found, right) of each draw, for `trying.explain`."""
+        trials = []
+        for found, truth, drawn in draws:
+            both = self._named(found, truth, drawn, gradients)
+            if not both or not hasattr(trying.plain, self.backward if gradients else self.forward):
+                return []
+            runs = self._runs_back if gradients else self._runs
+            trials.append((runs(truth, *drawn[1:], given), *both))
+        return trials
+
+    def _runs(self, truth, inputs, constants, upstreams, given):
+        trying.locked((inputs, constants))
+        return trying.of_forward(self.forward, inputs, constants,
+                                 lambda ys: dict(zip(self.outputs, map(np.asarray, ys), strict=True)))
+
+    def _runs_back(self, truth, inputs, constants, upstreams, given):
+        names = self.names(inputs)
+        real = {key: Config(**x) if key == "cfg" else x for key, x in constants.items()}
+        cache: Any = getattr(TRUTH[self.file], self.forward)(*inputs, **real)[-1] if given else self.forward
+
+        def gradients(results):
+            both = feedback.by_name(names, inputs, results, truth["gradients"])
+            return both[0] if both else {}
+
+        return trying.of_backward(self.backward, cache, inputs, real, upstreams, gradients, truth["outputs"])
 
     def right_back(self, title, points, *, given=False):
         """Are the backward's gradients right on random shapes? given: the forward is the library's."""
         return Test(self.backward, f"right, {title}", points, partial(self._right_back, title, given))
 
     def _right_back(self, title, given, ctx):
-        for drawn in [title] * ROUNDS + ["large"] * (title == "plain"):
-            draw, inputs, constants, upstreams = self.drawn(ctx, drawn)
-            arguments = self.call(inputs, constants, upstreams=upstreams)
-            began = time.monotonic()
-            truth = ctx.truth("pair", **arguments)
-            if drawn == "large":                         # in proportion, so that a fast machine helps nobody
-                ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
-            try:
-                found = self._played(ctx, given, **arguments)
-            except Gone as gone:
-                if drawn == "large":
-                    gone.final = True
-                    gone.text += " (about arrays of a real size: does it ask its forward for every number?)"
-                raise
-            if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
-                yield f"not judged yet: {self.forward} must be right first"
+        for name in [title] * ROUNDS + ["large"] * (title == "plain"):
+            found, truth, drawn = self._both_back(ctx, name, given)
+            draw, inputs, constants, upstreams = drawn
+            variant = self._varied(ctx)
+            if variant and name == "large":
+                yield from self._along_directions(variant, found, drawn)
                 return
-            wrong = list(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
-                                         letters=draw.letters, questions=self.questions))
-            if wrong:
-                looks = ignored_upstreams, *self.looks_back, one_story_alone
-                yield from _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
-                                           for look in looks)
+            if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
+                yield from self._by_its_own_forward(ctx, title)
+                return
+            if any(feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"])):
+                ctx.share = self._share(found, truth, drawn)
+                small = name != "large"                  # right on small arrays: there is no need to try
+                first = found, truth, drawn
+                fits = small and self._named(*first, True)
+                draws = [first, self._both_back(ctx, name, given) if fits else first]
+                explained = self._mistake(ctx, draws, True, given) if small else []
+                looks = ignored_upstreams, *(() if variant else self.looks_back), one_story_alone
+                said = _first_to_speak(look(ctx, self, inputs, constants, upstreams, found["gradients"])
+                                       for look in looks)
+                if title != "plain" and not explained:
+                    yield from self._only_here(ctx, title, given)
+                if small and not explained and not said:
+                    said = self._known(ctx, given, (found, truth, drawn))
+                yield from explained
+                yield from said
+                wrong = feedback.gradients(self.names(inputs), inputs, found["gradients"], truth["gradients"],
+                                           self._how(draws, True))
                 yield from sorted(wrong, key=lambda text: "zero everywhere" not in text)     # it explains the others
                 return
+
+    def _along_directions(self, variant, found, drawn):
+        """Are the gradients of large arrays right along random directions?"""
+        draw, inputs, constants, (dy,) = drawn
+        for i, (name, x) in enumerate(zip(self.names(inputs), inputs, strict=True)):
+            move = draw.rng.choice((-1.0, 1.0), x.shape)
+            a = found["gradients"][i] if isinstance(found["gradients"], tuple) else None
+            if getattr(a, "shape", None) != x.shape:
+                yield f"d{name} has not the shape {x.shape}"
+                continue
+            slope, said = variant.slope(i, move, inputs, constants, dy), float((a * move).sum())
+            if not abs(said - slope) <= 1e-9 * (np.sqrt((a**2).sum()) + abs(slope)):
+                yield (f"d{name} is wrong for large arrays: along a random direction it gives {said:.6g}, expected "
+                       f"{slope:.6g}")
+
+    def _share(self, found, truth, drawn):
+        """The part of the gradients that is right. One that is wrong by a constant factor, or by its sign, counts half;
+        one that only hands an upstream on, or must be zero, counts nothing."""
+        _, inputs, _, upstreams = drawn
+        both = feedback.by_name(self.names(inputs), inputs, found["gradients"], truth["gradients"], strict=False)
+        if not both:
+            return 0.0
+        counted = [name for name, n in both[1].items() if n.any() and not any(
+            isinstance(dy, np.ndarray) and dy.shape == n.shape and feedback.same(n, dy) for dy in upstreams)]
+        right = 0.0
+        for name, a in both[0].items():
+            if name in counted and isinstance(a, np.ndarray):
+                n = both[1][name]
+                right += 1.0 if feedback.same(a, n) else 0.5 if feedback.factor_of(a, n) is not None else 0.0
+        return right / len(counted) if counted else 0.0
+
+    def _by_its_own_forward(self, ctx, title):
+        """A backward whose forward is wrong: is it right for that forward? Then its derivation is, and most points are
+        given. Large arrays must end in their time all the same."""
+        shares = []
+        for name in [title] * ROUNDS + ["large"] * (title == "plain"):
+            both = self._both_back(ctx, name, False)
+            if name == "large":                          # it ended in its time, and that is what is asked here
+                break
+            share, wrong = self._own_share(ctx, both)
+            shares.append(share)
+            if wrong:
+                yield wrong
+                break
+        ctx.share = OWN_FORWARD * min(shares)
+        if ctx.share == OWN_FORWARD:
+            yield (f"{self.forward} is wrong; all gradients are right in spite of that, which gives {OWN_FORWARD:.0%} "
+                   "of the points")
+
+    def _own_share(self, ctx, both):
+        """(the part of the gradients that is right in spite of the forward, what is wrong or "").
+
+        Right is what is the true gradient, or the slope of the student's own forward, or what a right backward makes of
+        the cache of such a forward.
+        """
+        found, truth, drawn = both
+        draw, inputs, constants, upstreams = drawn
+        not_yet = 0.0, f"not judged yet: {self.forward} must be right first"
+        named = self._named(found, truth, drawn, True)
+        if not named or (self._varied(ctx) and any(self._is_the_librarys(found["outputs"], inputs, constants))):
+            return not_yet
+        wrong = {name: "" for name, a in named[0].items() if not feedback.same(a, named[1][name])}
+        for gradients in self._behind_it(ctx, found, truth, drawn) if wrong else ():
+            wrong = {name: "" for name in wrong if not trying.close(named[0][name], gradients[name])}
+        if wrong and not self._is_simpler(ctx, both):
+            for i, (name, x) in enumerate(zip(self.names(inputs), inputs, strict=True)):
+                if f"d{name}" in wrong:
+                    moves = [draw.rng.choice((-1.0, 1.0), x.shape) for _ in range(DIRECTIONS)]
+                    wrong[f"d{name}"] = self._off(ctx, inputs, constants, upstreams, i, named[0][f"d{name}"], moves)
+            wrong = {name: text for name, text in wrong.items() if text is not None}
+        elif wrong and len(wrong) == len(named[0]):
+            return not_yet
+        said = "; ".join(f"{name}{text}" for name, text in list(wrong.items())[:2])
+        return 1 - len(wrong) / len(inputs), (f"{self.forward} is wrong, and for that forward, too, {said} is wrong"
+                                              if wrong else "")
+
+    def _behind_it(self, ctx, found, truth, drawn):
+        """Gradients that a right backward makes of the cache of a forward with this mistake, where `trying` knows the
+        mistake."""
+        _, inputs, constants, upstreams = drawn
+        if not hasattr(trying.plain, self.backward) or self._varied(ctx):
+            return
+        trying.locked((inputs, constants, upstreams))
+        names = self.names(inputs)
+        for results in trying.behind(self.forward, self.backward, inputs, constants, upstreams, found["outputs"]):
+            both = feedback.by_name(names, inputs, results, truth["gradients"])
+            if both:
+                yield both[0]
+                return
+
+    def _off(self, ctx, inputs, constants, upstreams, i, gradient, moves):
+        """None where a gradient is the slope of the student's own forward along some moves, or how far it is off."""
+        for move in moves:
+            slope, said = self._slope(ctx, inputs, constants, upstreams, i, move), float((gradient * move).sum())
+            if not abs(said - slope) <= 1e-5 * (np.sqrt((gradient**2).sum()) + abs(slope)):
+                return f" (along a random direction it must be {slope:.6g}, and is {said:.6g})"
+        return None
+
+    def _slope(self, ctx, inputs, constants, upstreams, i, move, eps=1e-5):
+        """The slope of the student's forward along a move of one argument, weighed with the upstream gradients."""
+        sides = [ctx.student("forward", **self.call((*inputs[:i], inputs[i] + way * eps * move, *inputs[i + 1:]),
+                                                    constants))["outputs"] for way in (1, -1)]
+        return sum(float(((above - below) * dy).sum()) for above, below, dy in zip(*sides, upstreams, strict=True)
+                   ) / (2 * eps)
+
+    def _is_simpler(self, ctx, both):
+        """Is there nothing to measure? Or does some gradient of the student's pair not move with an argument with which
+        the right one does? Such a forward lacks what makes its derivation hard."""
+        found, truth, (_, inputs, constants, upstreams) = both
+        named, ys = self._named(found, truth, both[2], True), found["outputs"]
+        if len(ys) != len(truth["outputs"]) or any(
+                getattr(y, "shape", None) != n.shape or y.dtype != n.dtype or not np.isfinite(y).all()
+                for y, n in zip(ys, truth["outputs"], strict=True)):
+            return True
+        for i, x in enumerate(inputs):
+            moved = (*inputs[:i], x + np.cos(np.arange(x.size)).reshape(x.shape), *inputs[i + 1:])
+            arguments = self.call(moved, constants, upstreams=upstreams)
+            there = self._named(ctx.student("pair", **arguments), ctx.truth("pair", **arguments), both[2], True)
+            for name in named[0]:
+                if not there or (feedback.same(there[0][name], named[0][name])
+                                 and not feedback.same(there[1][name], named[1][name])):
+                    return True
+        return False
+
+    def _only_here(self, ctx, title, given):
+        """That the plain case is right says that what this case adds is wrong."""
+        found, truth, drawn = self._both_back(ctx, "plain", given)
+        names = self.names(drawn[1])
+        if not any(feedback.gradients(names, drawn[1], found["gradients"], truth["gradients"])):
+            wrong = ", ".join("grads" if name == "params" else f"d{name}" for name in names)
+            yield f"{wrong}: all is right in the plain case, so what goes wrong here is what is special: {title}"
+
+    def _known(self, ctx, given, both):
+        """What is known of a wrong gradient that nothing explains: does it move with what it must, and double with the
+        upstream gradient?  -> lines"""
+        found, truth, (_, inputs, constants, upstreams) = both
+        named = self._named(found, truth, both[2], True)
+        if not named:
+            return []
+        if len(named[0]) > trying.TREE:
+            right = [name for name, a in named[0].items() if feedback.same(a, named[1][name])]
+            return [f"grads: {len(right)} of {len(named[0])} are right{right and ': ' or ''}{', '.join(right[:6])}"
+                    f"{' and others' * (len(right) > 6)}"]
+        names, facts = self.names(inputs), {name: [] for name, a in named[0].items()
+                                            if not feedback.same(a, named[1][name])}
+        for i, other in enumerate((*names, *(f"d{name}" for name in self.outputs))):
+            if not isinstance((*inputs, *upstreams)[i], np.ndarray):
+                continue
+            moved = [x + np.cos(np.arange(x.size)).reshape(x.shape) if i == j else x
+                     for j, x in enumerate((*inputs, *upstreams))]
+            arguments = self.call(moved[:len(inputs)], constants, upstreams=moved[len(inputs):])
+            there = self._named(self._played(ctx, given, **arguments), ctx.truth("pair", **arguments), both[2], True)
+            for name in facts if there else ():
+                sees, must = (not feedback.same(after[name], before[name])
+                              for after, before in zip(there, named, strict=True))
+                if sees != must:
+                    facts[name].append(f"it {'moves' if sees else 'does not move'} with {other}, and must"
+                                       f"{' not' if sees else ''}")
+        twice = self._played(ctx, given, **self.call(inputs, constants, upstreams=mapped(lambda dy: 2 * dy, upstreams)))
+        double = self._named(twice, truth, both[2], True)
+        for name, some in facts.items():
+            if double:
+                linear = feedback.same(double[0][name], 2 * named[0][name])
+                some.append("it doubles with the upstream gradient, as it must" if linear else
+                            "it does not double with the upstream gradient, and must")
+            if len(some) == 1 and linear:
+                some.insert(0, f"it moves with what it must ({', '.join(names)})")
+        return [f"{name} is wrong; known of it: {'; '.join(some)}" for name, some in facts.items() if some][:2]
+
+    def _both_back(self, ctx, title, given):
+        """The same of outputs and gradients. Large arrays have a time limit of their own."""
+        drawn = self.drawn(ctx, title)
+        arguments = self.call(*drawn[1:3], upstreams=drawn[3])
+        began = time.monotonic()
+        if title == "large" and self._varied(ctx):       # forward alone: entry by entry would take too long here
+            truth = ctx.truth("forward", **self.call(*drawn[1:3]))
+        else:
+            truth = ctx.truth("pair", **arguments)
+        if title == "large":                             # in proportion, so that a fast machine helps nobody
+            ctx.begin(max(SLOWEST[0], SLOWEST[1] * (time.monotonic() - began)))
+        try:
+            found = self._played(ctx, given, **arguments)
+        except Gone as gone:
+            if title == "large":
+                gone.final = True
+                gone.text += " (about arrays of a real size: does it ask its forward for every number?)"
+            raise
+        return found, truth, drawn
 
     def keeps_contract(self, points, title="plain"):
         """The forward keeps its contract: float32 stays float32, any memory layout is accepted, arguments are not
@@ -177,7 +446,7 @@ class Pair:
             draw, inputs, constants, _ = self.drawn(ctx, title, dtype)
             arguments = self.call(inputs, constants)
             found, truth = ctx.student("forward", **arguments, layout=layout), ctx.truth("forward", **arguments)
-            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], letters=draw.letters))
+            wrong = list(feedback.outputs(self.outputs, found["outputs"], truth["outputs"], feedback.How(draw.letters)))
             if wrong and (dtype, layout) == ("float64", "plain"):
                 yield "not judged yet: its values must be right first"
                 return
@@ -193,31 +462,59 @@ class Pair:
         return Test(self.backward, "keeps its contract", points, partial(self._keeps_contract_back, title, given))
 
     def _keeps_contract_back(self, title, given, ctx):
+        share, own = self._value(ctx, title, given)
+        if share == 0:
+            yield "not judged yet: its gradients must be right first"
+            return
         for dtype, layout in (("float64", "plain"), ("float32", "plain"), ("float64", "strided")):
             draw, inputs, constants, upstreams = self.drawn(ctx, title, dtype)
             arguments = self.call(inputs, constants, upstreams=upstreams)
-            found, truth = self._played(ctx, given, **arguments, layout=layout), ctx.truth("pair", **arguments)
+            found = self._played(ctx, given, **arguments, layout=layout)
+            expected = self._own_gradients(ctx, given, arguments, dtype) if own else ctx.truth(
+                "pair", **arguments)["gradients"]
             names = self.names(inputs)
-            wrong = list(feedback.gradients(names, inputs, found["gradients"], truth["gradients"],
-                                            letters=draw.letters))
-            if wrong and (dtype, layout) == ("float64", "plain"):
-                yield "not judged yet: its gradients must be right first"
-                return
+            wrong = list(feedback.gradients(names, inputs, found["gradients"], expected, feedback.How(draw.letters)))
             yield from (f"{text} ({_circumstance(dtype, layout)})" for text in wrong[:1])
             yield from self._left_alone(found["between"], constants, found)
             yield from (f"it changed its argument {name} in place" for name in feedback.left_alone(
                 [f"d{name}" for name in self.outputs], upstreams, found["upstreams"]))
             if wrong:
                 return
-        yield from self._kept_apart(ctx, title)
+        apart = list(self._kept_apart(ctx, title, own))
+        yield from apart
+        if own and not apart:
+            ctx.share = share
+            yield "its contract is kept, as far as its gradients are right"
 
-    def _kept_apart(self, ctx, title):
+    def _value(self, ctx, title, given):
+        """(the part of the gradients that is right, whether a contract is judged by the student's own gradients)."""
+        both = self._both_back(ctx, title, given)
+        found, truth, drawn = both
+        if not given and any(feedback.outputs(self.outputs, found["outputs"], truth["outputs"])):
+            return OWN_FORWARD * self._own_share(ctx, both)[0], True
+        wrong = any(feedback.gradients(self.names(drawn[1]), drawn[1], found["gradients"], truth["gradients"]))
+        if wrong and not self._named(*both, True):       # there is nothing to hold the next ones against
+            return 0.0, True
+        return (self._share(*both), True) if wrong else (1.0, False)
+
+    def _own_gradients(self, ctx, given, arguments, dtype):
+        """What the student's pair gives for the same arguments in float64 and plain, as arrays of a dtype."""
+        wide = mapped(lambda x: x.astype("float64") if x.dtype.kind == "f" else x, arguments)
+        gradients = self._played(ctx, given, **wide)["gradients"]
+        return mapped(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x, gradients)
+
+    def _kept_apart(self, ctx, title, own=False):
         """What a backward needs must be in the cache, so that two calls at once do not mix."""
         draw = ctx.draw()
         _, *first = self.drawn(ctx, title)
         second = [mapped(lambda x: draw(*x.shape) if x.dtype.kind == "f" else x, first[0]), *first[1:]]
         arguments = {"file": self.file, "name": self.name, "first": first, "second": second}
-        found, truth = ctx.student("two_at_once", **arguments), ctx.truth("two_at_once", **arguments)
+        found = ctx.student("two_at_once", **arguments)
+        if own:                                          # what each call gives when it is alone
+            truth = {which: ctx.student("pair", **self.call(*call[:2], upstreams=call[2]))["gradients"]
+                     for which, call in (("first", first), ("second", second), ("again", first))}
+        else:
+            truth = ctx.truth("two_at_once", **arguments)
         texts = {"first": "its gradients are another call's when two are under way: does something beside the cache "
                           "remember?",
                  "again": "asked twice with one cache, it answers differently: does it write into the cache?"}
@@ -305,7 +602,7 @@ def ignored_arguments(ctx, pair, inputs, constants):
             there = first_output(ctx, pair, (*inputs[:i], x + np.cos(np.arange(x.size)).reshape(x.shape),
                                                *inputs[i + 1:]), constants)
             if there[0] is not None and np.array_equal(here[0], there[0]) and not np.allclose(here[1], there[1]):
-                yield f"{pair.outputs[0]} does not move with {name}: where does {name} come in?"
+                yield f"{pair.outputs[0]} does not move with {name}, and must"
 
 
 def ignored_constants(ctx, pair, inputs, constants):
@@ -318,7 +615,7 @@ def ignored_constants(ctx, pair, inputs, constants):
         except TypeError:                                # it cannot be left out
             continue
         if y is not None and feedback.same(y, without):
-            yield f"{pair.outputs[0]} is what it would be without {name}: where does {name} come in?"
+            yield f"{pair.outputs[0]} is what it would be without {name}"
 
 
 def influence(*moved, at="place", out="place"):
@@ -341,7 +638,7 @@ def influence(*moved, at="place", out="place"):
                 yield (f"{pair.outputs[0]} at {out} {t} {'moves' if sees[0, t] else 'does not move'} with "
                        f"{' and '.join(moved)} at {at} {u}"
                        f"{'' if pad is None else f' (where the first {int(pad[0])} are padding)'}, which it must "
-                       f"{'not see: is the mask missing, or off by one?' if sees[0, t] else 'see'}")
+                       f"{'not see' if sees[0, t] else 'see'}")
                 return
 
     return look
@@ -380,13 +677,14 @@ def ignored_upstreams(ctx, pair, inputs, constants, upstreams, gradients):
         if any(upstreams[i] is not None for i in left_out) and not any(
                 feedback.gradients(pair.names(inputs), inputs, here, truth)):
             which = " and ".join(names[i] for i in left_out)
-            yield f"d{', d'.join(pair.names(inputs))} are what they would be were {which} zero: where is it added?"
+            mine = ", ".join("grads" if name == "params" else f"d{name}" for name in pair.names(inputs))
+            yield f"{mine} are what they would be were {which} zero"
             return
     twice = ctx.student("pair", **arguments, upstreams=mapped(lambda dy: 2 * dy, upstreams))["gradients"]
     twice = twice if isinstance(twice, tuple) else (twice,)
     for name, a, there in zip(pair.names(inputs), here, twice, strict=False):
         if isinstance(a, np.ndarray) and a.any() and np.array_equal(a, there):
-            yield f"d{name} does not move with {' and '.join(names)}: is the upstream gradient in it?"
+            yield f"d{name} does not move with {' and '.join(names)}, and must"
 
 
 def one_story_alone(ctx, pair, inputs, constants, upstreams, gradients):

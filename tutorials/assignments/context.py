@@ -11,6 +11,7 @@ from tutorials.assignments import handout
 from tutorials.assignments.calls import Calls
 
 LENGTHS = (3, 5, 6, 7, 8)
+TRIES = 2                                                # tests of a function in which its mistake is looked for
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,16 @@ class Lengths(Draw):
 
 
 class Context:
-    """What a test works with. Its random numbers are its own, whatever tests ran before it."""
+    """What a test works with. Its random numbers are its own, whatever tests ran before it.
 
-    def __init__(self, client, seed):
+    share: what a test that is not passed is worth all the same, from 0 to 1; the test says so.
+    """
+
+    share = 0.0
+
+    def __init__(self, client, seed, library=None, variants=()):
         self.worker, self.seed, self.draws = Worker(client), seed, 0
+        self.library, self.variants = TRUTH if library is None else library, variants
 
     def draw(self, dtype="float64"):
         self.draws += 1
@@ -44,14 +51,19 @@ class Context:
         """What a call gives with the student's functions: one of the methods of `Side`."""
         return getattr(self.worker, call)(**arguments)
 
+    def once(self, function, find):
+        """What `find` finds, for the first wrong tests of a function; later ones of the same worker find nothing."""
+        tried = vars(self.worker.client).setdefault("tried", {})
+        tried[function] = tried.get(function, 0) + 1
+        return find() if tried[function] <= TRIES else []
+
     def begin(self, seconds=None):
         """From here on the student's functions may take so many seconds."""
         self.worker.client.begin(seconds)
 
-    @staticmethod
-    def truth(call, **arguments):
-        """The same call with the library's functions."""
-        return getattr(Here(), call)(**arguments)
+    def truth(self, call, **arguments):
+        """The same call with the library's functions, or those of a variant."""
+        return getattr(Here(self.library), call)(**arguments)
 
 
 class Library(dict):
@@ -130,7 +142,7 @@ class Side:
 
         def f():
             seen.append(x.copy())
-            return weights[0] * x**3 + weights[1] * x**2 + weights[2] * x
+            return curve(weights, x)
 
         found = self.step("slopes", evaluate=f, x=x, moves=self.placed(list(moves)), eps=eps)
         return {"slopes": found, "x": x.copy(), "seen": seen}
@@ -169,8 +181,8 @@ class Side:
 class Here(Side):
     """The library's own functions, in the grader's process."""
 
-    def __init__(self):
-        self.calls = Calls(TRUTH)
+    def __init__(self, library=None):
+        self.calls = Calls(TRUTH if library is None else library)
 
     def place(self, x, strided=False):
         return x.copy()
@@ -197,6 +209,11 @@ class Worker(Side):
 
 
 # ---------------------------------------------------------------------------------------------------------- small parts
+
+
+def curve(weights, x):
+    """The function whose slopes are measured, entry by entry."""
+    return weights[0] * x**3 + weights[1] * x**2 + weights[2] * x
 
 
 def copied(tree):

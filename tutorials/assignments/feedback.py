@@ -3,7 +3,10 @@
 The work done here is bounded by the size of what is right, not by the size of what came back.
 """
 
+import re
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 
@@ -12,20 +15,37 @@ from tutorials.assignments import handout
 from tutorials.assignments.protocol import Unsupported
 
 TOLERANCE = {"float64": 1e-10, "float32": 5e-4}           # of the largest entry; a dtype of neither kind must be equal
+GUESS = re.compile(r": (is a term dropped|was it summed or averaged over that axis|was it computed, and added"
+                   r"|were two results swapped)\?")
 QUOTED = 200                                             # characters of a student's own text that a report may show
 
 
-def array(what, a, n, *, letters=None, questions=None, others=None):
+@dataclass(frozen=True)
+class How:
+    """What helps to say what is wrong.
+
+    letters: the lengths by their letters, and other numbers by their names, to name a constant factor by.  questions:
+    what to ask where a factor was found, by its name ("sqrt(K)").  again: {name: (array, what it should be)} of a
+    second draw, and `letters_again` its letters: a factor has a name where both draws say so.
+    """
+
+    letters: dict = field(default_factory=dict)
+    questions: dict = field(default_factory=dict)
+    again: dict = field(default_factory=dict)
+    letters_again: dict = field(default_factory=dict)
+
+
+def array(what, a, n, how=None, *, others=None):
     """What is wrong with the array `a`, which should be `n`, in one line; "" when nothing is.
 
-    what: how it is called, "dk".  letters: the lengths by their letters, to name a constant factor by.  questions:
-    what to ask where a factor was found, by its name ("sqrt(K)").  others: right results that it may be mistaken for.
+    what: how it is called, "dk".  others: right results that it may be mistaken for.
     """
-    a, letters = np.asarray(a) if isinstance(a, int | float | np.generic) else a, letters or {}
+    how = how or How()
+    a = np.asarray(a) if isinstance(a, int | float | np.generic) else a
     if not isinstance(a, np.ndarray):
         return f"{what} is {kind(a)}, expected an array {n.shape}"
     if a.shape != n.shape:
-        return f"{what} has shape {a.shape}, expected {n.shape}{_named(n.shape, letters)}{_guess_shape(a, n)}"
+        return f"{what} has shape {a.shape}, expected {n.shape}{_named(n.shape, how.letters)}{_guess_shape(a, n)}"
     if a.dtype != n.dtype:
         return f"{what} is {a.dtype}, expected {n.dtype}, the dtype that came in"
     if same(a, n):
@@ -33,11 +53,12 @@ def array(what, a, n, *, letters=None, questions=None, others=None):
     size = max(abs(n).max(), np.finfo(float).tiny)
     away = np.where(np.isfinite(a), abs(a - n), np.inf)
     worst = tuple(int(i) for i in np.unravel_index(away.argmax(), away.shape))
-    where = f"; at {list(worst)} it says {a[worst]:.6g}, expected {n[worst]:.6g}" if n.ndim else \
+    axes = _named(n.shape, how.letters).replace(" (", " of (")
+    where = f"; at {list(worst)}{axes} it says {a[worst]:.6g}, expected {n[worst]:.6g}" if n.ndim else \
         f"; it says {float(a):.6g}, expected {float(n):.6g}"
     if not n.any():
         return f"{what} is wrong: it must be zero everywhere{where}"
-    return f"{what} is wrong{_cause(a, n, size, letters, questions or {}, others or {})}{where}"
+    return f"{what} is wrong{_cause(what, a, n, size, how, others or {})}{where}"
 
 
 def _guess_shape(a, n):
@@ -55,34 +76,61 @@ def same(a, n):
         abs(n).max(), np.finfo(float).tiny)))
 
 
-def _cause(a, n, size, letters, questions, others):
-    """What stands between a and n: a constant factor by its name, or what the checker would guess."""
+def _cause(what, a, n, size, how, others):
+    """What stands between a and n: a constant factor by its name, a usual mistake, or how much of it is wrong."""
+    factor = factor_of(a, n)
+    if factor is not None:
+        names = names_of(factor, how.letters)
+        if what in how.again:
+            second = factor_of(*how.again[what])
+            names = [name for name in names if second is not None and name in names_of(second, how.letters_again)]
+        elif not n.ndim:
+            names = []
+        if names:
+            ask = how.questions.get(names[0]) or _question(names[0])
+            return f" by the factor {factor:.4g} in every entry, which is {names[0]}{ask and ': '}{ask}"
     if not n.ndim and np.isfinite(a) and abs(a + n) > 1e-6 * size:
         return ""                                        # between two numbers there is always a factor
-    if np.isfinite(a).all() and a.any():
-        factor = float((a * n).sum() / (n * n).sum())
-        name = name_of(factor, letters) if abs(a - factor * n).max() <= 1e-6 * size else ""
-        if name:
-            ask = questions.get(name) or _question(name)
-            return f" by the factor {factor:.4g} in every entry, which is {name}: {ask}"
-    lengths = {length for x in (n, *others.values()) if x.ndim for length in (*x.shape, x[..., 0].size) if length > 1}
     fitting = {name: x for name, x in others.items() if x.shape == n.shape}
-    return ": " + gradcheck.guess(a, n, 1e-6, lengths, fitting)
+    text = gradcheck.guess(a, n, 1e-6, (), fitting)
+    if "cosine" in text:                                 # says nothing: whatever is half right points the right way
+        wrong = np.count_nonzero(abs(a - n) > 1e-6 * size)
+        return f" in {f'all {n.size}' if wrong == n.size else f'{wrong} of its {n.size}'} entries"
+    return f": {GUESS.sub('', text)}"                     # what is seen stands before it
+
+
+def factor_of(a, n):
+    """The number that a is n times, or None."""
+    if getattr(a, "shape", None) != n.shape or not np.isfinite(a).all() or not a.any() or not n.any():
+        return None
+    factor = float((a * n).sum() / (n * n).sum())
+    return factor if abs(a - factor * n).max() <= 1e-6 * abs(n).max() * max(1.0, abs(factor)) else None
+
+
+def names_of(factor, letters):
+    """A factor in letters, the shortest name first: "sqrt(K)", "1/B", "1/(B T)"."""
+    products = {name: float(np.prod([letters[one] for one in some])) for n in (1, 2, 3)
+                for some in combinations(letters, n) for name in [" ".join(some)]}
+    products |= {"ln(2)": float(np.log(2))}
+    found: list[str] = []
+    for name, n in products.items():
+        one = name if re.fullmatch(r"\w+|ln\(2\)", name) else f"({name})"
+        forms = {name: n, f"1/{one}": 1 / n, f"{one}^2": n * n, f"1/{one}^2": 1 / (n * n), f"sqrt({name})": n**0.5,
+                 f"1/sqrt({name})": n**-0.5} if n > 0 else {}
+        found += [form for form, value in forms.items() if n != 1 and abs(factor - value) <= 1e-6 * value]
+    return sorted(found, key=lambda form: ("sqrt" in form) + ("^" in form))
 
 
 def name_of(factor, letters):
-    """A factor in letters: "sqrt(K)", "1/B", or ""."""
-    forms = {"{}": lambda n: n, "1/{}": lambda n: 1 / n, "sqrt({})": lambda n: n**0.5, "1/sqrt({})": lambda n: n**-0.5}
-    for form, value in forms.items():
-        for letter, n in letters.items():
-            if n > 1 and abs(factor - value(n)) <= 1e-6 * value(n):
-                return form.format(letter)
-    return ""
+    """The shortest of these names, or ""."""
+    return next(iter(names_of(factor, letters)), "")
 
 
 def _question(name):
     if "sqrt" in name:
         return "is a scale missing, or applied twice?"
+    if not re.fullmatch(r"(1/)?\(?[A-Z]( [A-Z])*\)?", name):
+        return ""                                        # no length
     if name.startswith("1/"):
         return f"is it a mean over {name[2:]} where a sum belongs, or the share of one of {name[2:]}?"
     return f"was it added {name} times, or is it a sum where a mean belongs?"
@@ -92,6 +140,8 @@ def _named(shape, letters):
     """The letters of a shape where each length has just one: " (B, T, D)"."""
     by_length = {}
     for letter, n in letters.items():
+        if len(letter) > 1:
+            continue
         by_length.setdefault(n, []).append(letter)
     names = [by_length.get(n, []) for n in shape]
     return f" ({', '.join(name[0] for name in names)})" if names and all(len(name) == 1 for name in names) else ""
@@ -104,7 +154,7 @@ def kind(a):
 # ----------------------------------------------------------------------------------------------- results by their names
 
 
-def outputs(names, found, expected, **how):
+def outputs(names, found, expected, how=None):
     """What is wrong with a forward's outputs, a line each."""
     for name, a, n in zip(names, found, expected, strict=False):
         leaves_n = dict(gradcheck.leaves(n, name))
@@ -113,13 +163,13 @@ def outputs(names, found, expected, **how):
         except AttributeError:
             leaves_a = {}
         for leaf, right in leaves_n.items():
-            if text := array(leaf, leaves_a.get(leaf), right, **how):
+            if text := array(leaf, leaves_a.get(leaf), right, how):
                 yield text
     if len(found) != len(expected):
         yield f"it returned {len(found)} outputs before the cache, expected {len(expected)}: {', '.join(names)}"
 
 
-def gradients(names, inputs, found, expected, **how):
+def gradients(names, inputs, found, expected, how=None):
     """What is wrong with a backward's gradients, a line each. None, or a name left out of a dict, says zero."""
     if len(inputs) == 1:                                 # a lone gradient needs no tuple around it
         found, expected = (x if isinstance(x, tuple) else (x,) for x in (found, expected))
@@ -139,12 +189,44 @@ def gradients(names, inputs, found, expected, **how):
             n = truth[leaf]
             if n is None:                                # nothing reaches this argument
                 if a is not None and np.any(a):
-                    yield f"d{leaf} is not zero, but {leaf} moves nothing here"
+                    yield f"{called(leaf)} is not zero, but {leaf} moves nothing here"
                 continue
-            others = {f"d{other}": x for other, x in truth.items() if other != leaf and x is not None}
+            others = {called(other): x for other, x in truth.items() if other != leaf and x is not None}
             a = np.zeros_like(n) if a is None else a
-            if text := array(f"d{leaf}", a, n, others=others, **how):
+            if text := array(called(leaf), a, n, how, others=others):
                 yield text
+
+
+def called(leaf):
+    """What the gradient of an argument, or of an array in it, is called: dW, dstates.0.0, grads["embed.W"]."""
+    return f'grads["{leaf.removeprefix("params.")}"]' if leaf.startswith("params.") else f"d{leaf}"
+
+
+def by_name(names, inputs, found, right, strict=True):
+    """({gradient: array} of what came back, and of what is right), or None where they cannot be compared.
+
+    strict: all of them, with their shapes and dtypes.
+    """
+    if len(inputs) == 1:
+        found, right = (x if isinstance(x, tuple) else (x,) for x in (found, right))
+    try:
+        trees = dict(named(names, inputs, found)), dict(named(names, inputs, right))
+    except (gradcheck.Misfit, AttributeError, TypeError, ValueError):
+        return None
+    mine, truth = ({called(leaf): x for leaf, x in tree.items()} for tree in trees)
+    truth = {name: x for name, x in truth.items() if x is not None}
+    mine = {name: np.zeros_like(x) if mine[name] is None else mine[name] for name, x in truth.items()}
+    fit = all(isinstance(mine[name], np.ndarray) and mine[name].shape == x.shape and mine[name].dtype == x.dtype
+              for name, x in truth.items())
+    return (mine, truth) if fit or not strict else None
+
+
+def explanations(texts):
+    """A line for each mistake that `trying.explain` found."""
+    for text in dict.fromkeys(texts.values()):
+        names = [name for name, other in texts.items() if other == text]
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"{listed} {'is' if len(names) == 1 else 'are'} what comes out where {text}"
 
 
 def named(names, inputs, values):

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tutorials.assignments import a1, a2, a3, a4, a5, a6, submission
+from tutorials.assignments import a1, a2, a3, a4, a5, a6, submission, variants
 from tutorials.assignments.checks import Test
 from tutorials.assignments.client import Client, Failed, Limits
-from tutorials.assignments.context import Context
+from tutorials.assignments.context import TRUTH, Context
 from tutorials.assignments.feedback import printable
 from tutorials.assignments.sandbox import WALLS
 
-ASSIGNMENTS = {a.ASSIGNMENT.name: a.ASSIGNMENT for a in (a1, a2, a3, a4, a5, a6)}
+ASSIGNMENTS = variants.Assignments({a.ASSIGNMENT.name: a.ASSIGNMENT for a in (a1, a2, a3, a4, a5, a6)})
 LINES = 3                                                # of feedback per test
 LENGTH = 500                                             # characters per line
 SHOWN = 4                                                # lines per function in the table; the JSON has them all
@@ -24,14 +24,15 @@ CONTAINER = ('docker run --rm --memory 1g -v "$PWD:/course" -w /course python:3.
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one test."""
+    """The outcome of one test.  share: what it is worth where there is feedback, from 0 to 1."""
 
     test: Test
     feedback: tuple[str, ...]
+    share: float = 0.0
 
     @property
     def points(self):
-        return 0 if self.feedback else self.test.points
+        return min(int(self.test.points * self.share), self.test.points - 1) if self.feedback else self.test.points
 
 
 @dataclass
@@ -121,20 +122,22 @@ class _Examiner:
     def __init__(self, assignment, file, limits, report, end):
         self.assignment, self.file, self.limits, self.report, self.end = assignment, file, limits, report, end
         self.fatal, self.final = file.problem, {}
+        self.library = variants.library(TRUTH, assignment)
 
     def examine(self, unit):
         """All tests of one unit, into the report."""
         self.client, self.stops, refused, results = None, 0, [], []
         for test in unit.tests:
+            self.share = 0.0
             try:
                 feedback = self._feedback(unit, test)
             except Exception as error:                   # the grader's own: the other tests go on, and a report is made
                 feedback = [f"the grader failed here ({type(error).__name__}), please tell its authors"]
                 self._end(refused)
             if feedback and not self.fatal and time.monotonic() >= self.end:
-                feedback = [self._used_up()]
+                feedback, self.share = [self._used_up()], 0.0
             lines = dict.fromkeys(printable(line, LENGTH) for line in feedback[:LINES])
-            results.append(Result(test, tuple(lines)))
+            results.append(Result(test, tuple(lines), self.share))
             if self.client and self.client.process and self.client.process.poll() is not None:
                 self.stops += 1
                 self._end(refused)
@@ -168,7 +171,9 @@ class _Examiner:
         if test.function in self.final:
             return [f"not judged: {self.final[test.function]}"]
         self.client.begin()
-        feedback, final = _run(test, Context(self.client, _seed(self.report.seed, test)))
+        context = Context(self.client, _seed(self.report.seed, test), self.library, self.assignment.variants)
+        feedback, final = _run(test, context)
+        self.share = context.share
         if final:
             self.final[test.function] = feedback[0]
         return feedback
@@ -189,10 +194,12 @@ def _run(test, ctx):
         with np.errstate(all="ignore"):                  # NaN and infinity are compared, not warned about
             return list(test.check(ctx)), False
     except Failed as failed:
+        ctx.share = 0.0
         blamed = failed.function in ("", test.function) or failed.text.startswith("not judged")
         text = failed.text if blamed else f"not judged yet: {failed.function} must run first ({failed.text})"
         return [text], failed.final
     except Exception as error:                           # whatever a solution returns, grading goes on
+        ctx.share = 0.0
         return [f"it returned something that cannot be judged ({type(error).__name__})"], False
 
 

@@ -13,6 +13,8 @@ from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 
+from tinylm2.errors import BadInput
+
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parents[1] / "tinylm2"
 # what docstrings say about files that students do not get
@@ -218,7 +220,18 @@ def students_file(assignment, *, solved=False):
                 parts.append((Statement(statement.node, statement.above, text), ""))
     about = (f"{assignment.title}: {assignment.subject}.\n\n{assignment.name}.md says what each function must do; "
              "`python check.py` checks them as far as you have come.\n")
-    return _file(about, homes, parts, offered(assignment))
+    text = _file(about, homes, parts, offered(assignment))
+    return text if solved else varied(text, assignment, "stub")
+
+
+def varied(text, assignment, which):
+    """A text that students get, with the lines that a variant changes."""
+    for variant in assignment.variants:
+        for old, new in getattr(variant, which):
+            if old not in text:
+                raise ValueError(f"variant {variant.about}: found no {old!r} in the {which}")
+            text = text.replace(old, new)
+    return text
 
 
 def stub(name, title):
@@ -287,8 +300,11 @@ def _sorted_imports(imports):
 def files(assignment, *, solved=False):
     """{path: text} of the folder that students get: the sheet, the file to write in, its check, and the library that
     it stands on."""
+    if solved and assignment.variants:
+        raise BadInput("--solved: a variant has no written solution, expected the assignment without one")
+    sheet = HERE / f"{assignment.name}.md"
     return {
-        f"{assignment.name}.md": (HERE / f"{assignment.name}.md").read_text(encoding="utf-8"),
+        f"{assignment.name}.md": varied(sheet.read_text(encoding="utf-8"), assignment, "sheet"),
         f"my_{assignment.name}.py": students_file(assignment, solved=solved),
         "check.py": (HERE / f"check_{assignment.name}.py").read_text(encoding="utf-8"),
         "checking.py": (HERE / "checking.py").read_text(encoding="utf-8"),

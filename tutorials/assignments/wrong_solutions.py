@@ -6,12 +6,20 @@ library does inside. `argument` and `symptom` are what one line of the feedback 
 or output that is wrong, and words that are true of it.
 """
 
+import argparse
 import re
+import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from tutorials.assignments import handout
+from tutorials.assignments import handout, slips
 from tutorials.assignments.grader import ASSIGNMENTS, grade
+
+PLAIN = (handout.HERE / "plain.py").read_text(encoding="utf-8")
+# What a line of feedback guesses at, beside what was computed: a guess that a mistake does not declare misleads.
+CLAIMS = re.compile(r"[^:;,]*\?|term dropped|one too many|points (roughly|another)|weight decay|started at zero")
 
 
 @cache
@@ -19,16 +27,26 @@ def _solved(assignment):
     return handout.students_file(ASSIGNMENTS[assignment], solved=True)
 
 
+def plain(assignment):
+    """The lines of plain.py that solve an assignment."""
+    return re.search(rf"# -+ {assignment}\n(.*?)(?=\n# ---|\n__all__)", PLAIN, re.DOTALL)[1]
+
+
 @dataclass(frozen=True)
 class WrongSolution:
-    """One mistake. code: definitions that stand behind the right ones."""
+    """One mistake.
+
+    code: definitions that stand behind the right ones, or edits (old, new) of the lines of plain.py.  also: what may
+    truly be said beside the symptom.
+    """
 
     assignment: str
     mistake: str
     function: str
     argument: str
     symptom: str
-    code: str
+    code: str | list
+    also: str = "$^"
 
     def __str__(self):
         return f"{self.assignment}, {self.function}: {self.mistake}"
@@ -41,6 +59,14 @@ class WrongSolution:
 
     def text(self):
         """The whole file of the solution."""
+        if not isinstance(self.code, str):
+            lines = plain(self.assignment)
+            for old, new in self.code:
+                if old not in lines:
+                    raise ValueError(f"{self}: found no {old!r} in plain.py")
+                lines = lines.replace(old, new)
+            flat = "from tinylm2.flat import Flat\n" * (self.assignment == "a6")
+            return f"{_solved(self.assignment)}\n\nimport math\nimport numpy as np\n{flat}{lines}"
         names = re.findall(r"^def (\w+)", self.code, re.MULTILINE)
         rights = "".join(f"right_{name.rpartition('_')[2]} = {name}\n" for name in names)
         right = f"import numpy as np\n\n{rights}right = {self.function.partition('.')[0]}\n"
@@ -48,7 +74,16 @@ class WrongSolution:
 
     def explained(self, report):
         """Does the feedback name the function, the argument and the symptom in one line?"""
-        return any(self.argument in line and re.search(self.symptom, line) for line in report.feedback(self.function))
+        return any(self.names(line) and re.search(self.symptom, line) for line in report.feedback(self.function))
+
+    def names(self, line):
+        """Does a line name the argument, or one of several that are parted by "|"?"""
+        return any(part in line for part in self.argument.split("|"))
+
+    def misled(self, report):
+        """The claims in the feedback that are not true of this mistake."""
+        return [f"{line} <{claim[0]}>" for line in report.feedback() for claim in CLAIMS.finditer(line)
+                if not re.search(f"{self.symptom}|{self.also}", line)]
 
     def grade(self, folder, **how):
         """Report on this solution, from a file in the folder; only the unit that its mistake is in."""
@@ -130,7 +165,7 @@ def linear_backward(dy, cache):
     dx, dW = right(dy, cache)
     return dy @ cache[1], dW
 """),
-    ("a mean over the rows", "linear_backward", "dW", "mean where a sum belongs", """
+    ("a mean over the rows", "linear_backward", "dW", "mean (over .*)?(stands )?where a sum", """
 def linear_backward(dy, cache):
     dx, dW = right(dy, cache)
     return dx, dW / (dy.size // dy.shape[-1])
@@ -207,11 +242,11 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right(x, g, eps=eps)
     return x * g / ((x * x).mean(-1, keepdims=True) ** 0.5 + eps), cache
 """),
-    ("mean over the wrong axis", "rmsnorm_forward", "y", "over which axis is the mean", """
+    ("mean over the wrong axis", "rmsnorm_forward", "y", "axis 0 .*where axis -1", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     return x * g / ((x * x).mean(0) + eps) ** 0.5, right(x, g, eps=eps)[1]
 """),
-    ("a sum for the mean", "rmsnorm_forward", "y", "is it a mean|1/sqrt\\(D\\)", """
+    ("a sum for the mean", "rmsnorm_forward", "y", "sum stands where a mean|1/sqrt\\(D\\)", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     return x * g / ((x * x).sum(-1, keepdims=True) + eps) ** 0.5, right(x, g, eps=eps)[1]
 """),
@@ -226,7 +261,7 @@ def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right(x, g, eps=eps)
     return y * np.ones(1), cache
 """),
-    ("r taken for a constant", "rmsnorm_backward", "dx", "is a term dropped", """
+    ("r taken for a constant", "rmsnorm_backward", "dx", "left out|missing", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right_forward(x, g, eps=eps)
     return y, (y / x, cache)
@@ -246,12 +281,12 @@ def rmsnorm_backward(dy, cache):
     n, cache = cache
     return right(dy, cache)[0], dy * n
 """),
-    ("dg a mean over the rows", "rmsnorm_backward", "dg", "mean where a sum belongs", """
+    ("dg a mean over the rows", "rmsnorm_backward", "dg", "mean (over .*)?(stands )?where a sum", """
 def rmsnorm_backward(dy, cache):
     dx, dg = right(dy, cache)
     return dx, dg / (dy.size // dy.shape[-1])
 """),
-    ("g left out of dx", "rmsnorm_backward", "dx", "right way|another way", """
+    ("g left out of dx", "rmsnorm_backward", "dx", "factor g is missing", """
 def rmsnorm_forward(x, g, *, eps=1e-5):
     y, cache = right_forward(x, g, eps=eps)
     return y, (cache, right_forward(x, 0 * g + 1, eps=eps)[1])
@@ -318,7 +353,7 @@ def attend_forward(q, k, v, *, causal=False, pad=None):
     P = P / P.sum(2, keepdims=True)
     return np.einsum("bhtu,buhk->bthk", P, v), right(q, k, v, causal=causal, pad=pad)[1]
 """),
-    ("mask off by one", "attend_forward", "y", "must not see: is the mask missing, or off by one", """
+    ("mask off by one", "attend_forward", "y", "must not see", """
 def attend_forward(q, k, v, *, causal=False, pad=None):
     y, cache = right(q, k, v, causal=causal, pad=pad)
     if causal and pad is None:
@@ -358,7 +393,7 @@ def attend_backward(dy, cache):
     dq, dk, dv = right(dy, cache)
     return dk, dq, dv
 """),
-    ("the sum in softmax's backward dropped", "attend_backward", "dq", "term dropped|another way", """
+    ("the sum in softmax's backward dropped", "attend_backward", "dq", "left out", """
 def attend_forward(q, k, v, *, causal=False, pad=None):
     y, cache = right_forward(q, k, v, causal=causal, pad=pad)
     if q.shape[2] != k.shape[2]:
@@ -374,7 +409,7 @@ def attend_backward(dy, cache):
     dropped = (dy * y).sum(-1, keepdims=True) / q.shape[-1] ** 0.5       # of dS = P * (dP - sum(dP * P))
     return dq + dropped * gathered_k, dk + right(dropped * q, cache)[2], dv
 """),
-    ("only the first head of a group reaches k", "attend_backward", "dk", "right way|another way|dropped", """
+    ("only the first head of a group reaches k", "attend_backward", "dk", "only query head 0", """
 def attend_forward(q, k, v, *, causal=False, pad=None):
     y, cache = right_forward(q, k, v, causal=causal, pad=pad)
     return y, (cache, q.shape[2] // k.shape[2])
@@ -422,7 +457,7 @@ def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq / (n.shape[-1] // heads) ** 0.5, Wk, Wv, heads=heads)
 """),
-    ("heads left out", "cross_attention_forward", "Emem", "its own", """
+    ("heads left out", "cross_attention_forward", "Emem", "in that head", """
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, Mn, Wq, Wk, Wv, heads=1)
 """),
@@ -434,7 +469,7 @@ def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     return right(n, 0 * Mn + Mn[:1], Wq, Wk, Wv, heads=heads)
 """),
-    ("dMn through the keys only", "cross_attention_backward", "dMn", "is a term dropped", """
+    ("dMn through the keys only", "cross_attention_backward", "dMn", "left out|missing", """
 def cross_attention_forward(n, Mn, Wq, Wk, Wv, *, heads):
     Emem, cache = right_forward(n, Mn, Wq, Wk, Wv, heads=heads)
     qkv = [(x @ W).reshape(*x.shape[:2], heads, -1) for x, W in ((n, Wq), (Mn, Wk), (Mn, Wv))]
@@ -452,7 +487,7 @@ def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, 0 * dMn, dWq, dWk, dWv
 """),
-    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv: were two results swapped", """
+    ("dWk and dWv swapped", "cross_attention_backward", "dWk", "gradient of dWv", """
 def cross_attention_backward(dEmem, cache):
     dn, dMn, dWq, dWk, dWv = right(dEmem, cache)
     return dn, dMn, dWq, dWv, dWk
@@ -490,7 +525,7 @@ def output_gate_forward(x, a, Emem, Wout, bout):
     x[...] = y
     return x, cache
 """),
-    ("dEmem through the product only", "output_gate_backward", "dEmem", "right way.*is a term dropped", """
+    ("dEmem through the product only", "output_gate_backward", "dEmem", "left out", """
 def output_gate_forward(x, a, Emem, Wout, bout):
     y, cache = right_forward(x, a, Emem, Wout, bout)
     return y, (cache, (y - x - a) / Emem)
@@ -575,7 +610,7 @@ def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dk, dv, dWqkv[:dR.shape[1]], dWo
 """),
-    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv: were two results swapped", """
+    ("dk and dv swapped", "write_attention_backward", "dk", "gradient of dv", """
 def write_attention_backward(dR, cache):
     dk, dv, dWqkv, dWo = right(dR, cache)
     return dv, dk, dWqkv, dWo
@@ -617,7 +652,7 @@ def memory_update_backward(dM_next, cache):
     dR, _, *others = right(dM_next, cache)
     return dR, dM_next.copy(), *others
 """),
-    ("dR through the gates only", "memory_update_backward", "dR", "term dropped", """
+    ("dR through the gates only", "memory_update_backward", "dR", "left out", """
 def memory_update_forward(R, M, Win, bin, Wforget, bforget):
     M_next, cache = right_forward(R, M, Win, bin, Wforget, bforget)
     return M_next, (cache, right_forward(R, 0 * M, Win, bin, Wforget, bforget)[0], R)
@@ -638,7 +673,7 @@ def memory_update_backward(dM_next, cache):
     return tuple(gradients)
 """),
     ("the two gates' gradients swapped", "memory_update_backward", "dWin",
-     "gradient of dWforget: were two results swapped", """
+     "gradient of dWforget", """
 def memory_update_backward(dM_next, cache):
     dR, dM, *gates = right(dM_next, cache)
     return dR, dM, *gates[2:], *gates[:2]
@@ -646,19 +681,19 @@ def memory_update_backward(dM_next, cache):
 ]
 
 A6 = [
-    ("the embedding's scale forgotten", "segment_backward", "dparams.embed.W", "does the embedding come in times", """
+    ("the embedding's scale forgotten", "segment_backward", 'grads["embed.W"]', "does the embedding come in times", """
 def segment_backward(dlogits, dstates, cache):
     grads, dstates = right(dlogits, dstates, cache)
     return {**grads, "embed.W": grads["embed.W"] / cache["cfg"].D ** 0.5}, dstates
 """),
-    ("the tied head's share forgotten", "segment_backward", "dparams.embed.W", "term dropped", """
+    ("the tied head's share forgotten", "segment_backward", 'grads["embed.W"]', "left out", """
 def segment_backward(dlogits, dstates, cache):
     grads, dstates = right(dlogits, dstates, cache)
     if cache["cfg"].tied:
         grads["embed.W"] -= ops.linear_backward(dlogits, cache["head"])[1].T
     return grads, dstates
 """),
-    ("the new states' gradient dropped", "segment_backward", "dparams", "were dstates zero", """
+    ("the new states' gradient dropped", "segment_backward", "grads", "were dstates zero", """
 def segment_backward(dlogits, dstates, cache):
     return right(dlogits, None, cache)
 """),
@@ -672,7 +707,7 @@ def segment_backward(dlogits, dstates, cache):
     grads, dstates = right(dlogits, dstates, cache)
     return grads, (*dstates[-2::-1], None)
 """),
-    ("the last norm left out", "segment_backward", "dparams.norm.g", "zero everywhere, or left out", """
+    ("the last norm left out", "segment_backward", 'grads["norm.g"]', "zero everywhere, or left out", """
 def segment_backward(dlogits, dstates, cache):
     grads, dstates = right(dlogits, dstates, cache)
     grads.pop("norm.g")
@@ -682,26 +717,26 @@ def segment_backward(dlogits, dstates, cache):
 def segment_backward(dlogits, dstates, cache):
     return right(dlogits, tuple(d and (d[0] + 0,) for d in dstates), cache)
 """),
-    ("states not handed on", "story_backward", "dparams.embed.W", "handed on from segment to segment", """
+    ("states not handed on", "story_backward", 'grads["embed.W"]', "handed on from segment to segment", """
 def story_backward(dlogits, cache):
     return right(dlogits, {**cache, "truncate": 1})
 """),
-    ("truncate ignored", "story_backward", "dparams.embed.W", "only before the cut has a gradient", """
+    ("truncate ignored", "story_backward", 'grads["embed.W"]', "only before the cut has a gradient", """
 def story_backward(dlogits, cache):
     return right(dlogits, {**cache, "truncate": None})
 """),
-    ("the cut one segment late", "story_backward", "dparams", "wrong", """
+    ("the cut one segment late", "story_backward", "grads", "wrong", """
 def story_backward(dlogits, cache):
     return right(dlogits, {**cache, "truncate": cache["truncate"] and cache["truncate"] + 1})
 """),
-    ("the last segment's share only", "story_backward", "dparams", "wrong", """
+    ("the last segment's share only", "story_backward", "grads", "wrong", """
 def story_backward(dlogits, cache):
     last, S = cache["calls"][-1], len(cache["calls"])
     rows = last["ids"].shape[1] if last["last"] is None else last["last"]
     masked = dlogits * (np.arange(dlogits.shape[1]) >= dlogits.shape[1] - rows)[:, None]
     return right(masked, {**cache, "truncate": S - 1})
 """),
-    ("a mean over the segments", "story_backward", "dparams", "1/S: is it a mean over S", """
+    ("a mean over the segments", "story_backward", "grads", "1/S: is it a mean over S", """
 def story_backward(dlogits, cache):
     grads = right(dlogits, cache)
     grads.buffer /= len(cache["calls"])
@@ -738,7 +773,7 @@ def clip(grads, limit):
 def clip(grads, limit):
     return right(grads, limit) ** 2
 """),
-    ("no bias correction", "AdamW.step", "params", "corrected for having started at zero", """
+    ("no bias correction", "AdamW.step", "update", "corrected for having started at zero", """
 class AdamW(right):
     def step(self, params, grads, lr):
         b1, b2 = self.betas
@@ -748,13 +783,13 @@ class AdamW(right):
         params.buffer -= lr * m / (v**0.5 + self.eps)
         params.matrices *= 1 - lr * self.decay
 """),
-    ("decay on vectors, too", "AdamW.step", "params", "moved by weight decay, which is for matrices only", """
+    ("decay on vectors, too", "AdamW.step", "update", "moved by weight decay, which is for matrices only", """
 class AdamW(right):
     def step(self, params, grads, lr):
         params.buffer[len(params.matrices):] *= 1 - lr * self.decay
         super().step(params, grads, lr)
 """),
-    ("decay forgotten", "AdamW.step", "params", "weight decay is missing", """
+    ("decay forgotten", "AdamW.step", "update", "weight decay is missing", """
 class AdamW(right):
     def step(self, params, grads, lr):
         self.decay = 0.0
@@ -766,13 +801,13 @@ class AdamW(right):
         self.betas = sorted(self.betas)[::-1]
         super().step(params, grads, lr)
 """),
-    ("steps not counted", "AdamW.step", "after step 2", "params is wrong", """
+    ("steps not counted", "AdamW.step", "step 2", "update is wrong|factor", """
 class AdamW(right):
     def step(self, params, grads, lr):
         self.t = 0
         super().step(params, grads, lr)
 """),
-    ("up the gradient", "AdamW.step", "params", "is the sign flipped", """
+    ("up the gradient", "AdamW.step", "update", "sign (is )?flipped", """
 class AdamW(right):
     def step(self, params, grads, lr):
         super().step(params, grads, -lr)
@@ -785,5 +820,44 @@ class AdamW(right):
 """),
 ]
 
-WRONG_SOLUTIONS = tuple(WrongSolution(f"a{number}", *mistake)
-                        for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)
+FIRST = tuple(WrongSolution(f"a{number}", *mistake)
+              for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)
+EARLY, HELD_BACK, LATE = (tuple(WrongSolution(*slip) for slip in some)
+                          for some in (slips.EARLY, slips.HELD_BACK, slips.LATE))
+WRONG_SOLUTIONS = FIRST + EARLY + HELD_BACK + LATE
+
+
+def measure(some, *, seed=0, verbose=False, show=print):
+    """Grade some wrong solutions and say of each what its feedback got right.  -> (right, misleading, not found)."""
+    right, misleading, missed = 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for wrong in some:
+            report = wrong.grade(Path(folder), seed=seed)
+            own = report.feedback(wrong.function)
+            found = (bool(own), any(map(wrong.names, own)), wrong.explained(report))
+            misled = wrong.misled(report)
+            right, misleading = right + all(found), misleading + bool(misled)
+            missed += report.points == report.out_of
+            marks = "  ".join(f"{name} {'yes' if yes else 'NO '}" for name, yes in zip(
+                ("function", "argument", "symptom"), found, strict=True))
+            show(f"{marks}  {'MISLEADS' if misled else '        '}  {report.points:>3} of {report.out_of:<3}  {wrong}")
+            if verbose and not (all(found) and not misled):
+                show("".join(f"    {line}\n" for line in dict.fromkeys(report.feedback())))
+    show(f"{len(some)} mistakes: {right} right ({right / len(some):.0%}), {misleading} misleading, {missed} not found")
+    return right, misleading, missed
+
+
+def main(argv=None):
+    """`python -m tutorials.assignments.wrong_solutions early`: the share of right feedback."""
+    groups = {"first": FIRST, "early": EARLY, "held-back": HELD_BACK, "late": LATE, "all": WRONG_SOLUTIONS}
+    parser = argparse.ArgumentParser(description=measure.__doc__)
+    parser.add_argument("group", choices=groups)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-v", "--verbose", action="store_true", help="the lines of those that are not right")
+    args = parser.parse_args(argv)
+    right, misleading, missed = measure(groups[args.group], seed=args.seed, verbose=args.verbose)
+    return 1 if missed or misleading or right < 0.95 * len(groups[args.group]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
