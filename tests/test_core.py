@@ -35,17 +35,22 @@ def softmax(scores):
     return e / e.sum()
 
 
-def norm(x, g):
-    return g * x / np.sqrt(np.mean(x * x) + 1e-5)
+def norm(x, g, cfg):
+    return g * x / np.sqrt(np.mean(x * x) + cfg.eps)
 
 
-def turned(x, position):
-    """RoPE on one head of one token: pair i by the angle position / 10000^(2i/K)."""
+def turned(x, position, cfg=Config):
+    """RoPE on one head of one token: pair i by the angle position * w, w = base^(-2i/K), slower if scaled."""
     y = np.empty_like(x)
     for i in range(len(x) // 2):
-        angle = position * 10_000 ** (-2 * i / len(x))
+        w = cfg.base ** (-2 * i / len(x))
+        if cfg.scaling:
+            factor, low, high, length = cfg.scaling
+            kept = min(max((length * w / (2 * math.pi) - low) / (high - low), 0), 1)
+            w *= kept + (1 - kept) / factor
         a, b = x[2 * i], x[2 * i + 1]
-        y[2 * i], y[2 * i + 1] = a * math.cos(angle) - b * math.sin(angle), a * math.sin(angle) + b * math.cos(angle)
+        y[2 * i] = a * math.cos(position * w) - b * math.sin(position * w)
+        y[2 * i + 1] = a * math.sin(position * w) + b * math.cos(position * w)
     return y
 
 
@@ -65,14 +70,14 @@ def gathered(qs, keys, values, seen):
 
 def read_lm2(n, M, p, cfg):
     """What a token reads of the bank."""
-    Mn = [norm(m, p["mem.g"]) for m in M]
+    Mn = [norm(m, p["mem.g"], cfg) for m in M]
     return gathered(heads(n @ p["mem.Wq"], cfg.H), [heads(m @ p["mem.Wk"], cfg.H) for m in Mn],
                     [heads(m @ p["mem.Wv"], cfg.H) for m in Mn], range(len(M)))
 
 
 def write_lm2(seg, M, p, cfg):
     Wq, addresses = p["attn.Wqkv"][:, :cfg.H * cfg.K], np.eye(cfg.D)[:cfg.N] * math.sqrt(cfg.D)
-    R = [gathered([turned(q, len(seg.ns)) for q in heads(address @ Wq, cfg.H)], seg.keys, seg.values,
+    R = [gathered([turned(q, len(seg.ns), cfg) for q in heads(address @ Wq, cfg.H)], seg.keys, seg.values,
                   range(seg.pad, len(seg.ns))) @ p["attn.Wo"] for address in addresses]
     return [sigmoid(r @ p["mem.Win"] + p["mem.bin"]) * np.tanh(r)
             + sigmoid(r @ p["mem.Wforget"] + p["mem.bforget"]) * m for r, m in zip(R, M, strict=True)]
@@ -120,26 +125,26 @@ class Segment:
     """Rows of one story in one block: what each token's attention needs, and the rows that the block makes of them."""
 
     def __init__(self, xs, p, cfg, pad):
-        K, H, G = cfg.D // cfg.H, cfg.H, cfg.G
-        self.xs, self.p, self.pad, self.H = xs, p, pad, H
+        K, H, G = cfg.K, cfg.H, cfg.G
+        self.xs, self.p, self.pad, self.cfg = xs, p, pad, cfg
         self.Wq, Wk, Wv = np.split(p["attn.Wqkv"], [H * K, (H + G) * K], axis=1)
-        self.ns = [norm(x, p["attn.g"]) for x in xs]
-        self.keys = [[turned(k, t) for k in heads(n @ Wk, G)] for t, n in enumerate(self.ns)]
+        self.ns = [norm(x, p["attn.g"], cfg) for x in xs]
+        self.keys = [[turned(k, t, cfg) for k in heads(n @ Wk, G)] for t, n in enumerate(self.ns)]
         self.values = [heads(n @ Wv, G) for n in self.ns]
 
     def row(self, t, read=0, first=0):
         """The block's row for token t, which sees tokens `first` to t; `read` is what comes from a memory."""
         p = self.p
         seen = [t] if t < self.pad else range(max(first, self.pad), t + 1)
-        qs = [turned(q, t) for q in heads(self.ns[t] @ self.Wq, self.H)]
+        qs = [turned(q, t, self.cfg) for q in heads(self.ns[t] @ self.Wq, self.cfg.H)]
         y = self.xs[t] + gathered(qs, self.keys, self.values, seen) @ p["attn.Wo"] + read
-        gate, up = np.split(norm(y, p["ff.g"]) @ p["ff.Wgu"], 2)
+        gate, up = np.split(norm(y, p["ff.g"], self.cfg) @ p["ff.Wgu"], 2)
         return y + (gate * sigmoid(gate) * up) @ p["ff.Wdown"]
 
 
 def logits_of(rows, params, cfg):
     head = params["embed.W"].T if cfg.tied else params["head.W"]
-    return [norm(x, params["norm.g"]) @ head for x in rows]
+    return [norm(x, params["norm.g"], cfg) @ head for x in rows]
 
 
 def tokens_of(ids, params, cfg):
@@ -169,7 +174,7 @@ def story_of_rmt(params, ids, cfg, pad):
             rows = Segment(xs, of_block(params, i), cfg, 0)
             xs = [rows.row(t) for t in range(len(xs))]
         logits += logits_of(xs[cfg.N:cfg.N + len(tokens)], params, cfg)
-        memory = [norm(x, params["norm.g"]) for x in xs[cfg.N + len(tokens):]]
+        memory = [norm(x, params["norm.g"], cfg) for x in xs[cfg.N + len(tokens):]]
     return np.array(logits)
 
 

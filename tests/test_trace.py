@@ -23,17 +23,22 @@ PARTS = ("read", "output", "write", "input", "forget")
 # The model once more, one story and one head at a time, from docs/MODEL.md alone: whoever moves a cache meets it.
 
 
-def norm(x, g):
-    return g * x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+def norm(x, g, cfg):
+    return g * x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.eps)
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def turned(x, position):
-    """Rotary positions: pair i of row r turns by position[r] / 10000^(2i/K)."""
-    angle = np.asarray(position)[:, None] * 10_000.0 ** (-np.arange(0, x.shape[1], 2) / x.shape[1])
+def turned(x, position, cfg):
+    """Rotary positions: pair i of row r turns by position[r] w_i, w_i = base^(-2i/K), slow pairs slower if scaled."""
+    w = cfg.base ** (-np.arange(0, x.shape[1], 2) / x.shape[1])
+    if cfg.scaling:
+        factor, low, high, length = cfg.scaling
+        kept = np.clip((length * w / (2 * np.pi) - low) / (high - low), 0, 1)
+        w = w * (kept + (1 - kept) / factor)
+    angle = np.asarray(position)[:, None] * w
     y = np.empty_like(x)
     y[:, ::2] = x[:, ::2] * np.cos(angle) - x[:, 1::2] * np.sin(angle)
     y[:, 1::2] = x[:, ::2] * np.sin(angle) + x[:, 1::2] * np.cos(angle)
@@ -63,7 +68,7 @@ def written_out(params, tokens, cfg, pad, frozen):
             memory = cfg.memory if cfg.memories[i] else "none"
             x, states[i], found = block(x, states[i], p, cfg, memory, hidden[:0] if whole else hidden, writes)
             story[-1].append(found)
-        x = norm(x, params["norm.g"])
+        x = norm(x, params["norm.g"], cfg)
         story[-1].append({})
         if whole:
             states[-1] = x[len(x) - cfg.N:] if writes else M
@@ -77,7 +82,7 @@ def written_out(params, tokens, cfg, pad, frozen):
 def block(x, state, p, cfg, memory, hidden, writes):
     T, H, G, K = len(x), cfg.H, cfg.G, cfg.K
     hidden = np.concatenate([hidden, np.zeros(T - len(hidden), bool)])
-    n = norm(x, p["attn.g"])
+    n = norm(x, p["attn.g"], cfg)
     Wq, Wk, Wv = np.split(p["attn.Wqkv"], [H * K, (H + G) * K], axis=1)
     group = [h * G // H for h in range(H)]               # the key head that head h asks
     k, v = ((n @ W).reshape(T, G, K) for W in (Wk, Wv))
@@ -86,18 +91,18 @@ def block(x, state, p, cfg, memory, hidden, writes):
         keys, values, covered = (np.concatenate(pair) for pair in zip(state, (k, v, hidden), strict=True))
         at = np.arange(len(keys)) - (len(keys) - T)
     unseen = (at > np.arange(T)[:, None]) | covered & (at != np.arange(T)[:, None])
-    own = [softmax(np.where(unseen, -np.inf, turned((n @ Wq)[:, h * K:(h + 1) * K], np.arange(T))
-                            @ turned(keys[:, group[h]], at).T / K**0.5)) for h in range(H)]
+    own = [softmax(np.where(unseen, -np.inf, turned((n @ Wq)[:, h * K:(h + 1) * K], np.arange(T), cfg)
+                            @ turned(keys[:, group[h]], at, cfg).T / K**0.5)) for h in range(H)]
     a = np.hstack([own[h] @ values[:, group[h]] for h in range(H)]) @ p["attn.Wo"]
     found, after = {}, state
     if memory in ("lm2", "pooled"):
-        Mn = norm(state, p["mem.g"])
-        q, mk, mv = (y.reshape(-1, H, K) for y in (n @ p["mem.Wq"], Mn @ p["mem.Wk"], Mn @ p["mem.Wv"]))
-        found["read"] = np.array([softmax(q[:, h] @ mk[:, h].T / K**0.5) for h in range(H)])
+        Mn = norm(state, p["mem.g"], cfg)
+        q, mk, mv = (y.reshape(-1, H, cfg.D // H) for y in (n @ p["mem.Wq"], Mn @ p["mem.Wk"], Mn @ p["mem.Wv"]))
+        found["read"] = np.array([softmax(q[:, h] @ mk[:, h].T / (cfg.D // H)**0.5) for h in range(H)])
         Emem = np.hstack([found["read"][h] @ mv[:, h] for h in range(H)])
         found["output"] = sigmoid(Emem @ p["mem.Wout"] + p["mem.bout"])
         if writes:
-            ks, vs = [turned(k[:, g], np.arange(T)) for g in group], [v[:, g] for g in group]
+            ks, vs = [turned(k[:, g], np.arange(T), cfg) for g in group], [v[:, g] for g in group]
             after, parts = (lm2(state, ks, vs, p, cfg, hidden) if memory == "lm2" else
                             pooled(state, n, Emem, p, cfg, hidden))
             found |= parts
@@ -105,9 +110,9 @@ def block(x, state, p, cfg, memory, hidden, writes):
     elif writes and memory != "none":
         after = tuple(part[-cfg.N:] if memory == "window" else part for part in (keys, values, covered))
     if memory != "none":
-        found |= {when: EQUATIONS[memory][1](part) for when, part in (("before", state), ("after", after))}
+        found |= {when: EQUATIONS[memory][1](part, cfg) for when, part in (("before", state), ("after", after))}
     x = x + a
-    gate, up = np.split(norm(x, p["ff.g"]) @ p["ff.Wgu"], 2, axis=1)
+    gate, up = np.split(norm(x, p["ff.g"], cfg) @ p["ff.Wgu"], 2, axis=1)
     return x + (gate * sigmoid(gate) * up) @ p["ff.Wdown"], after, found
 
 
@@ -116,7 +121,7 @@ def lm2(M, ks, vs, p, cfg, hidden):
     asked = np.eye(N, cfg.D) * cfg.D**0.5 @ p["attn.Wqkv"]
     write = []
     for h in range(cfg.H):
-        scores = turned(asked[:, h * K:(h + 1) * K], np.full(N, T)) @ ks[h].T / K**0.5
+        scores = turned(asked[:, h * K:(h + 1) * K], np.full(N, T), cfg) @ ks[h].T / K**0.5
         write.append(softmax(np.where(hidden, -np.inf, scores)))
     R = np.hstack([w @ v for w, v in zip(write, vs, strict=True)]) @ p["attn.Wo"]
     gin = sigmoid(R @ p["mem.Win"] + p["mem.bin"])
@@ -136,11 +141,11 @@ def pooled(M, n, Emem, p, cfg, hidden):
     return after, {"write": np.array([pool] * cfg.H), "input": gin, "forget": gforget}
 
 
-def kept(state):
+def kept(state, cfg):
     """Kept keys, turned to their distance from the next segment, kept values, and how many of them are padding."""
     keys, values, covered = state
     at = np.arange(-len(keys), 0)
-    turned_keys = np.stack([turned(keys[:, g], at) for g in range(keys.shape[1])], 1)
+    turned_keys = np.stack([turned(keys[:, g], at, cfg) for g in range(keys.shape[1])], 1)
     return {"k": turned_keys, "v": values, "hidden": covered.sum()}
 
 
@@ -152,7 +157,7 @@ def nothing_kept(params, cfg):
 # Of each memory: its state before the first segment, and that state by the names of `state_shapes`.
 EQUATIONS = {
     "none": (None, None),
-    **dict.fromkeys(("lm2", "pooled"), (lambda params, cfg: np.eye(cfg.N, cfg.D), lambda M: {"M": M})),
+    **dict.fromkeys(("lm2", "pooled"), (lambda params, cfg: np.eye(cfg.N, cfg.D), lambda M, _: {"M": M})),
     **dict.fromkeys(("window", "full"), (nothing_kept, kept)),
     "rmt": (lambda params, cfg: params["memory.W"] * cfg.D**0.5, None),
 }

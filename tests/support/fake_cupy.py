@@ -23,16 +23,16 @@ from tinylm2 import backend
 UFUNC = "out dtype"                                      # name: the keywords that CuPy's version takes
 FUNCTIONS = {
     "add": UFUNC, "multiply": UFUNC, "divide": UFUNC, "exp": UFUNC, "log": UFUNC, "sqrt": UFUNC, "tanh": UFUNC,
-    "maximum": UFUNC, "minimum": UFUNC, "ceil": UFUNC, "isfinite": UFUNC, "einsum": "dtype", "matmul": "out",
-    "where": "", "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind", "searchsorted": "side",
-    "arange": "dtype", "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype",
+    "maximum": UFUNC, "minimum": UFUNC, "clip": "", "ceil": UFUNC, "isfinite": UFUNC, "einsum": "dtype",
+    "matmul": "out", "where": "", "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind",
+    "searchsorted": "side", "arange": "dtype", "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype",
     "ascontiguousarray": "dtype", "broadcast_to": "", "take_along_axis": "axis"}
 METHODS = {
     "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",
     "argsort": "axis", "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "",
     "fill": "", "reshape": "", "ravel": "", "transpose": "", "swapaxes": "", "squeeze": "axis", "view": ""}
 METADATA = ("shape", "strides", "dtype", "size", "ndim", "itemsize", "nbytes", "flags", "device")
-CONSTANTS = ("inf", "result_type", "float32", "float64", "complex64", "complex128", "int32", "int64", "bool_")
+CONSTANTS = ("inf", "pi", "result_type", "float32", "float64", "complex64", "complex128", "int32", "int64", "bool_")
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 OTHERS = ("lt", "le", "gt", "ge", "eq", "ne", "neg", "invert", "abs")      # no swapped and no in-place form
 REFUSED = ("__bool__", "__int__", "__float__", "__complex__", "__index__", "__iter__", "__contains__", "__array__",
