@@ -25,8 +25,8 @@ FUNCTIONS = {
     "add": UFUNC, "multiply": UFUNC, "divide": UFUNC, "exp": UFUNC, "log": UFUNC, "sqrt": UFUNC, "tanh": UFUNC,
     "maximum": UFUNC, "minimum": UFUNC, "clip": "", "ceil": UFUNC, "isfinite": UFUNC, "einsum": "dtype",
     "matmul": "out", "where": "", "concatenate": "axis out", "stack": "axis out", "argsort": "axis kind",
-    "searchsorted": "side", "arange": "dtype", "eye": "dtype k", "zeros": "dtype", "full": "dtype", "zeros_like": "dtype",
-    "ascontiguousarray": "dtype", "broadcast_to": "", "take_along_axis": "axis"}
+    "searchsorted": "side", "arange": "dtype", "eye": "dtype k", "zeros": "dtype", "full": "dtype",
+    "zeros_like": "dtype", "ascontiguousarray": "dtype", "broadcast_to": "", "take_along_axis": "axis"}
 METHODS = {
     "sum": "axis dtype out keepdims", "max": "axis out keepdims", "min": "axis out keepdims", "argmax": "axis",
     "argsort": "axis", "any": "axis keepdims", "all": "axis keepdims", "astype": "copy", "copy": "", "conj": "",
