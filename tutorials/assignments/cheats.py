@@ -904,7 +904,7 @@ class AdamW(AdamW):
     Cheat("is longer than a file may be", "# " + "x" * (1 << 20), "is not graded: it has more than 1048576 bytes"),
     Cheat("opens more brackets than Python can read", "(" * 100_000, "cannot be loaded: it (raised|ended|asks)"),
     Cheat("nests deeper than Python can read", "-" * 500_000 + "1", "cannot be loaded: it (raised|ended|asks)"),
-    Cheat("is written in another encoding", "", "cannot be loaded: it raised SyntaxError",
+    Cheat("is written in another encoding", "", "cannot be loaded: it raised (SyntaxError|ValueError)",
           write=lambda cheat, path: path.write_bytes(b"\xff\xfe\x00\xd8") and path),
 )
 
