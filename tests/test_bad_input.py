@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import fuzz, toy_experiment, watched
-from tinylm2.__main__ import main
-from tinylm2.data import bpe_tokenizer, read_stories, word_tokenizer
-from tinylm2.data.tokenizer import Tokenizer
-from tinylm2.errors import BadInput, read_lines
-from tinylm2.files import replacing
-from tinylm2.training import checkpoint, run_dir
-from tinylm2.training.run_dir import FILES
+pytest.importorskip("hypothesis", reason="hypothesis is not installed: pip install -e '.[test]'")
+
+from tests.support import fuzz, toy_experiment, watched  # noqa: E402
+from tinylm2.__main__ import main  # noqa: E402
+from tinylm2.data import bpe_tokenizer, read_stories, word_tokenizer  # noqa: E402
+from tinylm2.data.tokenizer import Tokenizer  # noqa: E402
+from tinylm2.errors import BadInput, read_lines  # noqa: E402
+from tinylm2.files import replacing  # noqa: E402
+from tinylm2.training import checkpoint, run_dir  # noqa: E402
+from tinylm2.training.run_dir import FILES  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "9" * 5000
