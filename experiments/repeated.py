@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from benchmarks.tables import markdown
-from experiments.runner import Experiment, curve
+from experiments.runner import Experiment, curve, label_ends
 from tinylm2 import decoding
 from tinylm2.data import GrammarFiller, PublishedTokenizer, Rng, Stories, TextSampler
 from tinylm2.interop.export_model import export_model
@@ -28,6 +28,7 @@ QUESTION = ("Does a memory that is added to a trained Llama, which stays as it i
 NAMES = ["Mary", "John", "Sandra", "Daniel", "Fred", "Bill"]
 THINGS = ["milk", "football", "apple", "box", "hammer", "ring", "book", "lamp"]
 PLACES = ["garden", "office", "kitchen", "hallway", "bathroom", "cellar", "attic", "stable"]
+GUESS = float(np.log(len(PLACES)))
 TEXT, SEGMENTS = 71, 4                                   # random stream of the texts; segments of a row
 MOVES = "as the first, and the Llama learns, too"
 VARIANTS = {"gate shut, values zero": None, "gate open, values zero": -1.0, "gate shut to -10, values drawn": -10.0,
@@ -143,16 +144,19 @@ def report(results):
 def draw(results, plt):
     """The loss of repeated words as the memory learns."""
     figure, axes = plt.subplots(figsize=(7, 4))
+    last, ends = 0, {}
     for name in results.variants:
         trials = results.of(name)
         if trials:
             points = [results.budget["every"] * i for i in range(len(trials[0]["losses"]))]
             curve(axes, points, [trial["losses"] for trial in trials], name)
-    axes.axhline(np.log(8), color="grey", linestyle=":", label="guessing one of eight")
+            last, ends[name] = max(last, points[-1]), sum(trial["losses"][-1] for trial in trials) / len(trials)
+    axes.plot([0, last], [GUESS, GUESS], color="grey", linestyle=":", label="guessing one of eight")
     axes.set_xlabel("steps of the memory, the Llama is frozen")
     axes.set_ylabel("loss of the words that are told again")
-    axes.set_ylim(0)
-    axes.legend()
+    best = min(ends, key=ends.get)
+    axes.set_title(f"At the end: {ends[best]:.3f} nats ({best}), {GUESS:.3f} by guessing", loc="left")
+    label_ends(axes)
     return figure
 
 

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from tests.support import small
+from tests.support import browser, small
 from tinylm2 import gpu
 
 LONG = {"test_assignments", "test_fuzz", "test_lessons", "test_wheel"}     # most of the minutes of all tests
@@ -32,6 +32,17 @@ def cfg(request):
 def remembering(request):
     """The variants that have a memory."""
     return small.VARIANTS[request.param]
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    """A real Chromium; a test that needs one is skipped, with the reason, where it is missing."""
+    if why := browser.missing():
+        pytest.skip(why)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # of the driver's own sockets
+        with browser.chromium(tmp_path_factory.mktemp("chromium")) as found:
+            yield found
 
 
 def pytest_runtest_setup(item):

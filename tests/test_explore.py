@@ -2,14 +2,13 @@
 
 import re
 import time
-import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.support import browser, watched
+from tests.support import watched
 from tinylm2.__main__ import main
 from tinylm2.data import EVALUATION, TASKS, BadInput, Example, Rng, examples, insert_in_haystack
 from tinylm2.inspect import explore
@@ -66,16 +65,6 @@ FAINT = TEXTS + """
         const [a, b] = [light(over(behind)), light(over([...behind, getComputedStyle(node).color]))];
         return [text, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
     }).filter(([, contrast]) => contrast < 4.5);"""
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    if why := browser.missing():
-        pytest.skip(why)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                  # of the driver's own sockets
-        with browser.chromium(tmp_path_factory.mktemp("chromium")) as tab:
-            yield tab
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def test_a_resumed_run_opens_its_text_only_where_it_is_named_again(run, tmp_path
 
 
 def test_frozen_gradients_are_the_memory_s_own(folder):
-    """Inside, the memories' gradients are bit for bit those of the whole backward, and all others are zero."""
+    """Inside, the memories' gradients are those of the whole backward, and all others are zero."""
     model = import_model(folder, memory="lm2", slots=4, segment=8)
     for name, W in model.params.items():
         W += np.random.default_rng(len(name)).normal(0, 0.1, W.shape).astype("f4") * (".mem." in name)

@@ -6,7 +6,6 @@ compared with what Python computes of the same tokens. Plain pytest takes some d
 """
 
 import random
-import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.support import browser, watched
+from tests.support import watched
 from tinylm2 import layers
 from tinylm2.data import EVALUATION, TASKS, GrammarFiller, Rng, examples, insert_in_haystack, without_filler
 from tinylm2.flat import Flat
@@ -56,16 +55,6 @@ try:
     from selenium.common.exceptions import JavascriptException
 except ImportError:                                      # then every test here is skipped
     JavascriptException = AssertionError
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    if why := browser.missing():
-        pytest.skip(why)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                  # of the driver's own sockets
-        with browser.chromium(tmp_path_factory.mktemp("chromium")) as tab:
-            yield tab
 
 
 def models():

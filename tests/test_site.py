@@ -17,7 +17,6 @@ import pytest
 
 import tinylm2
 from docs import equations
-from tests.support import browser
 
 build = pytest.importorskip("docs.build")
 MISSING = build.missing()
@@ -193,14 +192,6 @@ def site(tmp_path_factory):
     yield folder, seconds, f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    if browser.missing():
-        pytest.skip(browser.missing())
-    with browser.chromium(tmp_path_factory.mktemp("browser")) as found:
-        yield found
 
 
 @pytest.mark.long

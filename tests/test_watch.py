@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support import browser, crash
+from tests.support import crash
 from tests.support.small import FewSentences
 from tinylm2.__main__ import main
 from tinylm2.cli import train
@@ -272,14 +272,6 @@ def test_a_run_that_stops_closes_its_page(run):
 
 
 # --------------------------------------------------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    if browser.missing():
-        pytest.skip(browser.missing())
-    with browser.chromium(tmp_path_factory.mktemp("browser")) as found:
-        yield found
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])

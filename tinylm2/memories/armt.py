@@ -46,15 +46,7 @@ def cost(cfg: Any) -> tuple:
     return T * read + gather + N * write, cfg.H * T * N
 
 
-def first_forward(p: dict, *, cfg: Any, B: int) -> tuple[tuple[Array, Array], Any]:
-    """Nothing is stored yet."""
-    W = p["mem.Wv"]
-    return tuple(get_xp(W).zeros((B, *shape), W.dtype) for shape in state_shapes(cfg).values()), None
-
-
-def first_backward(dstate: tuple, cache: Any) -> dict:
-    """A constant start has no gradient."""
-    return {}
+first_forward, first_backward = primitives.starts_empty(state_shapes)
 
 
 def looks(read: Any, write: Any) -> dict:

@@ -6,6 +6,20 @@ from tinylm2 import ops
 from tinylm2.backend import Array, check_shapes, fused, get_xp
 
 
+def starts_empty(state_shapes: Any) -> tuple:
+    """(first_forward, first_backward) of a memory that has stored nothing before the first segment."""
+    def first_forward(p, *, cfg, B):
+        """A state of zeros: state_shapes(cfg), with the axis B."""
+        W = next(iter(p.values()))
+        return tuple(get_xp(W).zeros((B, *shape), W.dtype) for shape in state_shapes(cfg).values()), None
+
+    def first_backward(dstate, cache):
+        """A constant start has no gradient."""
+        return {}
+
+    return first_forward, first_backward
+
+
 def check_heads(cfg: Any) -> None:
     """ValueError where heads are not D / H wide, for memories whose heads share the hidden size."""
     if cfg.H * cfg.K != cfg.D:

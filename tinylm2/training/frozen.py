@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tinylm2 import ops, recurrence
 from tinylm2.backend import get_xp
 from tinylm2.errors import BadInput
-from tinylm2.flat import Flat, join
+from tinylm2.flat import Flat
 from tinylm2.optim import AdamW
 
 
@@ -26,23 +26,12 @@ def memory_names(params: Flat) -> list:
 class FrozenBase(AdamW):
     """AdamW that moves the memories' parameters only. Its moments are as large as the model, zero for the rest."""
 
-    def __init__(self, params: Flat) -> None:
-        super().__init__(params)
-        self.shapes = {name: params.shapes[name] for name in memory_names(params)}
-
     def step(self, params: Flat, grads: Flat, lr: float) -> None:
-        """The memories' parts side by side, one step of AdamW on them, and back to their places."""
-        xp, dtype = get_xp(params.buffer), params.buffer.dtype
-        wholes = params, grads, params.like(self.m), params.like(self.v)
-        p, g, m, v = (Flat(self.shapes, xp, dtype, join(self.shapes, whole, xp, dtype)) for whole in wholes)
-        inner = AdamW.__new__(AdamW)
-        inner.betas, inner.eps, inner.decay, inner.t, inner.m, inner.v = (
-            self.betas, self.eps, self.decay, self.t, m.buffer, v.buffer)
-        inner.step(p, g, lr)
-        self.t = inner.t
-        for whole, part in ((params, p), (wholes[2], m), (wholes[3], v)):
-            for name, W in part.items():
-                whole[name][...] = W
+        """A step of AdamW, and then everything frozen as it was: weight decay moves without a gradient."""
+        before = params.like(params.buffer.copy())
+        super().step(params, grads, lr)
+        for name in params.keys() - set(memory_names(params)):
+            params[name][...] = before[name]
 
 
 @contextmanager
