@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 from benchmarks import machine
+from tinylm2.cli.console import number
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"a": 150, "b": 75, "c": 180, "d": 60, "e": 540}               # seconds of nine minutes, at most
@@ -72,7 +73,7 @@ def main(argv=None):
 def arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the results, and of what e continues")
-    parser.add_argument("--minutes", type=float, default=9, help="for all parts together (9)")
+    parser.add_argument("--minutes", type=number(1, 600), default=9, help="for all parts together (9)")
     parser.add_argument("--only", default=",".join(SHARES), help="parts to run (a,b,c,d,e)")
     parser.add_argument("--dry", action="store_true", help="on the fake CuPy, with tiny sizes")
     parser.add_argument("--write", action="store_true", help="put an earlier summary into docs/PERFORMANCE.md")

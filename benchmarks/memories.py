@@ -20,7 +20,7 @@ from benchmarks import machine
 from benchmarks.step import Workload, race, tinylm2_step
 from benchmarks.tables import markdown, median_quartiles
 from experiments.baselines import baseline
-from tinylm2.cli.console import keep_memory
+from tinylm2.cli.console import keep_memory, whole
 from tinylm2.data import word_tokenizer
 from tinylm2.memories import MEMORIES
 from tinylm2.model import Config, count_params
@@ -55,7 +55,7 @@ def measure(names, rounds):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memories", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each memory (15)")
+    parser.add_argument("--rounds", type=whole(1, 10_000), default=15, help="turns of each memory (15)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/PERFORMANCE.md")
     args = parser.parse_args(argv)
     keep_memory()

@@ -232,7 +232,7 @@ class SharedMemory:
             import fcntl
             fd = os.memfd_create("arguments", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, SHARED_SIZE)
-            fcntl.fcntl(fd, 1033, 1 | 2 | 4)             # F_ADD_SEALS: no more seals, no shrinking, no growing
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             return cls(fd), fd
         path = os.path.join(folder, "arguments")
         with open(path, "wb+") as file:
