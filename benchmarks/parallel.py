@@ -22,6 +22,7 @@ from textwrap import fill
 import numpy as np
 
 from benchmarks import cost_model, machine
+from benchmarks import step as one_process
 from benchmarks.step import LR, SEED, WORKLOADS, Workload
 from benchmarks.tables import markdown, median_quartiles
 from tests.support import ranks
@@ -33,7 +34,7 @@ from tinylm2.inspect.evaluate import ask
 from tinylm2.model import Config, count_params, init_params
 from tinylm2.optim import AdamW, clip
 from tinylm2.training.communicator import own_shards, world
-from tinylm2.training.step import train_step
+from tinylm2.training.step import loss_and_gradients, train_step
 
 PAGE = machine.PAGE.with_name("SCALING.md")
 PICTURE = PAGE.with_name("pictures") / "scaling.png"
@@ -41,9 +42,10 @@ JOINT = Config(V=word_tokenizer().size, D=64, L=3, H=4, G=4, F=160, N=16, T=128)
 MODELS = {name: WORKLOADS[name] for name in ("lm2-tiny", "small", "medium")} | {
     "joint": Workload(JOINT, batch=16, last=2, segments=2)}
 LARGE = "lm2-1.7b", 1024                                 # the paper's model, and rows of a batch
-THREADS = {"1 process": 1, "2 ranks": 1, "2 BLAS threads": 2, "torch, 2 threads": 2, "torch, 2 processes": 1,
-           "1 process, half the rows": 1, "1 process, an eighth": 1}
 FRACTIONS = {"1 process, half the rows": 2, "1 process, an eighth": 8}
+APART = "2 processes apart, half the rows each"          # at the same time, and nothing is exchanged
+THREADS = {"1 process": 1, "2 ranks": 1, "2 BLAS threads": 2, "torch, 2 threads": 2, "torch, 2 processes": 1,
+           "1 process, half the rows": 1, "1 process, an eighth": 1, APART: 1}
 SIZES = [2**n for n in range(8, 24, 3)]                  # numbers that are added
 
 
@@ -56,6 +58,28 @@ def our_step(work, comm):
     optimizer = AdamW(params)
     parts = [work.draw().part(shard, comm.size) for shard in own_shards(comm, comm.size)]
     return lambda: train_step(params, optimizer, *parts, cfg=work.cfg, lr=LR, comm=comm)[0]
+
+
+def bare_step(work):
+    """A function that trains one step as it would stand without shards and without a communicator."""
+    params, batch = init_params(work.cfg, SEED), work.draw()
+    optimizer = AdamW(params)
+
+    def step():
+        loss, correct, grads = loss_and_gradients(params, batch, cfg=work.cfg)
+        norm = clip(grads, 1.0)
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            raise FloatingPointError(f"the loss is {loss}")
+        optimizer.step(params, grads, LR)
+        return float(loss)
+
+    return step
+
+
+def overhead(work, rounds):
+    """Processor time of a one-process `train_step` as a multiple of the bare step's, one figure per round."""
+    taken = one_process.race({"whole": our_step(work, world()), "bare": bare_step(work)}, rounds, time.process_time)
+    return [whole / bare for whole, bare in zip(taken["whole"], taken["bare"], strict=True)]
 
 
 def ddp_step(work, rank, size):
@@ -126,7 +150,7 @@ def serve(side, name):
         step = training_step(init_params(work.cfg, SEED), work.draw(), cfg=work.cfg, lr=LR)
     else:
         comm = world()
-        rows = max(1, work.batch // FRACTIONS.get(side, 1))
+        rows = max(1, work.batch // (FRACTIONS | {APART: 2}).get(side, 1))
         rank, step = comm.rank, our_step(replace(work, batch=rows), comm)
 
         def share(n):
@@ -194,23 +218,23 @@ class Side:
         arguments = ["-m", "benchmarks.parallel", "--serve", side, name]
         command = ranks.command(2, *arguments) if side == "2 ranks" else [sys.executable, *arguments]
         kept = ranks.environment(**threads)
-        count = 2 if side == "torch, 2 processes" else 1
+        count = 2 if side in ("torch, 2 processes", APART) else 1
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"} if count == 2 else {}
         with open(Path(home) / "log", "a") as log:
             self.processes = [
                 subprocess.Popen(command, env=kept | group | {"RANK": str(rank)}, text=True, cwd=ranks.ROOT, stderr=log,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for rank in range(count)]
-        self.log = log.name
+        self.log, self.told = log.name, self.processes if side == APART else self.processes[:1]
 
     def turn(self, n):
-        """{"seconds": per step of n steps, "loss": the last}."""
-        first = self.processes[0]
-        first.stdin.write(f"{n}\n")
-        first.stdin.flush()
-        line = first.stdout.readline()
-        if not line:
+        """{"seconds": per step of n steps, "loss": the last}; of two processes apart, those of the slower one."""
+        for process in self.told:
+            process.stdin.write(f"{n}\n")
+            process.stdin.flush()
+        lines = [process.stdout.readline() for process in self.told]
+        if not all(lines):
             raise RuntimeError(f"a side of the benchmark ended: {Path(self.log).read_text()[-500:]}")
-        return json.loads(line)
+        return max(map(json.loads, lines), key=lambda found: found["seconds"])
 
     def end(self):
         for process in self.processes:
@@ -235,7 +259,7 @@ def sides():
         lacking.append(ranks.lacking())
     else:
         chosen.append("2 ranks")
-    chosen += ["2 BLAS threads", *FRACTIONS]
+    chosen += ["2 BLAS threads", *FRACTIONS, APART]
     if machine.has("torch"):
         chosen += ["torch, 2 threads", "torch, 2 processes"]
     else:
@@ -250,7 +274,7 @@ def race(name, chosen, rounds, least):
         running = {side: Side(side, name, home) for side in chosen}
         try:
             first = {side: running[side].turn(1)["loss"] for side in chosen}
-            whole = [loss for side, loss in first.items() if side not in FRACTIONS]
+            whole = [loss for side, loss in first.items() if side not in (*FRACTIONS, APART)]
             if not np.allclose(whole, whole[0], rtol=1e-3):
                 raise RuntimeError(f"the sides do not train the same model: first losses {first}")
             repeats = {side: max(1, round(least / running[side].turn(2)["seconds"])) for side in chosen}
@@ -355,6 +379,10 @@ def report(args):
     load = os.getloadavg()[0]
     found = {name: race(name, chosen, 1 if args.quick else args.rounds, 0.02 if args.quick else 0.5) for name in names}
     text = [*lacking, steps_table(names, chosen, found)]
+    for name in names:
+        ratios = overhead(MODELS[name], 3 if args.quick else 40)
+        text.append(f"In one process, a step of {name} takes {median(ratios):.3f} times the processor time of a step "
+                    f"without shards and communicator (median of {len(ratios)} rounds).")
     works = {name: work_of(name, found[name]) for name in names}
     networks = dict(cost_model.NETWORKS)
     if "2 ranks" in chosen:
