@@ -148,6 +148,32 @@ def test_odd_numbers_in_a_file_of_an_experiment_are_one_line(refused, tmp_path):
 # --------------------------------------------------------------------------------------------------- devices and pipes
 
 
+TELLS = 'self.tell(f"{person} {self.went_to(place)}.", place)'
+
+
+@pytest.mark.parametrize(("old", "new", "found"), [
+    ("def happen(self)", "def happen(self", ":12: found code that fails (SyntaxError"),
+    ("person = self.rng", "raise KeyError(5)\n        person = self.rng", ":13: found code that fails (KeyError: 5)"),
+    ("class WhoIsThere", "exit(3)\nclass WhoIsThere", "SyntaxError"),
+    ("print(", "exit(3)\nprint(", ":25: found code that fails (SystemExit: 3)"),
+    ("questions = 3 ", "questions = 0 ", "no question in it"),
+    ("return bool(there)", "return False", "10,000 events in one story"),
+    ("line = self.tell", "return False\n        line = self.tell", "nothing could be asked in 10,000 stories"),
+    (TELLS, "self.tell(5, place)", "5 as its line 1, expected text"),
+    ('",".join(there)', "3", "the answer 3"), ('",".join(there)', "' '", "the answer ' '"),
+    ("*lines)", "99)", "the support (99,)"),
+])
+def test_a_task_file_that_is_wrong_is_one_line_before_any_training(refused, tmp_path, old, new, found):
+    """Its line where its code fails; a world in which nothing is ever asked ends, too."""
+    assert old in fuzz.TASK_FILE
+    file = tmp_path / "my_task.py"
+    file.write_text(fuzz.TASK_FILE.replace(old, new))
+    line = refused("train", "--out", tmp_path / "run", "--task", file, command=fuzz.of_a_task_file)
+    assert f"{file}:" in line
+    assert found in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(params=["/dev/zero", "a pipe", "a link"])
 def special(request, tmp_path):
     """A place whose bytes have no end, or never come."""

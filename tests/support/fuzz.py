@@ -284,6 +284,35 @@ def from_words():
         lambda raw: Case("words", main, argv, {"words": raw}))
 
 
+def of_a_task_file(argv):
+    """`train`, after which the tasks of the file are forgotten."""
+    before = dict(TASKS)
+    try:
+        return main(argv)
+    finally:
+        TASKS.clear()
+        TASKS.update(before)
+
+
+TASK_FILE = re.search(r"```python\n(from tinylm2.data import Rng, story_text\n.*?)```",
+                      (Path(__file__).parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+NAMES = ("person", "place", "line", "there", "lines", "self", "self.rng", "self.seen", "self.people", "None", "3", "-1",
+         "[]", "True", "False", "print", "''", "'zebra'", "Walk", "object", "1 / 0", "exit(3)", "lambda: 0", "return")
+
+
+@st.composite
+def from_task_file(draw):
+    """The example of docs/DATA.md with other names in it, or damaged."""
+    source = TASK_FILE
+    for _ in range(draw(st.integers(0, 3))):
+        places = list(re.finditer(r"[A-Za-z_.]+|\d+", source))
+        at = draw(st.sampled_from(range(len(places))))
+        source = source[:places[at].start()] + draw(st.sampled_from(NAMES)) + source[places[at].end():]
+    raw = draw(damaged(source.encode()) if draw(st.integers(0, 1)) else st.just(source.encode()))
+    return Case("task file", of_a_task_file, ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", "--task",
+                                              "{home}/my_task.py"], {"my_task.py": raw})
+
+
 def from_official_stories():
     argv = ["train", "--out", "{home}/run", *SMALL, "--eval-segments", "1", "--train-on", "{home}"]
     return story_files.map(lambda raw: Case("official stories", main, argv, {"qa1_x_train.txt": raw}))
@@ -615,5 +644,6 @@ def cases(ground):
     kinds = (from_story_files(), from_babilong(), from_filler(), from_config(ground), from_tokenizer(ground),
              from_checkpoint(ground), from_resumed_checkpoint(ground), from_main_line(), from_command_line(),
              from_questions(), from_words(), from_official_stories(), from_metrics(ground), from_evaluation(ground),
-             from_experiment(), from_resumed_metrics(ground), from_course_line())
+             from_experiment(), from_resumed_metrics(ground), from_course_line(),
+             from_task_file())
     return st.sampled_from(range(len(kinds))).flatmap(kinds.__getitem__)

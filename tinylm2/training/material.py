@@ -6,6 +6,8 @@ the command line: a checkpoint is somebody else's file until its owner says othe
 
 import re
 import runpy
+import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from tinylm2.data import (
     TASKS,
     BookFiller,
+    Fact,
     FileTask,
     GrammarFiller,
     Question,
@@ -74,21 +77,53 @@ def _tasks(settings):
 
 
 def load_tasks(path: Any) -> Any:
-    """The tasks that a Python file enters in TASKS (docs/DATA.md shows one).  BadInput where it enters none."""
+    """The tasks that a Python file enters in TASKS (docs/DATA.md shows one), each tried on some stories.
+
+    BadInput where the file enters none, where its code fails (with the line), and where a story is no story.
+    """
     if not Path(path).is_file():
         raise BadInput(f"{path}: found no such file, expected Python code that declares a task (docs/DATA.md)")
     before = dict(TASKS)
-    try:
+    with _failures_of(path):
         runpy.run_path(str(path))
-    except Exception as error:
-        raise BadInput(f"{path}: found code that fails ({type(error).__name__}: {error}), expected a task") from None
     found = [task for name, task in TASKS.items() if before.get(name) is not task]
     if not found:
         raise BadInput(f"{path}: found no task in it, expected a class under @task(\"qa21\", \"a title\")")
     for task in found:
         if not re.fullmatch(r"qa\d{1,6}", task.name):
             raise BadInput(f"{path}: found the task name {task.name!r}, expected qa and a number, such as qa21")
+        with _failures_of(path):
+            stories = [task.story(rng) for rng in task.sample(SAMPLE)]
+        if odd := next(filter(None, map(_what_is_odd, stories)), None):
+            raise BadInput(f"{path}: found a story of {task.name} with {odd}")
     return found
+
+
+@contextmanager
+def _failures_of(path):
+    """Whatever the code of this file raises, or even an end of the program, becomes one line with the file's line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(path) else []
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise BadInput(f"{place}: found code that fails ({type(error).__name__}: {error}), expected a task") from None
+
+
+def _what_is_odd(story):
+    """What is wrong with a story, None where nothing is."""
+    facts = set()
+    for number, line in enumerate(story, 1):
+        if not isinstance(line.text, str) or not line.text.strip():
+            return f"{line.text!r:.40} as its line {number}, expected text"
+        if isinstance(line, Fact):
+            facts.add(number)
+        elif not isinstance(line.answer, str) or not line.answer.strip():
+            return f"the answer {line.answer!r:.40} in its line {number}, expected text"
+        elif not facts.issuperset(line.support):
+            return f"the support {line.support!r:.40} in its line {number}, expected numbers of earlier facts"
+    return None if len(facts) < len(story) else "no question in it, expected one at least"
 
 
 def _texts(examples, filler):

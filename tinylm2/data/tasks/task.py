@@ -5,7 +5,7 @@ from typing import Any
 
 from tinylm2.data.rng import DATA, Rng
 from tinylm2.data.stories import Story
-from tinylm2.data.tasks.world import World
+from tinylm2.data.tasks.world import MOST, World
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Task:
                 raise ValueError(f"{self.name}: found {name}={value}, expected at least 1")
         if facts is not None:
             facts = int(min(max(facts, self.world.least), self.world.most))
-        while True:
+        for _ in range(MOST):
             world = self.world(rng)
             if world.run(questions or self.world.questions, facts):
                 return tuple(world.lines)
+        raise ValueError(f"{self.name}: nothing could be asked in {MOST:,} stories")
 
 
 TASKS: dict[str, Task] = {}

@@ -5,6 +5,8 @@ from typing import Any
 
 from tinylm2.data.stories import Fact, Question
 
+MOST = 10_000                                            # events per story, and stories begun: more ask nothing
+
 
 class World:
     """A story while it is told. A kind of world says what can happen in it and what can be asked.
@@ -24,6 +26,7 @@ class World:
         self.rng = rng
         self.lines = []
         self.topics = []
+        self.happened = 0
 
     def happen(self) -> None:
         """Let something happen and tell it in one or more facts. Return False when nothing more can happen."""
@@ -60,10 +63,12 @@ class World:
         return True
 
     def advance(self, facts: Any) -> bool:
-        """Tell so many facts, or as many as can happen. False when none can."""
+        """Tell so many facts, or as many as can happen. False when none can.  ValueError after MOST events."""
         start = len(self.lines)
         while len(self.lines) < start + facts and self.happen() is not False:
-            pass
+            self.happened += 1
+            if self.happened > MOST:
+                raise ValueError(f"{MOST:,} events in one story, and still nothing to ask")
         return len(self.lines) > start
 
     def inquire(self) -> Any:
