@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from tinylm2.cli.console import percent, place, table, whole
+from tinylm2.cli.console import percent, place, question_bar, table, whole
 from tinylm2.cli.story import add_model_arguments, model_of
 from tinylm2.data import find_file, generated_examples, read_babilong, read_examples
 from tinylm2.errors import BadInput
@@ -49,7 +48,7 @@ def main(args: Namespace) -> None:
         lengths = [0]
     T = model.cfg.T
     cells = {}
-    with tqdm(total=sum(map(len, sources.values())) * len(lengths), unit="question", leave=False) as bar:
+    with question_bar(sum(map(len, sources.values())) * len(lengths)) as bar:
         for name, examples in sources.items():
             cells[name] = {}
             for length in lengths:

@@ -67,6 +67,15 @@ def generated_story(args: Namespace, model: Any) -> list:
     return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
 
 
+def read_facts(path: Any) -> str:
+    """The text of a file that holds a story alone.  BadInput where it asks something itself."""
+    lines = read_lines(path)
+    *_, last = list(sentences("\n".join(lines))) or [""]
+    if re.match(r"\d+ ", lines[0]) or last.endswith("?"):
+        raise BadInput(f"{path}: found a question in it and one beside it, expected one of them")
+    return "\n".join(lines)
+
+
 def read_story(path: Any, model: Any) -> Any:
     """The first question of a file in the official format, or the one that a plain text ends in."""
     lines = read_lines(path)
