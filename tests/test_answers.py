@@ -286,6 +286,34 @@ def test_where_there_is_no_terminal_questions_are_counted_in_whole_lines(monkeyp
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("own", ["files", "a task"])
+def test_a_run_of_ones_own_stories_is_asked_no_others_unless_they_are_named(own, tmp_path, capsys):
+    """A run that had learned a user's own files got .000 on our stories, without a word."""
+    files, code, out = tmp_path / "files", tmp_path / "my_task.py", tmp_path / "out"
+    files.mkdir()
+    story = "1 Ann hid the map in the net.\n2 Bob hid the rope in the tub.\n3 Where is the map?\tnet\t1\n"
+    (files / "qa1_own_test.txt").write_text(story * 100)
+    (files / "qa1_own_train.txt").write_text(story * 100)
+    code.write_text("from tinylm2.data.tasks.task import task\nfrom tinylm2.data.tasks.walking import Walk, "
+                    "SingleSupportingFact\n\n@task('qa21', 'own')\nclass Own(SingleSupportingFact):\n    "
+                    "people = 'Ann', 'Bob'\n")
+    named = {"task": str(code)} if own == "a task" else {"train_on": str(files)}
+    try:
+        model = run_dir.new(Settings(hidden_size=8, ff=12, slots=4, segments="2", steps="1", **named))
+        folder = run_dir.RunDir(out)
+        folder.claim()
+        folder.describe(model)
+        folder.save(model, model.trainer())
+        for argv in ["evaluate", out, "--lengths", "0"], ["explore", out]:
+            assert call(*argv) == 2
+            assert f"trained with '{code if own == 'a task' else files}'" in capsys.readouterr().err
+        chosen = ["--tasks", code] if own == "a task" else ["--stories", files]
+        assert call("evaluate", out, "--lengths", "0", *chosen) == 0
+        assert capsys.readouterr().out.splitlines()[2].startswith("qa")
+    finally:
+        TASKS.pop("qa21", None)
+
+
 def test_a_trained_model_introduces_itself_in_one_line(trained):
     text = repr(run_dir.load(trained)[0])
     assert len(text) < 300

@@ -57,13 +57,19 @@ def story_of(args: Namespace, model: Any) -> Any:
     return max(rows, key=lambda row: row.distance or 0)
 
 
+def named_tasks(given: str | None, settings: Any, options: tuple) -> list:
+    """The tasks that the command line names, else those of the run.  BadInput where a run's own are in files."""
+    name = given or settings.task
+    if not given and (name.endswith(".py") or settings.train_on):
+        file = settings.train_on or name
+        raise BadInput(f"{options[0]}: found a run that was trained with {file!r:.80}, expected this option, or "
+                       f"{options[1]}: files are opened only where the command line names them")
+    return load_tasks(name) if name.endswith(".py") else tasks_of(name)
+
+
 def generated_story(args: Namespace, model: Any) -> list:
     """The questions of a generated story; the one whose facts lie farthest back is the one to look at."""
-    name = args.task or model.settings.task
-    if name.endswith(".py") and not args.task:
-        raise BadInput(f"--task: found a run that was trained with {name!r:.80}, expected this option, or --story: "
-                       "files are opened only where the command line names them")
-    (task, *_) = load_tasks(name) if name.endswith(".py") else tasks_of(name)
+    (task, *_) = named_tasks(args.task, model.settings, ("--task", "--story"))
     return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
 
 
