@@ -1,18 +1,23 @@
 """Answers written token by token from a cache are those of the whole text read again; and how they are judged."""
 
 import json
+import re
+import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from tests.support import small
 from tests.support.official import asked, needs_files, official
+from tinylm2.cli import train
+from tinylm2.cli.console import Parser, Progress, question_bar
 from tinylm2.cli.evaluate import render, token_lengths
 from tinylm2.data import TASKS, BadInput, Example, generated_examples, word_tokenizer
 from tinylm2.decoding import answer, read
 from tinylm2.inspect.evaluate import LABELS, babilong, exact, score
 from tinylm2.memories import MEMORIES
-from tinylm2.model import Config, first_states, init_params
+from tinylm2.model import Config, count_params, first_states, init_params
 from tinylm2.recurrence import story_forward
 from tinylm2.training import run_dir
 from tinylm2.training.settings import Settings
@@ -223,6 +228,112 @@ def test_ask_answers_and_names_every_unknown_word(trained, capsys):
     assert WORDS.unknown(capsys.readouterr().out) == []
     assert call("ask", trained, "Fritz moved to Mars.", "Where is Fritz?") == 2
     assert "fritz, mars" in capsys.readouterr().err
+
+
+STORY, QUESTION = "Mary moved to the garden. John went to the office.", "Where is Mary?"
+
+
+def test_options_of_ask_may_stand_anywhere(trained, capsys):
+    orders = [[trained, STORY, QUESTION, "--length", 128], [trained, "--length", 128, STORY, QUESTION],
+              ["--length", 128, trained, STORY, QUESTION], [trained, STORY, "--length", 128, QUESTION]]
+    said = []
+    for order in orders:
+        assert call("ask", *order) == 0
+        said.append(capsys.readouterr().out)
+    assert "with the memory frozen" in said[0]
+    assert said == said[:1] * 4
+    assert call("ask", trained, STORY, QUESTION, "--nonsense") == 2
+
+
+def test_a_file_with_the_story_is_asked_as_the_same_text_is(trained, tmp_path, capsys):
+    (tmp_path / "story.txt").write_text(STORY.replace(". ", ".\n"))
+    (tmp_path / "both.txt").write_text(f"{STORY} {QUESTION}")
+    texts, story, both = [STORY, QUESTION], ["--story", tmp_path / "story.txt"], ["--story", tmp_path / "both.txt"]
+    said = []
+    for parts in texts, [*story, QUESTION], [QUESTION, *story], both:
+        assert call("ask", trained, *parts, "--length", 128) == 0
+        said.append(capsys.readouterr().out)
+    assert said == said[:1] * 4
+    for parts in [*both, QUESTION], story, [*story, *texts]:
+        assert call("ask", trained, *parts) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_help_of_training_says_every_default_in_its_group():
+    parser = Parser()
+    train.add_arguments(parser)
+    told = {action.dest: (group.title, action.help) for group in parser._action_groups
+            for action in group._group_actions}
+    assert {name for name, (title, _) in told.items() if title == "options"} == {"help"}
+    assert {title for title, _ in told.values()} == {"options", *train.GROUPS.values(), "the run"}
+    for f in fields(Settings):
+        if f.default is not False and f.default != "":
+            assert told[f.name][1].endswith(f" ({f.default})"), f.name
+
+
+def test_where_there_is_no_terminal_questions_are_counted_in_whole_lines(monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "EVERY", 0.01)
+    with question_bar(400) as bar:
+        for _ in range(4):
+            time.sleep(.02)
+            bar.update(100)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3
+    assert all(re.fullmatch(r"\d+ of 400 questions, .* left", line) for line in lines)
+    monkeypatch.undo()
+    with question_bar(400) as bar:                       # what is over within seconds needs no line
+        bar.update(400)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("own", ["files", "a task"])
+def test_a_run_of_ones_own_stories_is_asked_no_others_unless_they_are_named(own, tmp_path, capsys):
+    """A run that had learned a user's own files got .000 on our stories, without a word."""
+    files, code, out = tmp_path / "files", tmp_path / "my_task.py", tmp_path / "out"
+    files.mkdir()
+    story = "1 Ann hid the map in the net.\n2 Bob hid the rope in the tub.\n3 Where is the map?\tnet\t1\n"
+    (files / "qa1_own_test.txt").write_text(story * 100)
+    (files / "qa1_own_train.txt").write_text(story * 100)
+    code.write_text("from tinylm2.data.tasks.task import task\nfrom tinylm2.data.tasks.walking import Walk, "
+                    "SingleSupportingFact\n\n@task('qa21', 'own')\nclass Own(SingleSupportingFact):\n    "
+                    "people = 'Ann', 'Bob'\n")
+    named = {"task": str(code)} if own == "a task" else {"train_on": str(files)}
+    try:
+        model = run_dir.new(Settings(hidden_size=8, ff=12, slots=4, segments="2", steps="1", **named))
+        folder = run_dir.RunDir(out)
+        folder.claim()
+        folder.describe(model)
+        folder.save(model, model.trainer())
+        for argv in ["evaluate", out, "--lengths", "0"], ["explore", out]:
+            assert call(*argv) == 2
+            assert f"trained with '{code if own == 'a task' else files}'" in capsys.readouterr().err
+        chosen = ["--tasks", code] if own == "a task" else ["--stories", files]
+        assert call("evaluate", out, "--lengths", "0", *chosen) == 0
+        assert capsys.readouterr().out.splitlines()[2].startswith("qa")
+    finally:
+        TASKS.pop("qa21", None)
+
+
+def test_a_trained_model_introduces_itself_in_one_line(trained):
+    text = repr(run_dir.load(trained)[0])
+    assert len(text) < 300
+    assert f"{count_params(run_dir.load(trained)[0].cfg):,} parameters" in text
+
+
+def test_stories_of_a_task_of_ones_own_may_use_new_words(tmp_path, capsys):
+    (tmp_path / "my_task.py").write_text("""
+from tinylm2.data.tasks.task import task
+from tinylm2.data.tasks.walking import SingleSupportingFact
+
+@task("qa21", "new words")
+class NewWords(SingleSupportingFact):
+    people = "Ursula", "Kolya"
+""")
+    try:
+        assert call("stories", "--task", tmp_path / "my_task.py", "--length", 96) == 0
+        assert "[kolya" in capsys.readouterr().out
+    finally:
+        TASKS.pop("qa21", None)
 
 
 @pytest.mark.parametrize("argv", [

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinylm2.cli.console import place, whole
-from tinylm2.cli.story import add_model_arguments, model_of, story_of
+from tinylm2.cli.story import add_model_arguments, model_of, read_facts, story_of
 from tinylm2.errors import BadInput
 from tinylm2.inspect.trace import pieces
 
@@ -18,8 +18,8 @@ def add_arguments(parser: Any) -> None:
     add_model_arguments(parser)
     parser.add_argument("text", nargs="*", metavar="TEXT", help='a story and a question, such as '
                         '"Mary moved to the garden. John went to the office." "Where is Mary?"')
-    parser.add_argument("--story", type=place, metavar="FILE", help="a file with story and question instead: "
-                        "sentences, the last of which asks, or the official format")
+    parser.add_argument("--story", type=place, metavar="FILE", help="a file with the story; without a question beside "
+                        "it, its last sentence asks, or its first question in the official format")
     parser.add_argument("--length", type=whole(0, 10**5), default=0,
                         help="tokens of filler and story together, in whole segments (0: no filler)")
     parser.add_argument("--seed", type=whole(0), default=0, help="which filler, and where the facts stand in it (0)")
@@ -27,11 +27,15 @@ def add_arguments(parser: Any) -> None:
 
 
 def main(args: Namespace) -> None:
-    if len(args.text) != (0 if args.story else 2):
+    if len(args.text) not in ((0, 1) if args.story else (2,)):
         raise BadInput(f"found {len(args.text)} texts{' and --story' if args.story else ''}, expected a story and a "
-                       "question, or --story FILE")
+                       "question, or --story FILE and at most a question")
     model, args.task = model_of(args), None
-    row = story_of(args, model) if args.story else model.encoded(*args.text, length=args.length, seed=args.seed)
+    if args.text:
+        story = [read_facts(args.story)] if args.story else []
+        row = model.encoded(*story, *args.text, length=args.length, seed=args.seed)
+    else:
+        row = story_of(args, model)
     answer, frozen = model.traced(row), model.traced(row, frozen=True)
     if args.show:
         print(heat_map(answer.trace, row, pieces(model.tokenizer, row.prompt)))

@@ -92,10 +92,22 @@ def keep_memory() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its errors as one line like all others."""
+    """argparse, with its errors as one line like all others, and with options wherever a user puts them."""
+
+    mixing = False
 
     def error(self, message: str) -> None:
         raise BadInput(f"{message} (see --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Plain argparse gives a `*` the words before the first option alone, and calls those after it unknown."""
+        if self.mixing or not any(action.nargs == "*" for action in self._get_positional_actions()):
+            return super().parse_known_args(args, namespace)
+        self.mixing = True                               # Python 3.10 and 3.11 come back here for each of two passes
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixing = False
 
 
 def whole(low: int, high: int = 2**63 - 1) -> Any:
@@ -180,6 +192,25 @@ class Progress:
     def __exit__(self, *_):
         if self.bar is not None:
             self.bar.close()
+
+
+class Lines:
+    """A file for tqdm where there is no terminal: each drawing of the bar becomes a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Every line has been flushed."""
+
+
+def question_bar(total: int) -> Any:
+    """How many questions are answered: a bar at a terminal, a line every few seconds elsewhere."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, unit="question", leave=False)
+    return tqdm(total=total, leave=False, file=Lines(), mininterval=Progress.EVERY, delay=Progress.EVERY,
+                unit=" questions", bar_format="{desc}{n_fmt} of {total_fmt} questions, {rate_fmt}, {remaining} left")
 
 
 def table(header: Any, rows: Any) -> str:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from tinylm2.cli.console import percent, place, table, whole
-from tinylm2.cli.story import add_model_arguments, model_of
+from tinylm2.cli.console import percent, place, question_bar, table, whole
+from tinylm2.cli.story import add_model_arguments, model_of, named_tasks
 from tinylm2.data import find_file, generated_examples, read_babilong, read_examples
 from tinylm2.errors import BadInput
 from tinylm2.files import replacing
 from tinylm2.inspect.evaluate import METRICS, evaluate
-from tinylm2.training.material import load_tasks
 from tinylm2.training.run_dir import output_path
 from tinylm2.training.settings import tasks_of
 
@@ -49,7 +47,7 @@ def main(args: Namespace) -> None:
         lengths = [0]
     T = model.cfg.T
     cells = {}
-    with tqdm(total=sum(map(len, sources.values())) * len(lengths), unit="question", leave=False) as bar:
+    with question_bar(sum(map(len, sources.values())) * len(lengths)) as bar:
         for name, examples in sources.items():
             cells[name] = {}
             for length in lengths:
@@ -86,8 +84,10 @@ def token_lengths(text: str) -> list[int]:
 
 
 def task_sources(args: Namespace, model: Any) -> dict:
-    name = args.tasks or model.settings.task
-    tasks = load_tasks(name) if args.tasks and name.endswith(".py") else tasks_of(name)
+    if args.stories and not model.settings.task.endswith(".py"):         # the names alone are asked for
+        tasks = tasks_of(args.tasks or model.settings.task)
+    else:
+        tasks = named_tasks(args.tasks, model.settings, ("--tasks", "--stories"))
     if not args.stories:
         return {task.name: generated_examples(task, args.questions, seed=args.seed) for task in tasks}
     return {task.name: read_examples(find_file(args.stories, task.name), task.name, model.tokenizer)[:args.questions]

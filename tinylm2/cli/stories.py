@@ -6,18 +6,28 @@ from typing import Any
 
 from tinylm2.cli.console import whole
 from tinylm2.cli.evaluate import token_lengths
-from tinylm2.data import DATA, GrammarFiller, Rng, generated_examples, insert_in_haystack, story_text, word_tokenizer
+from tinylm2.data import (
+    DATA,
+    GrammarFiller,
+    Rng,
+    generated_examples,
+    insert_in_haystack,
+    story_text,
+    word_tokenizer,
+    words_of,
+)
 from tinylm2.errors import BadInput
+from tinylm2.training.material import load_tasks
 from tinylm2.training.settings import tasks_of
 
 LONGEST = 2**20                                          # tokens: more is nothing to look at
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument("--task", default="qa1", help="as train_tiny.py's (qa1)")
+    parser.add_argument("--task", default="qa1", help="as train's --task (qa1)")
     parser.add_argument("--length", default="0", help="hidden in filler, in tokens, k for 1,024; 0: no filler (0)")
     parser.add_argument("--count", type=whole(1, 10**5), default=1, help="stories per task (1)")
-    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--seed", type=whole(0), default=0, help="which stories (0)")
     parser.add_argument("--segment", type=whole(1), default=32, help="tokens of a segment (32)")
     parser.add_argument("--official", action="store_true", help="whole stories in the official files' format")
 
@@ -26,7 +36,7 @@ def main(args: Namespace) -> None:
     (length,) = token_lengths(args.length)[:1]
     if max(length, args.segment) > LONGEST:
         raise BadInput(f"length: found {length} tokens in segments of {args.segment}, expected at most {LONGEST:,}")
-    for task in tasks_of(args.task):
+    for task in load_tasks(args.task) if args.task.endswith(".py") else tasks_of(args.task):
         if args.official:
             for number in range(args.count):
                 print(story_text(task.story(Rng(args.seed, DATA, task.number, number))), end="")
@@ -49,7 +59,8 @@ def marked(example: Any, length: int, args: Namespace, number: int) -> Any:
 
 def hidden(example: Any, segments: Any, args: Namespace, number: Any) -> list | None:
     """The text that hides the facts, a segment a paragraph, support in brackets; None where it is too short."""
-    tokenizer = word_tokenizer()
+    texts = *example.facts, example.question, example.answer                # a task of one's own has words of its own
+    tokenizer = word_tokenizer([word for text in texts for word in words_of(text)])
     row = insert_in_haystack(example, Rng(args.seed, DATA, 0, number), tokenizer=tokenizer, filler=GrammarFiller(),
                segments=segments, segment_len=args.segment)
     if row is None:

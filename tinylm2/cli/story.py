@@ -57,14 +57,29 @@ def story_of(args: Namespace, model: Any) -> Any:
     return max(rows, key=lambda row: row.distance or 0)
 
 
+def named_tasks(given: str | None, settings: Any, options: tuple) -> list:
+    """The tasks that the command line names, else those of the run.  BadInput where a run's own are in files."""
+    name = given or settings.task
+    if not given and (name.endswith(".py") or settings.train_on):
+        file = settings.train_on or name
+        raise BadInput(f"{options[0]}: found a run that was trained with {file!r:.80}, expected this option, or "
+                       f"{options[1]}: files are opened only where the command line names them")
+    return load_tasks(name) if name.endswith(".py") else tasks_of(name)
+
+
 def generated_story(args: Namespace, model: Any) -> list:
     """The questions of a generated story; the one whose facts lie farthest back is the one to look at."""
-    name = args.task or model.settings.task
-    if name.endswith(".py") and not args.task:
-        raise BadInput(f"--task: found a run that was trained with {name!r:.80}, expected this option, or --story: "
-                       "files are opened only where the command line names them")
-    (task, *_) = load_tasks(name) if name.endswith(".py") else tasks_of(name)
+    (task, *_) = named_tasks(args.task, model.settings, ("--task", "--story"))
     return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
+
+
+def read_facts(path: Any) -> str:
+    """The text of a file that holds a story alone.  BadInput where it asks something itself."""
+    lines = read_lines(path)
+    *_, last = list(sentences("\n".join(lines))) or [""]
+    if re.match(r"\d+ ", lines[0]) or last.endswith("?"):
+        raise BadInput(f"{path}: found a question in it and one beside it, expected one of them")
+    return "\n".join(lines)
 
 
 def read_story(path: Any, model: Any) -> Any:

@@ -9,10 +9,9 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tinylm2 import __version__
-from tinylm2.cli.console import Progress, percent, place, sparkline, table, whole
+from tinylm2.cli.console import Progress, percent, place, question_bar, sparkline, table, whole
 from tinylm2.data import encode_examples, find_file, generated_examples, read_examples
 from tinylm2.errors import BadInput
 from tinylm2.gpu import array_module
@@ -27,17 +26,22 @@ from tinylm2.training.watch import watched
 
 QUESTIONS = 1000                                         # asked at each length
 SHOWN = 8                                                # segments of the story that is shown at the end
+GROUPS = {"task": "what is learned", "memory": "the model", "lr": "how it is learned", "tokenizer": "words and filler",
+          "text": "with --from: a text instead of stories"}      # the first setting of each group in --help
 NOT_GIVEN = None                                         # a stored run then keeps its own value
 
 
 def add_arguments(parser: Any) -> None:
+    group = parser
     for f in fields(Settings):
-        name = "--" + f.name.replace("_", "-")
-        text = f"{f.metadata['help']} ({f.default})" if f.default not in ("", False) else f.metadata["help"]
+        group = parser.add_argument_group(GROUPS[f.name]) if f.name in GROUPS else group
+        name, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
         if isinstance(f.default, bool):
-            parser.add_argument(name, action="store_const", const=True, default=NOT_GIVEN, help=text)
+            group.add_argument(name, action="store_const", const=True, default=NOT_GIVEN, help=text)
         else:
-            parser.add_argument(name, type=type(f.default), choices=f.metadata["choices"], default=NOT_GIVEN, help=text)
+            text += f" ({f.default})" if f.default != "" else ""
+            group.add_argument(name, type=type(f.default), choices=f.metadata["choices"], default=NOT_GIVEN, help=text)
+    parser = parser.add_argument_group("the run")
     parser.add_argument("--eval-segments", default="4,8,16", help="lengths to ask at, beside length 0 (4,8,16)")
     parser.add_argument("--stories", type=place, help="a folder of official bAbI files to ask questions from, too")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live (auto)")
@@ -153,7 +157,7 @@ def evaluate(folder: Any, model: Any, tasks: Any, args: Namespace, comm: Any = S
     if args.stories:
         sources["stories"] = official_examples(args.stories, tasks, model.tokenizer)
     results = {}
-    with tqdm(total=sum(map(len, sources.values())) * len(counts), unit="question", leave=False) as bar:
+    with question_bar(sum(map(len, sources.values())) * len(counts)) as bar:
         for name, examples in sources.items():
             results[name] = evaluate_lengths(
                 model.params, examples, counts, cfg=model.cfg, tokenizer=model.tokenizer, filler=model.filler,

@@ -47,6 +47,10 @@ class TrainedModel:
     answer_len: int
     filler: object = field(default_factory=GrammarFiller)
 
+    def __repr__(self) -> str:
+        """What it is, in one line: a shell would print every parameter."""
+        return f"TrainedModel({count_params(self.cfg):,} parameters, {self.cfg})"
+
     def encoded(self, story: Any, question: str, *, length: int = 0, seed: int = 0) -> Any:
         """The EncodedExample that asks a question of a story, hidden in `length` tokens of filler (0: none).
 
