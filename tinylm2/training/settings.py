@@ -43,7 +43,7 @@ class Settings:
     segment: int = option(Config.T, "tokens per segment", span=(1, 65536), letter="T")
     tied: bool = option(False, "the output head is the embedding, transposed", letter="tied")
     lr: float = option(6e-3, "largest learning rate", span=(0.0, 10.0))
-    lm: float = option(0.0, "weight of a language-model loss on all tokens, added to the answer loss", span=(0.0, 1000.0))
+    lm: float = option(0.0, "weight of a language-model loss on all tokens, beside the answer loss", span=(0.0, 1000.0))
     truncate: int = option(0, "stop the gradient after every so many segments; 0: never", span=(0, 65536))
     recompute: bool = option(False, "compute each segment again in backward: less memory, more time, the same bits")
     shards: int = option(1, "parts of a batch, shared by the processes of mpiexec (default there: one per process)",
