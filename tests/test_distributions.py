@@ -22,7 +22,17 @@ from tinylm2.data.distributions import (
     write,
 )
 from tinylm2.data.tasks.carrying import GAVE
-from tinylm2.data.two_sample import BAR, Verdict, delexicalised, generated, grams, measurements, text_of, trees, verdict
+from tinylm2.data.two_sample import (
+    THRESHOLD,
+    Verdict,
+    delexicalised,
+    generated,
+    grams,
+    measurements,
+    text_of,
+    trees,
+    verdict,
+)
 
 STORY = (Fact("Mary went to the garden."), Fact("John went to the office."), Question("Where is Mary?", "garden", (1,)),
          Fact("Mary took the milk there."), Question("Where is the milk?", "garden", (4, 1)))
@@ -102,9 +112,9 @@ mended = pytest.mark.parametrize("name", ["qa15", "qa18", "qa19"])
 @needs_sklearn
 @needs_files
 @mended
-def test_a_classifier_cannot_tell_the_mended_tasks_from_the_official_ones(name):
+def test_a_classifier_cannot_separate_the_mended_tasks_from_the_official_ones(name):
     official = read_stories(find_file(FILES, name))
-    assert verdict(grams, TASKS[name], official, draws=2).area <= BAR + .02          # two draws are less sure than five
+    assert verdict(grams, TASKS[name], official, draws=2).area <= THRESHOLD + .02    # two draws vary more than five
 
 
 @needs_sklearn
@@ -116,13 +126,13 @@ def test_a_judge_sees_a_world_that_forgets_sooner_and_nothing_where_there_is_not
     assert judge(generated(TASKS["qa1"], 400, 0, 2), others) > .65
 
 
-def test_the_table_of_the_classifiers_has_all_tasks_and_none_above_the_bar_but_by_chance():
+def test_the_table_of_the_classifiers_has_all_tasks_and_none_above_the_threshold_but_by_chance():
     _, _, rest = GUIDE.read_text(encoding="utf-8").partition("<!-- classifier: -->\n")
     rows = [line.strip("| ").split(" | ") for line in rest.partition("<!-- :classifier -->")[0].splitlines()][2:]
     assert [task for task, *_ in rows] == [f"{task.name} {task.title}" for task in TASKS.values()]
     for _, _, *verdicts in rows:
         for area, _, _, deviation in (found.strip("*").split() for found in verdicts):
-            assert float(area) <= max(BAR, .5 + 3 * float(deviation))
+            assert float(area) <= max(THRESHOLD, .5 + 3 * float(deviation))
 
 
 def test_names_places_and_things_are_numbered_by_their_appearance():

@@ -85,7 +85,7 @@ def test_adding_in_place_reaches_the_buffer():
 ], ids=["update", "|=", "pop", "del", "setdefault", "clear", "popitem"])
 def test_no_other_way_in_detaches_a_key_either(detach):
     f = flat()
-    with pytest.raises(TypeError, match="none can be bound anew or taken away"):
+    with pytest.raises(TypeError, match="none can be replaced or removed"):
         detach(f)
     assert_whole(f, SHAPES)
 

@@ -119,7 +119,7 @@ def test_rows_of_a_text_depend_on_seed_step_and_row_alone():
 
 
 def test_a_text_too_short_for_a_row_is_refused():
-    with pytest.raises(BadInput, match="found 16 tokens, expected at least 17, a row of 2 segments of 8"):
+    with pytest.raises(BadInput, match="found 16 tokens, expected at least 17: a row of 2 segments of 8"):
         TextSampler(2, 8, np.arange(16))
 
 

@@ -244,19 +244,19 @@ def test_a_story_without_tokens_is_refused():
 @pytest.mark.parametrize(("wrong", "said"), [
     ({"N": 9}, "N=9 slots, expected at most D=8"),
     ({"D": 9}, "D=9 is not divisible by H=4 heads"),
-    ({"D": 12}, "heads are 3 wide (D=12, H=4), expected an even width"),
+    ({"D": 12}, "head size 3 (D=12, H=4), expected an even number"),
     ({"G": 3}, "G=3 key/value heads do not divide H=4 heads"),
     ({"memory": "slot"}, "memory 'slot', expected one of " + ", ".join(MEMORIES)),
     ({"memory_blocks": (0, 2)}, "memory_blocks (0, 2), expected numbers in 0..1"),
     ({"memory_blocks": (-1,)}, "memory_blocks (-1,), expected numbers in 0..1"),
-    ({"head_dim": 3}, "heads are 3 wide (D=8, H=4), expected an even width"),
-    ({"head_dim": 0}, "heads are 0 wide (D=8, H=4), expected an even width"),
+    ({"head_dim": 3}, "head size 3 (D=8, H=4), expected an even number"),
+    ({"head_dim": 0}, "head size 0 (D=8, H=4), expected an even number"),
     ({"base": 0.0}, "base 0.0 and eps 1e-05, expected above 0"),
     ({"eps": float("nan")}, "base 10000.0 and eps nan, expected above 0"),
     ({"scaling": (8, 4, 1, 64)}, "scaling (8, 4, 1, 64), expected factor, low < high, length"),
-    *(({"memory": name, "head_dim": 6}, f"heads are 6 wide, expected D / H = 2 with memory {name}")
+    *(({"memory": name, "head_dim": 6}, f"head size 6, expected D / H = 2 with memory {name}")
       for name, memory in MEMORIES.items() if getattr(memory, "check", None) is primitives.check_heads),
-    *(({"memory": name, "memory_blocks": (0,)}, f"memory_blocks (0,), expected none: {name} is no block's")
+    *(({"memory": name, "memory_blocks": (0,)}, f"memory_blocks (0,), expected none with memory {name}")
       for name, memory in MEMORIES.items() if hasattr(memory, "enter_forward")),
     *(({letter: 0}, f"{letter} is 0, expected at least 1") for letter in "VDLHGFNT"),
 ], ids=str)

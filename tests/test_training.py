@@ -249,6 +249,6 @@ def test_a_damaged_checkpoint_is_one_clear_line(tmp_path, damage):
 
 
 def test_options_that_contradict_the_stored_run_are_refused():
-    with pytest.raises(BadInput, match="--seed: found 1, expected 0, with which the run was made"):
+    with pytest.raises(BadInput, match="--seed: found 1, expected 0, the run's own setting"):
         given_settings({"seed": 1}, SMALL)
     assert given_settings({"seed": 0, "hidden_size": None}, SMALL) == SMALL

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 Array = Any                                              # an array of NumPy, or of CuPy where a GPU is used
-BLOCK = 2**15                                            # numbers of a flat array that the CPU's cache holds with ease
+BLOCK = 2**15                                            # numbers of a flat array that fit into the CPU's cache
 _HOMES = {}                                              # array type -> module, way to the host, segment_sum, einsum
 
 
 def register(array_type: Any, module: Any, to_host: Any, segment_sum: Any, einsum: Any) -> None:
-    """Make an array type known: NumPy's below, CuPy's when a GPU is found, the tests' stand-in for one."""
+    """Make an array type known: NumPy's below, CuPy's when a GPU is found, fake CuPy's in tests."""
     _HOMES[array_type] = (module, to_host, segment_sum, einsum)
 
 
@@ -39,20 +39,19 @@ def to_device(x: Array, xp: Any) -> Array:
 
 
 def to_host(x: Array) -> Array:
-    """An array as a NumPy array: the one door back from a device, so that copies can be counted."""
+    """An array as a NumPy array: the only way back from a device, so copies can be counted."""
     return _home(x)[1](x)
 
 
-# ------------------------------------------------------------------------------------- what the devices do differently
+# ---------------------------------------------------------------------------------------- what differs between devices
 
 
 def fused(chain: Callable) -> Callable[..., Any]:
     """A chain of elementwise steps, `chain(xp, *arrays)`, as one kernel where the arrays' module can make one (CuPy).
 
-    On a GPU each step would be a launch of its own, which costs more than the step; NumPy takes the steps one by one.
-    The arrays broadcast against each other, numbers may stand among them. A chain may write (`+=`, `out=`) into what it
-    made itself, or into its arguments if it returns nothing. It combines numbers with arrays only: of two numbers CuPy
-    would make a float16.
+    On a GPU each step alone would be one kernel launch, which costs more than the step. NumPy runs the steps one by
+    one. The arguments are arrays that broadcast against each other, and numbers. A chain may write (`+=`, `out=`) into
+    what it made, or into its arguments if it returns nothing. It never combines two numbers: CuPy would make a float16.
     """
     kernels = {}
 
@@ -68,7 +67,7 @@ def fused(chain: Callable) -> Callable[..., Any]:
 
 
 def chunks(x: Array) -> list:
-    """Slices that cover a flat array: for NumPy as long as its cache can hold through a chain of steps, else one."""
+    """Slices that cover a flat array: for NumPy short enough to stay in the cache, elsewhere a single one."""
     length = BLOCK if get_xp(x) is np else max(x.size, 1)
     return [slice(start, start + length) for start in range(0, x.size, length)]
 
@@ -76,24 +75,24 @@ def chunks(x: Array) -> list:
 def segment_sum(x: Array, starts: Array) -> Array:
     """Sums of runs of rows: y[v] = x[starts[v]:starts[v+1]].sum(0), each in order; zeros where a run is empty.
 
-    x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). A door of its own, for CuPy's
-    add.reduceat takes differences of running sums: all rows before a run would cost it digits.
+    x (R, D), starts (V+1,) whole numbers that never fall, from 0 to R -> y (V, D). CuPy registers its own version: its
+    add.reduceat subtracts running sums, which loses digits.
     """
     return _home(x)[2](x, starts)
 
 
 def _segment_sum(x, starts):
     y = np.zeros((starts.size - 1, x.shape[1]), x.dtype)
-    told = starts[:-1] < starts[1:]
-    y[told] = np.add.reduceat(x, starts[:-1][told])
+    filled = starts[:-1] < starts[1:]
+    y[filled] = np.add.reduceat(x, starts[:-1][filled])
     return y
 
 
-def einsum(sums: str, x: Array, *others: Array) -> Array:
-    """np.einsum of one or two arrays with the same letters: sums of entries, or of products entry by entry. A door of
-    its own, for CuPy's makes a matrix product per entry of the result, and copies."""
+def einsum(subscripts: str, x: Array, *others: Array) -> Array:
+    """np.einsum of one or two arrays with the same letters: sums of entries, or of products entry by entry. CuPy
+    registers its own version: its einsum would make one small matrix product per entry of the result, and copies."""
     get_xp(x, *others)
-    return _home(x)[3](sums, x, *others)
+    return _home(x)[3](subscripts, x, *others)
 
 
 register(np.ndarray, np, lambda x: x, _segment_sum, np.einsum)
@@ -103,8 +102,8 @@ def check_shapes(op: str, **named: Any) -> None:
     """Check shapes where they enter: `check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))`.
 
     A letter must mean one length throughout; `...` stands for any leading axes; a whole number stands for itself; an
-    array that is None is left out. Reads metadata only, so it never waits for a device.  ValueError names the
-    operation, the argument, and what bound a letter.
+    array that is None is skipped. It reads metadata only, so it never waits for a device.  ValueError names the
+    operation, the argument, and where a letter got its length.
     """
     _check(op, tuple([(name, x.shape, spec) for name, (x, spec) in named.items() if x is not None]))
 

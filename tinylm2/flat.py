@@ -8,8 +8,8 @@ class Flat(dict):
     """A dict of views into one buffer, `self.buffer` (P,), every matrix before every vector.
 
     `self.matrices` is the leading part that holds the arrays of two axes and more (weight decay acts on it). Keys keep
-    the order of `shapes`. Binding a key to another array would detach it from the buffer without a word, so that is
-    refused: write `flat[key][...] = value`, or `flat[key] += value`.
+    the order of `shapes`. Binding a key to another array would silently detach it from the buffer, so that raises
+    KeyError: write `flat[key][...] = value`, or `flat[key] += value`.
     """
 
     def __init__(self, shapes: Any, xp: Any, dtype: Any, buffer: Any = None) -> None:
@@ -31,7 +31,7 @@ class Flat(dict):
             raise KeyError(f"{name}: would be detached from the buffer; write flat[{name!r}][...] = value")
 
     def _refuse(self, *_, **__):
-        raise TypeError("the names of a Flat stand for parts of its buffer: none can be bound anew or taken away")
+        raise TypeError("the names of a Flat are views into its buffer: none can be replaced or removed")
 
     update = setdefault = pop = popitem = clear = __delitem__ = __ior__ = _refuse    # type: ignore[assignment]
 
@@ -45,5 +45,5 @@ def join(shapes: dict, arrays: dict, xp: Any, dtype: Any) -> Any:
 
 
 def _layout(shapes):
-    """The names in the order of the buffer: matrices, then vectors, otherwise as they are."""
+    """The names in the order of the buffer: matrices first, then vectors, each in the given order."""
     return sorted(shapes, key=lambda name: len(shapes[name]) < 2)

@@ -10,12 +10,12 @@ def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads
                            last: int | None = None, pad: Any = None, **rope: Any) -> tuple[Array, Array, Array, Any]:
     """Causal self-attention (Vaswani et al. 2017; rotary positions: Su et al. 2021).
 
-    q, k, v = n Wq, n Wk, n Wv in heads of width K,   a = attend(rope(q), rope([past k, k]), [past v, v], causal) Wo
+    q, k, v = n Wq, n Wk, n Wv in heads of size K,   a = attend(rope(q), rope([past k, k]), [past v, v], causal) Wo
 
     n (B, T, D), past (k, v) (B, U, G, K) each or None, Wqkv (D, (H+2G)K) with the columns of Wq, Wk, Wv side by side,
     Wo (HK, D) -> a (B, last, D), and the segment's own rotated keys and values (B, T, G, K). `heads` is (H, G).
     past: rotated keys and values of the positions before n; the first row of n stands at position `start`.
-    last: only the last so many rows are queries (None: all; 0: none); every row is a key. rope: base and scaling.
+    last: how many of the last rows are queries (None: all; 0: none); every row is a key. rope: base and scaling.
     """
     H, G = heads
     K = Wo.shape[0] // H
@@ -41,9 +41,9 @@ def self_attention_forward(n: Array, past: Any, Wqkv: Array, Wo: Array, *, heads
 def self_attention_backward(da: Array, dk: Array, dv: Array, cache: Any) -> tuple[Array, Any, Array, Array]:
     """Gradients at n, the past keys and values, Wqkv and Wo.
 
-    Keys and values serve twice: the tokens of this segment attend to them, and so may a memory's write, whose share
-    arrives as dk and dv for the segment's own rows (None when there is no write). Both shares add up before they turn
-    back through rope and the product. What stood before n hands its gradient on.
+    Keys and values are used twice: the tokens of this segment attend to them, and so may a memory's write. Its share
+    arrives as dk and dv, for the segment's own rows (None when there is no write). Both shares are added, then go back
+    through rope and the product. The rest is the gradient at the past.
     """
     B, T, last, H, G, K = cache["shape"]
     dy, dWo = ops.linear_backward(da, cache["out"])
@@ -83,7 +83,7 @@ def feed_forward_forward(h: Array, Wgu: Array, Wdown: Array) -> tuple[Array, Any
 
 
 def feed_forward_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
-    """Gradients at h, Wgu and Wdown: in the product act * up each factor scales the other's gradient."""
+    """Gradients at h, Wgu and Wdown: in the product act * up each factor scales the gradient of the other."""
     act, up = cache["factors"]
     dhidden, dWdown = ops.linear_backward(dy, cache["down"])
     (dgate,) = ops.silu_backward(dhidden * up, cache["silu"])
@@ -99,12 +99,12 @@ def output_gate_shapes(cfg: Any) -> dict:
 
 
 def output_gate_forward(x: Array, a: Array, Emem: Array, Wout: Array, bout: Array) -> tuple[Array, Any]:
-    """The output gate lets what was read into the residual stream.                               LM2, equations 2 and 3
+    """The output gate adds what was read to the residual stream.                                 LM2, equations 2 and 3
 
     gout = sigmoid(Emem Wout + bout),   y = x + a + gout * Emem
 
     x, a, Emem (B, T, D), Wout (D, D), bout (D,) -> y (B, T, D). Equation 3 is printed with the bank where Emem must
-    stand. The gate is asked what was read, not who asks.
+    stand. The gate sees what was read, not the token that reads.
     """
     check_shapes("output_gate", x=(x, "B T D"), a=(a, "B T D"), Emem=(Emem, "B T D"), Wout=(Wout, "D D"),
                  bout=(bout, "D"))
@@ -121,8 +121,8 @@ def output_gate_forward(x: Array, a: Array, Emem: Array, Wout: Array, bout: Arra
 def output_gate_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array, Array, Array]:
     """Gradients at x, a, Emem, Wout and bout.
 
-    The sum hands dy to x and to a untouched. Emem has two shares: through the product (dy * gout) and through the gate
-    that it opens itself.
+    The sum passes dy to x and to a unchanged. Emem has two shares: through the product (dy * gout), and through the
+    gate, which depends on Emem, too.
     """
     gout = cache["gout"]
     (dz,) = ops.sigmoid_backward(dy * cache["Emem"], gout)

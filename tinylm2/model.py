@@ -1,6 +1,6 @@
 """LM2 from tokens to logits: the configuration, its parameters, and two pairs: a block and a segment.
 
-A story is cut into S segments of T tokens. Self-attention stays inside a segment; the memories' states are the only
+A story is cut into S segments of T tokens. Self-attention stays inside a segment. The memories' states are the only
 path from one segment to the next, so causality between segments holds by construction.
 """
 
@@ -21,9 +21,9 @@ _INIT = 0                                                # random stream of para
 
 @dataclass(frozen=True)
 class Config:
-    """What a model is made of, in the letters of `tinylm2/__init__.py`. ValueError names what does not fit.
+    """The sizes and choices of a model, in the letters of `tinylm2/__init__.py`. ValueError names what does not fit.
 
-    memory: a name of `memories.MEMORIES`. memory_blocks: which blocks carry one; None means all. tied: the head is the
+    memory: a name of `memories.MEMORIES`. memory_blocks: which blocks have one; None means all. tied: the head is the
     embedding, transposed. base, scaling: see `ops.rope_forward`. eps: of the norms. head_dim: K, where it is not D / H.
     """
 
@@ -53,7 +53,7 @@ class Config:
         blocks, (factor, low, high, length) = self.memory_blocks or (), self.scaling or (1, 0, 1, 1)
         for fits, text in (
                 (self.D % self.H == 0, f"D={self.D} is not divisible by H={self.H} heads"),
-                (self.K % 2 == 0 < self.K, f"heads are {self.K} wide (D={self.D}, H={self.H}), expected an even width"),
+                (self.K % 2 == 0 < self.K, f"head size {self.K} (D={self.D}, H={self.H}), expected an even number"),
                 (self.H % self.G == 0, f"G={self.G} key/value heads do not divide H={self.H} heads"),
                 (0 < self.base < 1e99 and 0 < self.eps < 1, f"base {self.base} and eps {self.eps}, expected above 0"),
                 (factor >= 1 <= length and low < high, f"scaling {self.scaling}, expected factor, low < high, length"),
@@ -63,7 +63,7 @@ class Config:
                 raise ValueError(f"config: {text}")
         memory = MEMORIES[self.memory]
         if self.memory_blocks is not None and hasattr(memory, "enter_forward"):
-            raise ValueError(f"config: memory_blocks {self.memory_blocks}, expected none: {self.memory} is no block's")
+            raise ValueError(f"config: memory_blocks {self.memory_blocks}, expected none with memory {self.memory}")
         if hasattr(memory, "check"):
             memory.check(self)
 
@@ -77,32 +77,32 @@ class Config:
         memory = MEMORIES[self.memory]
         if hasattr(memory, "enter_forward"):
             return (None,) * self.L + (memory,)
-        carries = range(self.L) if self.memory_blocks is None else self.memory_blocks
-        return (*(memory if i in carries else None for i in range(self.L)), None)
+        chosen = range(self.L) if self.memory_blocks is None else self.memory_blocks
+        return (*(memory if i in chosen else None for i in range(self.L)), None)
 
 
 def param_shapes(cfg: Config) -> dict:
-    """Name -> shape of every parameter that this model uses, and of no other."""
+    """Name -> shape of every parameter of this model."""
     D, F, K = cfg.D, cfg.F, cfg.K
     shapes: dict[str, tuple] = {"embed.W": (cfg.V, D)}
-    *memories, whole = [{} if memory is None else memory.param_shapes(cfg) for memory in cfg.memories]
-    for i, memory in enumerate(memories):
+    *of_blocks, of_segment = [{} if memory is None else memory.param_shapes(cfg) for memory in cfg.memories]
+    for i, memory in enumerate(of_blocks):
         block = {"attn.g": (D,), "attn.Wqkv": (D, (cfg.H + 2 * cfg.G) * K), "attn.Wo": (cfg.H * K, D), **memory,
                  "ff.g": (D,), "ff.Wgu": (D, 2 * F), "ff.Wdown": (F, D)}
         shapes |= {_prefix(cfg, i) + name: shape for name, shape in block.items()}
     shapes["norm.g"] = (D,)
     if not cfg.tied:
         shapes["head.W"] = (D, cfg.V)
-    return shapes | {_prefix(cfg, cfg.L) + name: shape for name, shape in whole.items()}
+    return shapes | {_prefix(cfg, cfg.L) + name: shape for name, shape in of_segment.items()}
 
 
 def count_params(cfg: Config) -> int:
-    """How many numbers the parameters are."""
+    """The number of parameters."""
     return sum(prod(shape) for shape in param_shapes(cfg).values())
 
 
 def with_params_of(like: Config, cfg: Config) -> Config:
-    """`cfg` with a feed-forward as wide as gives it the parameters that `like` has, as nearly as a width can."""
+    """`cfg` with the F that brings its number of parameters closest to that of `like`."""
     return replace(cfg, F=cfg.F + round((count_params(like) - count_params(cfg)) / (3 * cfg.D * cfg.L)))
 
 
@@ -111,7 +111,7 @@ def _prefix(cfg, place):
 
 
 def params_of(params: dict, cfg: Config, place: int) -> dict:
-    """A place's parameters by their short names: a block's, or those of the segment's memory (place L)."""
+    """The parameters of a place by their short names: a block's, or those of the segment's memory (place L)."""
     prefix = _prefix(cfg, place)
     return {name[len(prefix):]: W for name, W in params.items() if name.startswith(prefix)}
 
@@ -120,8 +120,8 @@ def init_params(cfg: Config, seed: int, *, xp: Any = np, dtype: str = "float32")
     """Fresh parameters, a `Flat` dict.
 
     Matrices are normal with std 1/sqrt(rows), attn.Wo and ff.Wdown further divided by sqrt(2 L), embedding and head
-    1/sqrt(D); gains are 1, and the vectors of a memory start from what it declares (VECTORS). Every tensor has a random
-    stream of its own, named by its name, so models start equal in what they share.
+    1/sqrt(D); gains are 1, and a memory's vectors start from its VECTORS. Every tensor has its own random stream, keyed
+    by the tensor's name, so two models start with equal values in the tensors that they share.
     """
     params = Flat(param_shapes(cfg), xp, dtype)
     starts = {_prefix(cfg, i) + name: start for i, memory in enumerate(cfg.memories) if memory is not None
@@ -145,26 +145,26 @@ def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any =
     n = rmsnorm(x),   a = self-attention(n),   x1 = x + a + gout * read(n, state),   y = x1 + ff(rmsnorm(x1))
     state' = write(n, what was read, keys and values, state)
 
-    x (B, T, D), state: what `memory` keeps, None without one; p holds the block's parameters under their short names
-    -> y (B, last, D) and state', the old one without `write`. last: only the last so many rows are wanted. past: the
+    x (B, T, D), state: what `memory` keeps, None without one; p: the block's parameters under their short names
+    -> y (B, last, D) and state', the old one without `write`. last: how many of the last rows to compute. past: the
     keys and values of this segment's tokens before x, constants.
     """
     T: int = x.shape[1]
     last = T if last is None else last
-    cache, before, hidden = {"memory": memory}, past, pad
+    cache, before, masked = {"memory": memory}, past, pad
     n, cache["norm"] = ops.rmsnorm_forward(x, p["attn.g"], eps=cfg.eps)
     if hasattr(memory, "keys_forward"):
-        before, hidden, cache["keys"] = _keys_before(memory, past, state, p, cfg, pad)
+        before, masked, cache["keys"] = _keys_before(memory, past, state, p, cfg, pad)
     a, k, v, cache["attention"] = layers.self_attention_forward(
         n, before, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G), start=0 if past is None else past[0].shape[1],
-        last=last, pad=hidden, base=cfg.base, scaling=cfg.scaling)
+        last=last, pad=masked, base=cfg.base, scaling=cfg.scaling)
     cache["kv"] = (k, v) if past is None else _joined(past, (k, v))
     x, Emem = x[:, T - last:], None
     if hasattr(memory, "read_forward"):
-        asking: int = T if write and memory.WRITE_USES_READ else last
-        Emem, cache["read"] = memory.read_forward(n[:, T - asking:], state, p, cfg=cfg)
-        x, cache["gate"] = layers.output_gate_forward(x, a, Emem[:, asking - last:], p["mem.Wout"], p["mem.bout"])
-        cache["asking"] = asking
+        readers: int = T if write and memory.WRITE_USES_READ else last   # how many of the last rows read
+        Emem, cache["read"] = memory.read_forward(n[:, T - readers:], state, p, cfg=cfg)
+        x, cache["gate"] = layers.output_gate_forward(x, a, Emem[:, readers - last:], p["mem.Wout"], p["mem.bout"])
+        cache["readers"] = readers
     else:
         x = x + a
     if write and memory is not None:
@@ -176,10 +176,10 @@ def block_forward(x: Array, state: tuple, p: dict, *, cfg: Config, memory: Any =
 
 
 def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple[Array, Any, dict[str, Array]]:
-    """Gradients at x, the past, the state and p.  dstate_next None: nobody reads the new state, its gradient is zero.
+    """Gradients at x, the state and p.  dstate_next None: nobody reads the new state, so its gradient is zero.
 
-    Walks the forward from its end. n feeds attention, the read and perhaps the write; k and v serve tokens and the
-    write; the state is reached through the read and through what the write kept of it. Each is the sum of its shares.
+    Goes through the forward from its end. n feeds attention, the read and perhaps the write; k and v feed attention and
+    the write; the state feeds the read and the write. The gradient of each is the sum of these shares.
     """
     memory, dp, dstate = cache["memory"], {}, dstate_next
     dn_write = dE_write = dk = dv = dn_read = None
@@ -192,7 +192,7 @@ def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple[Array, Any,
         dp |= share
     if "read" in cache:
         dx, da, dEmem, dp["mem.Wout"], dp["mem.bout"] = layers.output_gate_backward(dx, cache["gate"])
-        dEmem = _sum(_at_end(dEmem, cache["asking"]), dE_write)
+        dEmem = _sum(_zeros_before(dEmem, cache["readers"]), dE_write)
         dn_read, dstate_read, share = memory.read_backward(dEmem, cache["read"])
         dstate = sum_states(dstate_read, dstate)
         dp = sum_dicts(dp, share)
@@ -208,20 +208,20 @@ def block_backward(dy: Array, dstate_next: Any, cache: Any) -> tuple[Array, Any,
 
 
 def _keys_before(memory, past, state, p, cfg, pad):
-    """Keys and values before x: the memory's, then the segment's own past; and the positions among them to hide."""
+    """Keys and values before x: the memory's, then the segment's own past; and how many of the first to mask."""
     k, v, cache = memory.keys_forward(state, p, cfg=cfg)
-    hidden = memory.hidden(state)
+    masked = memory.hidden(state)
     keys = (k, v) if past is None else _joined((k, v), past)
-    return (keys if keys[0].shape[1] else None), pad if hidden is None else hidden, (cache, k.shape[1])
+    return (keys if keys[0].shape[1] else None), pad if masked is None else masked, (cache, k.shape[1])
 
 
 def _joined(ones, others):
-    """Keys and values of two runs of positions, one after the other."""
+    """Keys and values of two runs of positions, concatenated."""
     return tuple(get_xp(a, b).concatenate((a, b), 1) for a, b in zip(ones, others, strict=True))
 
 
 def _sum(total, *shares):
-    """Shares of one gradient added into the first, a fresh one. None is zero; fewer rows are the last ones."""
+    """Shares of one gradient, added into the first. None is zero; a share with fewer rows belongs to the last rows."""
     for share in shares:
         if share is None:
             continue
@@ -246,8 +246,8 @@ def sum_dicts(total: dict, share: dict) -> dict[str, Array]:
     return total
 
 
-def _at_end(dx, T):
-    """The gradient of T rows when only the last of them were used."""
+def _zeros_before(dx, T):
+    """The gradient of T rows of which only the last were used: zeros, then dx."""
     return dx if dx.shape[1] == T else _sum(get_xp(dx).zeros((len(dx), T, dx.shape[2]), dx.dtype), dx)
 
 
@@ -259,7 +259,7 @@ def first_states(params: dict, cfg: Config, B: int) -> tuple:
 
 
 def first_states_back(dstates: tuple, caches: list, cfg: Config) -> dict:
-    """Gradients of the parameters that the first states are made of."""
+    """Backward of `first_states`: gradients of the parameters that it used."""
     grads = {}
     for i, (memory, dstate, cache) in enumerate(zip(cfg.memories, dstates, caches, strict=True)):
         if memory is not None and dstate is not None:
@@ -274,30 +274,30 @@ def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad
     x = embed.W[ids] sqrt(D), the blocks in turn, logits = rmsnorm(x) head.W            (embed.W' when tied)
 
     ids (B, T) with any T >= 1, states as `first_states` gives them, pad (B,) padding positions on the left -> logits
-    (B, last, V) of the last so many positions (None: all), and the states that the next segment reads (the same ones
+    (B, last, V) of the last `last` positions (None: all), and the states that the next segment reads (the same ones
     without `write`). past: one (k, v) per block, of tokens of this segment that were computed before.
     """
     T: int = ids.shape[1]
     last = T if last is None else last
     if not 0 <= last <= T:
         raise ValueError(f"segment_forward: last is {last}, expected 0 to {T}, the tokens of the segment")
-    *memories, whole = cfg.memories
-    cache, behind, next_states = {"cfg": cfg, "blocks": []}, 0, list(states)
+    *of_blocks, of_segment = cfg.memories
+    cache, extra, next_states = {"cfg": cfg, "blocks": []}, 0, list(states)
     x, cache["embed"] = ops.embedding_forward(params["embed.W"], ids=ids)
     x = x * cfg.D**0.5
-    if whole is not None and past is None:
-        x, cache["enter"] = whole.enter_forward(x, states[-1], cfg=cfg, pad=pad, write=write)
-        behind = x.shape[1] - T - cfg.N                  # rows behind the tokens
-    for i, memory in enumerate(memories):
-        wanted = last + behind if i == cfg.L - 1 else None               # the last block: only the rows that are used
+    if of_segment is not None and past is None:
+        x, cache["enter"] = of_segment.enter_forward(x, states[-1], cfg=cfg, pad=pad, write=write)
+        extra = x.shape[1] - T - cfg.N                   # the memory's rows after the tokens; N stand before them
+    for i, memory in enumerate(of_blocks):
+        wanted = last + extra if i == cfg.L - 1 else None                # the last block: only the rows that are used
         x, next_states[i], block_cache = block_forward(
             x, states[i], params_of(params, cfg, i), cfg=cfg, memory=memory, pad=pad, last=wanted, write=write,
             past=None if past is None else past[i])
         cache["blocks"].append(block_cache)
     x, cache["norm"] = ops.rmsnorm_forward(x, params["norm.g"], eps=cfg.eps)
-    if whole is not None and "enter" in cache:
-        x, left, cache["leave"] = whole.leave_forward(x, last=last)
-        next_states[-1] = left if write else states[-1]
+    if of_segment is not None and "enter" in cache:
+        x, state, cache["leave"] = of_segment.leave_forward(x, last=last)
+        next_states[-1] = state if write else states[-1]
     logits, cache["head"] = ops.linear_forward(x, params["embed.W"].T if cfg.tied else params["head.W"])
     return logits, tuple(next_states), cache
 
@@ -305,22 +305,22 @@ def segment_forward(params: dict, states: tuple, *, ids: Array, cfg: Config, pad
 def segment_backward(dlogits: Array, dstates: Any, cache: Any) -> tuple[dict[str, Array], Any]:
     """Gradients of all parameters (a dict) and of the states that came in (a tuple).
 
-    dstates: the gradients at the states that went out, None for zero. A tied embedding is used twice, at the bottom and
-    at the top, and its gradient is the sum.
+    dstates: the gradients at the states that went out, None for zero. A tied embedding is used twice, at the input
+    and at the output, so its gradient is a sum.
     """
     cfg, grads = cache["cfg"], {}
     dstates = (None,) * (cfg.L + 1) if dstates is None else dstates
     dstates_in = [None] * (cfg.L + 1)
-    whole = cfg.memories[-1]
+    of_segment = cfg.memories[-1]
     dx, dhead = ops.linear_backward(dlogits, cache["head"])
     if "leave" in cache:
-        (dx,) = whole.leave_backward(dx, dstates[-1], cache["leave"])
+        (dx,) = of_segment.leave_backward(dx, dstates[-1], cache["leave"])
     dx, grads["norm.g"] = ops.rmsnorm_backward(dx, cache["norm"])
     for i in reversed(range(cfg.L)):
         dx, dstates_in[i], dp = block_backward(dx, dstates[i], cache["blocks"][i])
         grads |= {_prefix(cfg, i) + name: g for name, g in dp.items()}
     if "enter" in cache:
-        dx, dstates_in[-1] = whole.enter_backward(dx, cache["enter"])
+        dx, dstates_in[-1] = of_segment.enter_backward(dx, cache["enter"])
     dx = dx * cfg.D**0.5
     (grads["embed.W"],) = ops.embedding_backward(dx, cache["embed"])
     if cfg.tied:

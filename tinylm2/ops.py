@@ -1,7 +1,7 @@
 """The primitives, each a pair: `y, cache = name_forward(*differentiable, *, constants)` and, below it, its backward.
 
-Backward takes the gradient at y and the cache and returns one gradient a positional argument, in order. `out=` writes
-only into an array that the same function made.
+Backward takes the gradient at y and the cache. It returns one gradient per positional argument, in order. `out=`
+writes only into an array that the same function made.
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ def linear_forward(x: Array, W: Array) -> tuple[Array, Any]:
     x (..., D), W (D, E) -> y (..., E).  Raises ValueError when W has not as many rows as x has columns.
     """
     check_shapes("linear", x=(x, "... D"), W=(W, "D E"))
-    y = x.reshape(_rows(x), W.shape[0]) @ W              # one product over all rows, not one a story
+    y = x.reshape(_rows(x), W.shape[0]) @ W              # one product over all rows, not one per story
     return y.reshape(*x.shape[:-1], W.shape[1]), (x, W)
 
 
@@ -36,16 +36,16 @@ def linear_backward(dy: Array, cache: Any) -> tuple[Array, Array]:
 
 
 def _rows(x):
-    return x.size // x.shape[-1]                         # -1 in reshape would not do: a part may have zero rows
+    return x.size // x.shape[-1]                         # reshape's -1 would fail where x has no rows
 
 
 def embedding_forward(W: Array, *, ids: Array) -> tuple[Array, Any]:
-    """Look up one row a token.
+    """Look up one row per token.
 
     y = W[ids]
 
-    W (V, D), ids (...) whole numbers in 0..V-1 -> y (..., D). The range is the caller's to keep: a GPU would wrap an
-    index outside it without a word.
+    W (V, D), ids (...) whole numbers in 0..V-1 -> y (..., D). The caller checks the range: a GPU would silently wrap
+    an index outside it.
     """
     check_shapes("embedding", W=(W, "V D"))
     get_xp(W, ids)
@@ -53,10 +53,10 @@ def embedding_forward(W: Array, *, ids: Array) -> tuple[Array, Any]:
 
 
 def embedding_backward(dy: Array, cache: Any) -> tuple[Array]:
-    """Gradient at W: row v of it sums dy over the places where token v stood.
+    """Gradient at W: row v of it sums dy over the positions of token v.
 
-    Sorted by token, those places lie side by side, and each run of them is added in order: no atomics, so the same
-    step gives the same bits on every run.
+    Sorted by token, these positions lie side by side, and each run of them is summed in order. There are no atomics,
+    so the same step gives the same bits on every run.
     """
     W, ids = cache
     xp = get_xp(W, ids)
@@ -71,7 +71,7 @@ def rmsnorm_forward(x: Array, g: Array, *, eps: float = 1e-5) -> tuple[Array, An
 
     y = g * n,   n = x * r,   r = 1 / sqrt(mean(x^2) + eps)          means run over the last axis, D
 
-    x (..., D), g (D,) -> y (..., D).  Raises ValueError when g is not as wide as x.
+    x (..., D), g (D,) -> y (..., D).  Raises ValueError when g and the rows of x have different lengths.
     """
     check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))
     get_xp(x, g)
@@ -116,23 +116,23 @@ def _scale_back(xp, dn, n, r, total, D):
 
 
 def rope_forward(x: Array, *, start: int = 0, step: int = 1, base: float = 10000.0, scaling: Any = None) -> tuple:
-    """Turn the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
+    """Rotate the pairs (2i, 2i+1) of each head by an angle that grows with the position (Su et al. 2021, eq. 34).
 
     y_2i + j y_2i+1 = (x_2i + j x_2i+1) e^(j p w_i),   w_i = base^(-2i/K),   p = start + step * t for row t
 
-    x (B, T, H, K), K even -> y (B, T, H, K). With step=0 every row stands at `start`: so do the memory's slots.
-    A pair is one complex number, and a turn is one complex product. scaling (factor, low, high, length), Llama 3's: a
-    pair that turns less than `low` times in `length` positions turns slower by `factor`, above `high` it stays.
+    x (B, T, H, K), K even -> y (B, T, H, K). With step=0 every row stands at `start`, as the memory's slots do.
+    A pair is one complex number, and a rotation is one complex product. scaling (factor, low, high, length), Llama 3's:
+    a pair that turns fewer than `low` times in `length` positions turns slower by `factor`; above `high`, w is kept.
     """
     check_shapes("rope", x=(x, "B T H K"))
     if x.shape[-1] % 2:
-        raise ValueError(f"rope: x has heads {x.shape[-1]} wide, expected an even width")
+        raise ValueError(f"rope: x has heads of size {x.shape[-1]}, expected an even size")
     turn, back = _rope_table(get_xp(x), getattr(x.device, "id", 0), x.shape[1:], start, step, base, scaling, x.dtype)
     return (_pairs(x) * turn).view(x.dtype), back
 
 
 def rope_backward(dy: Array, cache: Array) -> tuple[Array]:
-    """Gradient at x: a turn is orthogonal, so its transpose turns back by the same angle (the conjugate)."""
+    """Gradient at x: a rotation is orthogonal, so its transpose rotates back by the same angle (the conjugate)."""
     back = cache
     return ((_pairs(dy) * back).view(dy.dtype),)
 
@@ -147,8 +147,8 @@ def _pairs(x):
 
 @lru_cache(maxsize=256)
 def _rope_table(xp, device, shape, start, step, base, scaling, dtype):
-    """e^(j p w_i) and its conjugate, (T, H, K/2), one table per device: worked out in double precision, then cast, or
-    float64 would spread from here. The same for every head, but written out: one long row is turned faster than H."""
+    """e^(j p w_i) and its conjugate, (T, H, K/2), one table per device. Computed in double precision, then cast, or
+    float64 would spread from here. Every head has the same, repeated here: one long row is rotated faster than H."""
     T, H, K = shape
     positions = start + step * xp.arange(T)
     w = base ** (-2.0 * xp.arange(K // 2) / K)
@@ -162,7 +162,7 @@ def _rope_table(xp, device, shape, start, step, base, scaling, dtype):
 
 
 class Attended(NamedTuple):
-    """What `attend_forward` leaves for its backward: heads stacked by group, softmax weights a column per query."""
+    """The cache of `attend_forward`: heads stacked by group, and the softmax weights, one column per query."""
 
     q: Array                                             # (B, G, RT, K), divided by sqrt(K); R = H / G
     k: Array                                             # (B, G, U, K)
@@ -187,15 +187,15 @@ def attend_forward(q: Array, k: Array, v: Array, *, causal: bool = False, pad: A
     if H % G:
         raise ValueError(f"attend: {G} key heads do not divide {H} query heads")
     if causal and T > U:
-        raise ValueError(f"attend: {T} causal queries, expected at most {U}, the places of k")
+        raise ValueError(f"attend: {T} causal queries, expected at most {U}, the positions of k")
     qs, ks, vs = _stack(q / K**0.5, G), _stack(k, G), _stack(v, G)       # (B, G, RT or U, K), R = H/G
-    P = ks @ qs.swapaxes(2, 3)                           # as yet the scores, (B, G, U, RT): one column per query
+    P = ks @ qs.swapaxes(2, 3)                           # the scores so far, (B, G, U, RT): one column per query
     by_head = P.reshape(B, G, U, H // G, T)
     if pad is not None:
-        by_head += _hidden(xp, T, U, causal, pad, P.dtype)
+        by_head += _padding_mask(xp, T, U, causal, pad, P.dtype)
     elif causal:
-        by_head[:, :, U - T:] += _future(xp, getattr(P.device, "id", 0), T, P.dtype)     # all see what stands before
-    _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows it takes twice as long
+        by_head[:, :, U - T:] += _causal_mask(xp, getattr(P.device, "id", 0), T, P.dtype)    # all see the keys before
+    _exp_below(P, P.max(-2, keepdims=True))              # down the columns: along short rows this takes twice as long
     P /= einsum("...ut->...t", P)[..., None, :]
     y = _unstack(P.swapaxes(2, 3) @ vs, H)                               # (B, T, H, K)
     return y, Attended(qs, ks, vs, P, y)
@@ -205,11 +205,11 @@ def attend_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
     """Gradients at q, k and v.
 
     y = P v: dv = P' dy and dP = dy v'. Softmax: every entry of a row pushes all others down in proportion, so
-    dS = P * (dP - sum(dP * P)), and that sum is sum(dy * y), which is shorter. S = q k' / sqrt(K): dq = dS k / sqrt(K),
-    dk = dS' q / sqrt(K). Query heads that share a key head stand side by side, so the products that give dk and dv sum
-    over them by themselves.
+    dS = P * (dP - sum(dP * P)). That sum equals sum(dy * y), which has fewer terms. S = q k' / sqrt(K), so
+    dq = dS k / sqrt(K) and dk = dS' q / sqrt(K). Query heads that share a key head are stacked, so the products that
+    give dk and dv also sum over these heads.
     """
-    qs, ks, vs, P, y = cache                                             # P is kept as its transpose, and so is dS
+    qs, ks, vs, P, y = cache                                             # P is stored transposed, and so is dS
     B, T, H, K = y.shape
     G = ks.shape[1]
     dys = _stack(dy, G)                                                  # (B, G, RT, K)
@@ -224,14 +224,14 @@ def attend_backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
 
 
 def attention_weights(attended: Any) -> Any:
-    """The softmax weights in a cache of `attend_forward`: (B, H, T, U), how much each query takes of each key."""
+    """The softmax weights in a cache of `attend_forward`: (B, H, T, U), how much query t takes of key u."""
     B, T, H, _ = attended.y.shape
     return attended.P.swapaxes(2, 3).reshape(B, H, T, -1)
 
 
 @fused
 def _exp_below(xp, scores, top):
-    """exp(scores - top), in place: below the largest of its column no exponential overflows."""
+    """exp(scores - top), in place. top is the largest of its column, so no exponential overflows."""
     scores -= top
     xp.exp(scores, out=scores)
 
@@ -244,21 +244,21 @@ def _softmax_back(xp, dP, P, mean):
 
 
 def _stack(x, G):
-    """(B, T, H, K) -> (B, G, RT, K): the R = H/G heads of a group under each other."""
+    """(B, T, H, K) -> (B, G, RT, K): the R = H/G heads of a group stacked."""
     B, T, H, K = x.shape
     return x.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
 
 
 def _unstack(x, H):
-    """(B, G, RT, K) -> (B, T, H, K): back from `_stack`, a copy of its own."""
+    """(B, G, RT, K) -> (B, T, H, K): the inverse of `_stack`, a copy."""
     B, G, RT, K = x.shape
     R = H // G
     return x.reshape(B, G, R, RT // R, K).transpose(0, 3, 1, 2, 4).reshape(B, RT // R, H, K)
 
 
-def _hidden(xp, T, U, causal, pad, dtype):
-    """0 where key u is seen by query t, -inf where not; broadcasts over (B, G, U, R, T)."""
-    u, t = xp.arange(U)[:, None], xp.arange(U - T, U)    # the queries' own places
+def _padding_mask(xp, T, U, causal, pad, dtype):
+    """0 where query t may attend to key u, -inf where not; broadcasts over (B, G, U, R, T)."""
+    u, t = xp.arange(U)[:, None], xp.arange(U - T, U)    # t: the queries' own positions
     hidden = u < pad[:, None, None]                                      # (B, U, 1)
     if causal:
         hidden = (hidden & (u != t)) | (u > t)                           # (B, U, T)
@@ -266,19 +266,19 @@ def _hidden(xp, T, U, causal, pad, dtype):
 
 
 @lru_cache(maxsize=64)
-def _future(xp, device, T, dtype):
-    """The same for T queries and their own T places, without padding."""
+def _causal_mask(xp, device, T, dtype):
+    """The same for T queries and their own T positions, without padding."""
     return xp.where(xp.arange(T)[:, None] > xp.arange(T), -xp.inf, 0.0).astype(dtype)[:, None]
 
 
 def sigmoid_forward(x: Array) -> tuple[Array, Any]:
-    """y = 1 / (1 + e^-x), written as (1 + tanh(x / 2)) / 2, which no x overflows.   x (...) -> y (...)"""
+    """y = 1 / (1 + e^-x), computed as (1 + tanh(x / 2)) / 2, which never overflows.   x (...) -> y (...)"""
     y = _sigmoid(x)
     return y, y
 
 
 def sigmoid_backward(dy: Array, cache: Array) -> tuple[Array]:
-    """dx = dy * y (1 - y): steepest at y = 1/2, dead where the gate is wide open or shut."""
+    """dx = dy * y (1 - y): largest at y = 1/2, zero where the gate is fully open or shut."""
     y = cache
     return (_sigmoid_back(dy, y),)
 
@@ -328,7 +328,7 @@ def silu_forward(x: Array) -> tuple[Array, Any]:
 
 
 def silu_backward(dy: Array, cache: Any) -> tuple[Array]:
-    """Both factors move: x by s, s by s (1 - s), so dx = dy * (s + x s (1 - s)) = dy * (s + y (1 - s))."""
+    """Product rule, with s' = s (1 - s) and y = x s: dx = dy * (s + x s (1 - s)) = dy * (s + y (1 - s))."""
     s, y = cache
     return (_silu_back(dy, s, y),)
 
@@ -343,13 +343,12 @@ def _silu_back(xp, dy, s, y):
 
 
 def cross_entropy_forward(logits: Array, *, targets: Array, weights: Array, total: Array = None) -> tuple:
-    """Weighted mean surprise at the targets.
+    """Weighted mean of -log p at the targets.
 
     loss = -sum_r w_r log p_r[target_r] / total,   p = softmax(logits) over the last axis, V
 
-    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0 -> loss (), left on the device: reading
-    it waits for the device, and that is for the caller to decide. total: what the weights add up to, by default these;
-    for a part of a batch the whole batch's.
+    logits (..., V), targets (...) whole numbers in 0..V-1, weights (...) >= 0 -> loss (), left on the device: the
+    caller decides when to wait for it. total: the sum of the weights; for a part of a batch, of the whole batch's.
     """
     check_shapes("cross_entropy", logits=(logits, "... V"))
     if not logits.shape[:-1] == targets.shape == weights.shape:
@@ -359,29 +358,28 @@ def cross_entropy_forward(logits: Array, *, targets: Array, weights: Array, tota
     V = logits.shape[-1]
     w = (weights / (weights.sum() if total is None else total)).astype(logits.dtype, copy=False).reshape(-1)     # (R,)
     z = logits.reshape(_rows(logits), V)
-    top = z.max(-1, keepdims=True)
-    p = z - top                                          # below the largest, no exponential overflows; (R, V)
-    place = (xp.arange(w.size), targets.reshape(-1))
-    at_target = p[place]
+    p = z - z.max(-1, keepdims=True)                                     # (R, V), at most 0: exp cannot overflow
+    at = (xp.arange(w.size), targets.reshape(-1))
+    at_target = p[at]
     xp.exp(p, out=p)
-    total = einsum("rv->r", p)                                           # (R,)
-    p /= total[:, None]
-    loss = _surprise(w, total, at_target).sum()
-    return loss, (p, w, place, logits.shape)
+    sums = einsum("rv->r", p)                                            # (R,)
+    p /= sums[:, None]
+    loss = _weighted_nll(w, sums, at_target).sum()
+    return loss, (p, w, at, logits.shape)
 
 
 def cross_entropy_backward(dloss: Array, cache: Any) -> tuple[Array]:
-    """Gradient at the logits: what was predicted minus what came, dlogits_r = dloss * w_r (p_r - onehot_r)."""
-    p, w, place, shape = cache
+    """Gradient at the logits: predicted minus observed, dlogits_r = dloss * w_r (p_r - onehot(target_r))."""
+    p, w, at, shape = cache
     w = dloss * w
     dlogits = p * w[:, None]
-    dlogits[place] -= w                                  # one place a row: nothing is hit twice
+    dlogits[at] -= w                                                     # one entry per row, so none is hit twice
     return (dlogits.reshape(shape),)
 
 
 @fused
-def _surprise(xp, w, total, at_target):
-    surprise = xp.log(total)
-    surprise -= at_target
-    surprise *= w
-    return surprise
+def _weighted_nll(xp, w, sums, at_target):
+    nll = xp.log(sums)
+    nll -= at_target
+    nll *= w
+    return nll

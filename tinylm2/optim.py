@@ -13,8 +13,8 @@ class AdamW:
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
     w = (1 - lr decay) w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 
-    The moments m and v are one buffer each, like the parameters, so a step is two kernels whatever the number of
-    tensors. Decay acts on matrices only (`Flat.matrices`): gains and biases have no reason to be small.
+    The moments m and v are one buffer each, like the parameters, so a step is two kernels for any number of tensors.
+    Decay acts on matrices only (`Flat.matrices`): gains and biases need not be small.
     """
 
     def __init__(self, params: Flat, *, betas: Any = (0.9, 0.98), eps: float = 1e-8, decay: float = 0.01) -> None:
@@ -54,7 +54,7 @@ def _move(xp, w, g, m, v, kept, b1, b1_rest, b2, b2_rest, rate, root, eps):
 
 
 def clip(grads: Flat, limit: float) -> Any:
-    """Scale all gradients so that their global norm is at most `limit`; the norm before, left on the device.
+    """Scale all gradients so that their global norm is at most `limit`. Returns the norm before, left on the device.
 
     norm = sqrt(sum g^2) over all tensors,   g *= min(1, limit / norm)                (Pascanu et al. 2013, algorithm 1)
     """
@@ -66,5 +66,5 @@ def clip(grads: Flat, limit: float) -> Any:
 
 @fused
 def _shrink(xp, g, norm, limit):
-    """No branch: asking the norm would wait for the device."""
+    """Without a branch, which would have to wait for the norm."""
     g *= xp.minimum(limit / (norm + 1e-12), 1.0)

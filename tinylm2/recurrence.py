@@ -1,4 +1,4 @@
-"""The one loop over segments: a whole story, forwards and backwards. It knows no memory: states go in and come out."""
+"""The one loop over segments: a whole story, forward and backward. It treats all memories alike: states in and out."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ def story_forward(params: Flat, *, ids: Array, cfg: Config, pad: Array | None = 
     """A whole story, segment after segment of cfg.T tokens; the last one may be shorter.
 
     ids (B, any), pad (B,) on the host with 0 <= pad < the first segment's length -> logits (B, ids, V), or (B, last, V)
-    of the last so many positions, which must lie in the last segment. truncate=k: the state that enters segment s > 0
-    is a constant when s is a multiple of k. recompute: keep only the states and compute each segment again in backward,
-    bit for bit the same gradients for the memory of one segment.
+    of the last `last` positions, which must lie in the last segment. truncate=k: the state that enters segment s > 0
+    is a constant when s is a multiple of k. recompute: keep only the states, and compute each segment again in
+    backward. The gradients are the same bit for bit, and only one segment's cache is in memory.
     """
     B, length = ids.shape
     starts = range(0, length, cfg.T)
@@ -44,9 +44,9 @@ def story_forward(params: Flat, *, ids: Array, cfg: Config, pad: Array | None = 
 
 
 def story_backward(dlogits: Array, cache: Any) -> Flat:
-    """Gradients of all parameters, a `Flat` dict: back through the segments, from state to state, to the first one.
+    """Gradients of all parameters, a `Flat` dict: backpropagation through time, from the last segment to the first.
 
-    The one place that adds: every segment's shares are laid into one buffer, and so they are summed at once.
+    Only here are the gradients of segments added: each segment's are joined into one buffer, so one addition is enough.
     """
     params, cfg, xp = cache["params"], cache["cfg"], get_xp(dlogits)
     total, shapes = None, param_shapes(cfg)

@@ -1,4 +1,4 @@
-"""Everything between a story and an array of token ids. Of the rest of tinylm2 it imports `errors` alone."""
+"""From stories to arrays of token ids. Of the rest of tinylm2, data/ imports only `errors` and `files`."""
 
 from tinylm2.data.babi import FileTask, find_file, read_examples, read_stories, story_text, write_stories
 from tinylm2.data.babilong import read_babilong

@@ -1,7 +1,7 @@
 """The official bAbI file format (Weston et al. 2015), read and written.
 
-A line is `NUMBER TEXT`, a question's line `NUMBER TEXT<tab>ANSWER<tab>NUMBERS OF THE SUPPORTING LINES`; the number
-returns to 1 where a new story starts. Files without supporting facts end the line after the answer.
+A fact is `NUMBER TEXT`. A question is `NUMBER TEXT<tab>ANSWER<tab>NUMBERS OF THE SUPPORTING LINES`, or ends after the
+answer in files without supporting facts. The number is 1 again where a new story starts.
 """
 
 import re
@@ -14,20 +14,20 @@ from tinylm2.files import replacing
 
 
 def read_stories(path: Any, tokenizer: Any = None) -> list:
-    """The stories of a file. BadInput names the line that breaks the format and, given a tokenizer, the words that its
-    vocabulary lacks."""
+    """The stories of a file. BadInput names the line that breaks the format. With a tokenizer, it also names the
+    words that its vocabulary lacks."""
     stories, story = [], []
     for number, text in enumerate(read_lines(path), 1):
         match = re.fullmatch(r"([0-9]{1,9}) (.+)", text)
         if not match:
-            raise BadInput.at(path, number, repr(text[:40]), "a line number, a blank and text")
-        told = int(match[1])
-        if told == 1:
+            raise BadInput.at(path, number, repr(text[:40]), "a line number, a space and text")
+        given = int(match[1])
+        if given == 1:
             story = []
             stories.append(story)
-        elif told != len(story) + 1 or not story:
+        elif given != len(story) + 1 or not story:
             following = f"{len(story) + 1} or 1" if story else "1"
-            raise BadInput.at(path, number, f"line number {told}", f"line number {following}")
+            raise BadInput.at(path, number, f"line number {given}", f"line number {following}")
         fields = [field.strip() for field in match[2].split("\t")]
         story.append(_read_line(fields, story, path, number))
         if tokenizer:
@@ -36,14 +36,14 @@ def read_stories(path: Any, tokenizer: Any = None) -> list:
 
 
 def _read_line(fields, story, path, number):
-    """The Fact or Question that these fields say, behind the lines of `story`."""
+    """The Fact or Question with these fields, the next line of `story`."""
     if len(fields) > 3 or not all(fields[:2]):
         raise BadInput.at(path, number, repr("\t".join(fields)), "question, answer and supporting lines between tabs")
     if len(fields) == 1:
         return Fact(fields[0])
     text, answer, *support = fields
     lines = support[0].split() if support else []
-    facts = {str(told) for told, line in enumerate(story, 1) if isinstance(line, Fact)}
+    facts = {str(number) for number, line in enumerate(story, 1) if isinstance(line, Fact)}
     for line in lines:
         if line not in facts:
             raise BadInput.at(path, number, f"supporting line {line!r}", "the number of a fact of this story")
@@ -51,7 +51,7 @@ def _read_line(fields, story, path, number):
 
 
 def story_text(story: Any) -> str:
-    """A story in the official format. A blank stands before the first tab, as in most of the official files."""
+    """A story in the official format, with a space before the first tab, as in most of the official files."""
     lines = []
     for number, line in enumerate(story, 1):
         asked = f" \t{line.answer}\t{' '.join(map(str, line.support))}" if isinstance(line, Question) else ""
@@ -66,7 +66,7 @@ def write_stories(path: Any, stories: Any) -> None:
 
 
 def read_examples(path: Any, task: Any = None, tokenizer: Any = None) -> Any:
-    """One Example a question of a file. The task's name is read from the file's (`qa1_...txt`) unless given."""
+    """One Example per question of a file. task: by default the one that the file's name starts with (`qa1_...txt`)."""
     task = task or task_of(path)
     found = [example for story in read_stories(path, tokenizer) for example in examples(story, task)]
     if not found:
@@ -75,7 +75,7 @@ def read_examples(path: Any, task: Any = None, tokenizer: Any = None) -> Any:
 
 
 def task_of(path: Any) -> Any:
-    """The last qa1 .. qa20 that a path names: "qa1" of `en/qa1_single-supporting-fact_test.txt`."""
+    """The last qa1 .. qa20 in a path: "qa1" of `en/qa1_single-supporting-fact_test.txt`."""
     names = re.findall(r"(?<![a-zA-Z0-9])qa(?:[1-9]|1[0-9]|20)(?![0-9])", str(path))
     if not names:
         raise BadInput(f"{path}: found no task in the name, expected one of qa1 .. qa20")
@@ -83,7 +83,7 @@ def task_of(path: Any) -> Any:
 
 
 def find_file(folder: str, task: str, parts: Any = ("test", "train")) -> Any:
-    """The file of a task in a folder of official files: its test file where there is one, else its training file."""
+    """The file of a task in a folder of official files: its test file if there is one, else its training file."""
     for part in parts:
         for path in sorted(Path(folder).glob(f"{task}_*_{part}.txt")):
             return path
@@ -91,7 +91,7 @@ def find_file(folder: str, task: str, parts: Any = ("test", "train")) -> Any:
 
 
 class FileTask:
-    """A task whose stories come from an official file instead of a generator: the interface of `Task`."""
+    """A task whose stories come from an official file. It has the interface of `Task`."""
 
     def __init__(self, name: str, stories: Any) -> None:
         self.name, self.number, self.stories = name, int(name[2:]), stories
@@ -102,7 +102,7 @@ class FileTask:
 
     @classmethod
     def of(cls, folder: Any, name: str) -> Any:
-        """The task of the training file in a folder of official files."""
+        """The task with the stories of its training file, or else its test file, in a folder of official files."""
         path = find_file(folder, name, ("train", "test"))
         stories = [story for story in read_stories(path) if any(isinstance(line, Question) for line in story)]
         if not stories:
@@ -110,7 +110,7 @@ class FileTask:
         return cls(name, stories)
 
     def story(self, rng: Any, *, questions: Any = None, facts: Any = None) -> Any:
-        """One of the file's stories; with `facts`, a question and the facts before it: so many or about so many."""
+        """A random story of the file. With `facts`: a question with about that many facts before it."""
         if facts is None:
             return rng.choice(self.stories)
         count = min(self._by_facts, key=lambda n: (abs(n - facts), n))

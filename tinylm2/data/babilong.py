@@ -1,4 +1,4 @@
-"""BABILong's files (Kuratov et al. 2024): JSON lists of {"input", "question", "target"}, the story hidden already."""
+"""BABILong's files (Kuratov et al. 2024): JSON lists of {"input", "question", "target"}, with filler in the input."""
 
 from typing import Any
 
@@ -11,8 +11,10 @@ FIELDS = ("input", "question", "target")
 
 
 def read_babilong(path: Any, task: Any = None, tokenizer: Any = None) -> list:
-    """One Example an entry; its facts are all sentences of the input, and which of them support the answer is not
-    known. The task's name is read from the path (`qa1/4k.json`) unless given."""
+    """One Example per entry. Its facts are all sentences of the input; the supporting ones are not known.
+
+    task: by default the one that the path names (`qa1/4k.json`).  BadInput names the entry that breaks the format.
+    """
     task = task or task_of(path)
     entries = parse_json("\n".join(read_lines(path)), path)
     if not isinstance(entries, list) or not entries:

@@ -1,4 +1,4 @@
-"""Rows side by side: the batches that training learns from, and the prompts that evaluation asks."""
+"""Batches for training, and prompts for evaluation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One row of training: token ids, a weight per token (1 on an answer and its end), how many of them are padding."""
+    """A training row: token ids, a weight per token (1 on an answer and its end), the number of padding tokens."""
 
     task: str
     ids: list[int]
@@ -20,10 +20,10 @@ class Sequence:
 class Batch:
     """B rows of C + 1 tokens: S segments of T tokens, or one shorter segment where no row needs more.
 
-    ids (B, C) is the row without its last token, targets (B, C) without its first; weights (B, C) float32 are 1 where
-    the target is an answer or its end, 0 elsewhere; pad (B,) counts the padding on the left. Every weight that is not 0
-    stands in the last `last` columns, all of one segment; None where questions are asked before it, too. `tasks` names
-    each row's task.
+    ids (B, C) are the rows without their last token, targets (B, C) without their first. weights (B, C), float32, are 1
+    where the target belongs to an answer or is its end, else 0. pad (B,) counts the padding on the left. last: all
+    weights above 0 are in the last `last` columns, within one segment; None where a question comes earlier. tasks: the
+    name of each row's task.
     """
 
     ids: np.ndarray
@@ -34,7 +34,7 @@ class Batch:
     tasks: tuple[str, ...]
 
     def part(self, shard: int, shards: int) -> Any:
-        """Part number `shard` of so many parts of the rows, a Batch, or None where it has no row."""
+        """Part number `shard` of `shards` parts, a Batch; None where it has no row."""
         B = len(self.ids)
         rows = slice(B * shard // shards, B * (shard + 1) // shards)
         if rows.start == rows.stop:
@@ -44,12 +44,12 @@ class Batch:
 
     @property
     def lm_weights(self) -> Any:
-        """Weights of a language model's loss on the whole text: 1 on every token behind a token that is no padding."""
+        """Weights of a language-model loss: 1 where the token before is not padding."""
         return (np.arange(self.ids.shape[1]) >= self.pad[:, None]).astype(np.float32)
 
 
 def collate(sequences: Any, segment_len: int) -> Any:
-    """The Batch of sequences of one length."""
+    """The Batch of Sequences, all of the same length."""
     tokens = np.array([sequence.ids for sequence in sequences], np.int64)
     weights = np.array([sequence.weights for sequence in sequences], np.float32)
     last = tokens.shape[1] - int(weights.any(0).argmax())
@@ -59,11 +59,11 @@ def collate(sequences: Any, segment_len: int) -> Any:
 
 
 def make_batch(examples: Any, end: int) -> Any:
-    """The Batch of EncodedExamples whose prompts leave room for just their answers; `end` is the end token."""
+    """The Batch of EncodedExamples. Each prompt leaves as many positions free as its answer has tokens. end: the id."""
     return collate([example.sequence(end) for example in examples], examples[0].segment_len)
 
 
 def make_prompts(examples: Any) -> tuple:
-    """ids (B, any) and pad (B,) of EncodedExamples of one length: what is asked, without the answers."""
+    """ids (B, any) and pad (B,) of EncodedExamples of one length: the prompts, without the answers."""
     return (np.array([example.prompt for example in examples], np.int64),
             np.array([example.pad for example in examples], np.int64))

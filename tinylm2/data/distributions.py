@@ -1,13 +1,13 @@
-"""How far the told stories are from the official ones: python -m tinylm2.data.distributions FOLDER [--write DATA.md].
+"""Compare generated stories with official ones: python -m tinylm2.data.distributions FOLDER [--write DATA.md].
 
 For every task and every measure of a question it prints the total variation distance
 
     TV(p, q) = 1/2 * sum over x of |p(x) - q(x)|
 
-between told and official stories, and beside it that between two random halves of the official file: what chance alone
-does to stories of one kind. A told story is close enough when it adds no more than ALLOWANCE to chance.
+between generated and official stories. Beside it stands the distance between two random halves of the official file,
+which is due to chance alone. Generated stories are close enough when their distance is at most ALLOWANCE larger.
 
---classifier asks instead how well two classifiers tell told from official stories (tinylm2/data/two_sample.py).
+--classifier measures how well two classifiers separate generated from official stories (tinylm2/data/two_sample.py).
 """
 
 import argparse
@@ -26,32 +26,32 @@ from tinylm2.errors import BadInput, read_lines
 from tinylm2.files import replacing
 
 ALLOWANCE = .05
-STORIES = 2000                                           # told of each task
-HALVINGS = 20                                            # of the official file; the mean distance counts
+STORIES = 2000                                           # generated per task
+HALVINGS = 20                                            # of the official file; their mean distance is used
 
 
 class Asked(NamedTuple):
-    """What is measured of a question. The field's name, without its underscores, is the head of its column."""
+    """The measures of a question. A field's name, with spaces for underscores, is the head of its column."""
 
     answer: str
-    facts_before: int                                    # told in the story up to the question
-    since_the_last: int                                  # of them, after the question before
+    facts_before: int                                    # facts in the story before the question
+    since_the_last: int                                  # of them, after the previous question
     supporting: int
-    lines_to_the_nearest: int | None                     # of the supporting facts
+    lines_to_the_nearest: int | None                     # supporting fact
 
 
 class Distance(NamedTuple):
-    """Of one measure: between told and official stories, and between two random halves of the official ones."""
+    """The distance of one measure: generated to official stories, and by chance (between halves of the official)."""
 
-    told: float
+    generated: float
     chance: float
 
     @property
     def close(self) -> bool:
-        return self.told <= self.chance + ALLOWANCE
+        return self.generated <= self.chance + ALLOWANCE
 
     def __str__(self):
-        text = f"{self.told:.3f} / {self.chance:.3f}"
+        text = f"{self.generated:.3f} / {self.chance:.3f}"
         return text if self.close else f"**{text}**"
 
 
@@ -73,7 +73,7 @@ def variations(one: Any, other: Any) -> list:
 
 
 def _counts(stories):
-    """How often each value of each measure occurs."""
+    """The number of times that each value of each measure occurs."""
     return map(Counter, zip(*(question for story in stories for question in story), strict=True))
 
 
@@ -82,23 +82,23 @@ def _variation(p, q):
 
 
 def chance(stories: Any, rng: Any) -> list:
-    """What one source shows against itself: the mean over HALVINGS of the distances between two random halves."""
+    """The distances that are due to chance: means over HALVINGS of those between two random halves of the stories."""
     found = []
     for _ in range(HALVINGS):
         mixed = rng.shuffled(stories)
         half = len(mixed) // 2
         found.append(variations(mixed[:half], mixed[half:]))
-    return [fsum(values) / HALVINGS for values in zip(*found, strict=True)]         # sum rounds by Python's version
+    return [fsum(values) / HALVINGS for values in zip(*found, strict=True)]         # sum() depends on the version
 
 
 def compare(task: Any, path: Any, *, seed: int = 0) -> list:
-    """The Distance of every measure between a task's stories and the official file at `path`, as in Asked's fields."""
+    """The Distance of every measure, in the order of Asked: a task's stories and the official file `path`."""
     official = [questions for story in read_stories(path) if (questions := list(asked(story)))]
     if len(official) < 2:
         raise BadInput(f"{path}: found {len(official)} stories with questions, expected at least 2 to compare")
-    told = [list(asked(task.story(Rng(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
+    generated = [list(asked(task.story(Rng(seed, EVALUATION, task.number, number)))) for number in range(STORIES)]
     by_chance = chance(official, Rng(seed, EVALUATION, task.number, STORIES))
-    return list(map(Distance, variations(told, official), by_chance))
+    return list(map(Distance, variations(generated, official), by_chance))
 
 
 def row(*cells: Any) -> str:
@@ -107,7 +107,7 @@ def row(*cells: Any) -> str:
 
 
 def table(folder: Any, *, seed: int = 0) -> tuple:
-    """The Markdown table of all tasks, and how many of its distances are too large; these stand in bold."""
+    """(Markdown table of all tasks, number of distances that are too large). These are printed in bold."""
     heads = [name.replace("_", " ") for name in Asked._fields]
     rows, far = [row("task", *heads), row("---", *["---:"] * len(heads))], 0
     for task in TASKS.values():
@@ -118,22 +118,21 @@ def table(folder: Any, *, seed: int = 0) -> tuple:
 
 
 def classified(folder: Any, *, seed: int = 0, tasks: Any = None) -> tuple:
-    """The Markdown table of `two_sample`, how many of its areas are above the bar, and the n-grams of each task that
-    speak most for an official and for a told story."""
+    """(Markdown table of `two_sample`, number of areas above its threshold, each task's most typical n-grams)."""
     rows, far, found = [row("task", "stories", "n-grams", "trees"), row("---", *["---:"] * 3)], 0, []
     for task in (TASKS[name] for name in tasks or TASKS):
         official = [story for story in read_stories(find_file(folder, task.name)) if any(asked(story))]
         verdicts = [two_sample.verdict(judge, task, official, seed=seed)
                     for judge in (two_sample.grams, two_sample.trees)]
         rows.append(row(f"{task.name} {task.title}", len(official), *verdicts))
-        far += sum(verdict.area > two_sample.BAR for verdict in verdicts)
+        far += sum(verdict.area > two_sample.THRESHOLD for verdict in verdicts)
         theirs, ours = two_sample.signs(official, two_sample.generated(task, two_sample.FEWEST, seed, 0))
-        found.append(f"{task.name}: official {theirs}, told {ours}\n")
+        found.append(f"{task.name}: official {theirs}, generated {ours}\n")
     return "".join(rows), far, "".join(found)
 
 
 def write(path: Any, text: str, place: str = "distributions") -> None:
-    """Put a table between the two comments of a document that keep its place."""
+    """Write a table between the two comments of a document that mark its place."""
     head, start, rest = ("\n".join(read_lines(path)) + "\n").partition(f"<!-- {place}: -->\n")
     _, end, tail = rest.partition(f"<!-- :{place} -->\n")
     if not end:
@@ -147,8 +146,9 @@ def main(arguments: Any = None) -> Any:
                                      description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", help="the official files, qa1_..._train.txt to qa20_..._train.txt")
     parser.add_argument("--classifier", action="store_true",
-                        help="can a classifier tell told from official stories? Needs scikit-learn and ten minutes")
-    parser.add_argument("--write", metavar="FILE", help="put the table into this document, e.g. docs/DATA.md")
+                        help="can a classifier separate generated from official stories? Needs scikit-learn and ten "
+                             "minutes")
+    parser.add_argument("--write", metavar="FILE", help="write the table into this document, such as docs/DATA.md")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
@@ -156,10 +156,10 @@ def main(arguments: Any = None) -> Any:
             raise BadInput(f"--seed: found {options.seed}, expected 0 or more")
         if options.classifier:
             text, far, signs = classified(options.folder, seed=options.seed)
-            verdict = f"{signs}{far} areas lie above {two_sample.BAR}"
+            verdict = f"{signs}{far} areas are above {two_sample.THRESHOLD}"
         else:
             text, far = table(options.folder, seed=options.seed)
-            verdict = f"{far} distances lie more than {ALLOWANCE} above chance"
+            verdict = f"{far} distances are more than {ALLOWANCE} above chance"
         if options.write:
             write(options.write, text, "classifier" if options.classifier else "distributions")
     except BadInput as error:

@@ -1,4 +1,4 @@
-"""Text that answers no question: what stories are hidden in. From a small grammar, or from a book."""
+"""Filler: text that answers no question, from a small grammar or from a book."""
 
 import re
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ DOES = ("shines", "sings", "sleeps", "waits", "trembles", "glows")
 RELATIONS = ("near", "beyond", "beneath", "behind")
 MANNERS = ("often", "slowly", "softly", "always", "sometimes", "again")
 
-# Every word that the grammar can say: a word-level vocabulary needs them all.
+# Every word of the grammar: a word-level vocabulary needs them all.
 FILLER_WORDS = ("the", *NOUNS, *QUALITIES, *DOES_TO, *DOES, *RELATIONS, *MANNERS)
 
 
 class GrammarFiller:
-    """All 21,912 sentences, three to six words long, of a grammar of 47 words. No content word of any task is among
-    them: no person, place, thing, creature, colour, mood, size, direction, time or number."""
+    """All 21,912 sentences of a grammar of 47 words, three to six words long. It has no content word of any task: no
+    person, place, thing, animal, colour, mood, size, direction, time or number."""
 
     def __init__(self) -> None:
         pairs = [(one, other) for one, other in product(NOUNS, NOUNS) if one != other]
@@ -38,8 +38,8 @@ class GrammarFiller:
 
 
 class BookFiller:
-    """The sentences of a plain text file. With a tokenizer every word is checked: BadInput names the first line with
-    words that its vocabulary lacks."""
+    """The sentences of a plain text file. With a tokenizer, BadInput names the first line that has words which the
+    vocabulary lacks."""
 
     def __init__(self, path: Any, tokenizer: Any = None) -> None:
         lines = read_lines(path)
@@ -52,7 +52,7 @@ class BookFiller:
 
 
 def sentences(text: str) -> Iterator:
-    """The sentences of a text, on one line each: they end at `.`, `!` or `?` before white space, and at empty lines."""
+    """The sentences of a text, one line each. It ends at `.`, `!` or `?` before white space, or at an empty line."""
     for piece in re.split(r"(?<=[.!?])\s+|\n\s*\n", text):
         if re.search(r"\w", piece):
             yield " ".join(piece.split())

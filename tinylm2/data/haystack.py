@@ -1,4 +1,4 @@
-"""Facts in filler: one example becomes a row of tokens of an exact length, and where its facts stand is kept."""
+"""Facts in filler: an example becomes a row of tokens of an exact length, with the positions of its facts."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +11,10 @@ from tinylm2.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """One question as token ids: `prompt` is `[pad] story question`, `answer` is what must follow, then the end token.
+    """A question as token ids: `prompt` is `[pad] story question`, `answer` is its answer without the end token.
 
-    Cut into `segments` segments of `segment_len` tokens, the prompt leaves room for the answer in the last one. The
-    first `pad` ids are padding, the question starts at `asked`, `support` holds (start, end) of each supporting fact.
+    The prompt is cut into `segments` segments of `segment_len` tokens; the last one has positions left for the answer.
+    The first `pad` ids are padding. The question starts at `asked`. `support`: (start, end) of each supporting fact.
     """
 
     example: Example
@@ -27,20 +27,20 @@ class EncodedExample:
     support: tuple[tuple[int, int], ...]
 
     def sequence(self, end: int) -> Sequence:
-        """The row as training sees it: prompt, answer and end token, weight 1 on the last two."""
+        """The row for training: prompt, answer and end token, with weight 1 on the last two."""
         return Sequence(self.example.task, self.prompt + self.answer + [end],
                         [0] * len(self.prompt) + [1] * (len(self.answer) + 1), self.pad)
 
     @property
     def distance(self) -> Any:
-        """How many segments before the last one the farthest supporting fact lies: borders that what it tells must
-        cross, counted from its last token. None where the support is not known."""
+        """How many segments before the last one the farthest supporting fact ends: the number of segment borders that
+        it must cross. None where the support is not known."""
         return max((self.segments - 1 - (end - 1) // self.segment_len for _, end in self.support), default=None)
 
     @property
     def depth(self) -> Any:
-        """Where in the text the farthest supporting fact starts: 0 at its head, near 1 just before the question. None
-        where the support is not known."""
+        """Where the farthest supporting fact starts, as a part of the text: 0 at its beginning, near 1 just before the
+        question. None where the support is not known."""
         if not self.support:
             return None
         return (min(start for start, _ in self.support) - self.pad) / (self.asked - self.pad)
@@ -48,25 +48,25 @@ class EncodedExample:
 
 def insert_in_haystack(example: Example, rng: Any, *, tokenizer: Any, filler: Any, segments: int, segment_len: int,
                        answer_len: int | None = None, gap: float = 0.0) -> EncodedExample | None:
-    """Facts in order at random places among filler sentences, the question last: an EncodedExample of exactly
-    segments * segment_len - answer_len prompt tokens. None where the facts do not fit.
+    """Insert the facts, in order, at random places among filler sentences; the question comes last.
 
-    answer_len: the positions that stay free for the answer (default: this one's length). One filler sentence, cut at
-    its head to make the length exact, opens the text. After it facts stand anywhere with equal probability; with
-    probability `gap` a random run of filler is first set aside to stand between the last fact and the question.
+    -> EncodedExample of exactly segments * segment_len - answer_len prompt tokens; None where the facts do not fit.
+    answer_len: positions left free for the answer (default: its length). The text begins with one filler sentence, cut
+    at its start so that the length is exact. After it, all places for facts are equally likely. With probability `gap`,
+    a random number of filler sentences is first reserved for the end, between the last fact and the question.
     """
     parts = _encode(example, tokenizer, segment_len, answer_len)
     missing = segments * segment_len - parts.length
     if missing < 0:
         return None
     sentences, opener = _filling(filler, rng, missing, tokenizer)
-    behind = rng.integers(len(sentences) + 1) if rng.bernoulli(gap) else 0
-    places = sorted(rng.integers(len(sentences) - behind + 1) for _ in parts.facts)
+    reserved = rng.integers(len(sentences) + 1) if rng.bernoulli(gap) else 0
+    places = sorted(rng.integers(len(sentences) - reserved + 1) for _ in parts.facts)
     return _lay(example, parts, segment_len, segments, opener=opener, sentences=sentences, places=places)
 
 
 def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len: int | None = None) -> EncodedExample:
-    """An EncodedExample of the story without filler: as few segments as it needs, less than one of padding."""
+    """An EncodedExample of the story without filler: in as few segments as possible, with padding on the left."""
     parts = _encode(example, tokenizer, segment_len, answer_len)
     segments = -(-parts.length // segment_len)
     pad = segments * segment_len - parts.length
@@ -75,13 +75,13 @@ def without_filler(example: Any, *, tokenizer: Any, segment_len: int, answer_len
 
 
 def filler_tokens(filler: Any, rng: Any, length: int, tokenizer: Any) -> list:
-    """Exactly `length` tokens of filler, the head of the first sentence cut off."""
+    """Exactly `length` tokens of filler; the first sentence is cut at its start."""
     sentences, opener = _filling(filler, rng, length, tokenizer)
     return opener + [token for sentence in sentences for token in sentence]
 
 
 def _filling(filler, rng, missing, tokenizer):
-    """Sentences of filler as ids, and what is left of one more that makes `missing` tokens exact."""
+    """Sentences of filler as ids, and the end of one more, `missing` tokens in all."""
     sentences, encoded = [], _encoded(filler, tokenizer)
     while missing > 0:
         sentences.append(rng.choice(encoded))
@@ -92,8 +92,8 @@ def _filling(filler, rng, missing, tokenizer):
 
 @lru_cache(maxsize=4)
 def _encoded(filler, tokenizer):
-    """The filler's sentences as ids: encoded once, for a row draws dozens of them. One without a token would fill no
-    place, however often it is drawn."""
+    """The filler's sentences as ids, encoded once: a row draws dozens of them. Sentences without tokens are left out,
+    because they would never fill a row."""
     encoded = [ids for ids in map(tokenizer.encode, filler.sentences) if ids]
     if not encoded:
         raise BadInput("filler: found no sentence with a token, expected text")
@@ -121,15 +121,15 @@ def _encode(example, tokenizer, segment_len, answer_len):
 
 
 def _lay(example, parts, segment_len, segments, *, opener, places, sentences=(), pad=0):
-    """The row that opens with `opener`; fact i stands behind the first places[i] sentences, the question at the end."""
-    prompt, spans, told = list(opener), [], 0
+    """The row: `opener`, then the sentences, with fact i after the first places[i] of them, then the question."""
+    prompt, spans, done = list(opener), [], 0
     for fact, place in zip(parts.facts, places, strict=True):
-        for sentence in sentences[told:place]:
+        for sentence in sentences[done:place]:
             prompt += sentence
-        told = place
+        done = place
         spans.append((len(prompt), len(prompt) + len(fact)))
         prompt += fact
-    for sentence in sentences[told:]:
+    for sentence in sentences[done:]:
         prompt += sentence
     asked = len(prompt)
     prompt += parts.question

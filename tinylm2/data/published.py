@@ -1,8 +1,7 @@
-"""Tokenizers of published models: byte-pair files as Llama's, from somebody else's tokenizer.json.
+"""Tokenizers of published models: byte-pair encodings such as Llama's, from a tokenizer.json of other people.
 
-Only parts whose work and memory are bounded by the text are let in, each by name and with its options: a normalizer can
-otherwise grow a text without end, and a regular expression can take for ever. Those that split Llama's texts are known
-by heart.
+Such a file is not trusted: a normalizer could make a text endlessly long, and a regular expression could run for ever.
+So only the parts and options listed in PARTS are accepted, and only the regular expressions in PATTERNS.
 """
 
 import json
@@ -17,7 +16,7 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
 PATTERNS = GPT2, LLAMA3, LLAMA3.replace("{1,3}", ""), r"\p{N}{1,3}", r"\p{N}", r"\d"
-PARTS = {                                                # where: type -> the options that it may have
+PARTS = {                                                # part: type -> the options that it may have
     "normalizer": {"Sequence": {"normalizers"}, "NFC": set(), "NFD": set(), "NFKC": set(), "NFKD": set(),
                    "Prepend": {"prepend"}, "Replace": {"pattern", "content"}},
     "pre_tokenizer": {"Sequence": {"pretokenizers"}, "ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"},
@@ -34,7 +33,7 @@ LONGEST = 64                                             # parts of a sequence, 
 
 
 class PublishedTokenizer(Tokenizer):
-    """A byte-pair tokenizer of a published model. `end` and `pad` are names of its own tokens; ids may have gaps."""
+    """A byte-pair tokenizer of a published model. `end` and `pad` name two of its tokens. Ids may have gaps."""
 
     def __init__(self, library: Any, *, end: str, pad: str) -> None:
         library.no_truncation()
@@ -49,12 +48,12 @@ class PublishedTokenizer(Tokenizer):
         self.end, self.pad, self.special = vocabulary[end], vocabulary[pad], {"end": end, "pad": pad}
 
     def decode(self, ids: Any) -> str:
-        """The text of ids, special tokens left out, with the blanks at its ends: they part it from the text before."""
+        """The text of ids without special tokens. Spaces at its ends stay: they separate it from the text before."""
         return self._library.decode(list(ids))
 
     @classmethod
     def from_json(cls, text: str, *, end: str = "", pad: str = "") -> Any:
-        """BadInput where a part is not among those above."""
+        """A tokenizer from the text of a tokenizer.json.  BadInput where a part is not in PARTS."""
         found = parse_json(text, "tokenizer")
         if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
             raise BadInput("tokenizer: found no model in it, expected a tokenizer.json")
@@ -77,7 +76,7 @@ class PublishedTokenizer(Tokenizer):
 
 
 def _check_part(place, part, depth=0):
-    """BadInput where a part, or one inside it, is not known to be harmless."""
+    """BadInput where a part, or one inside it, is not in PARTS or PATTERNS."""
     if part is None:
         return
     kind = part.get("type") if isinstance(part, dict) else None

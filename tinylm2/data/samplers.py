@@ -1,8 +1,8 @@
 """Endless batches of stories. Two samplers with one interface: `batch(stories, step, batch_size, shard, shards)`.
 
-`HaystackSampler` inserts facts into filler, in rows of an exact number of segments. `BucketSampler` puts stories of
-about one length side by side, without filler. Both go from a story's examples to `Sequence`s to a `Batch`, and both are
-plain values: what a stage of a curriculum trains on is one of them.
+`HaystackSampler` inserts facts into filler, in rows of an exact number of segments. `BucketSampler` makes batches of
+stories of similar length, without filler. Both go from Example to Sequence to Batch. A sampler is a plain value: each
+stage of a curriculum has one.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from tinylm2.data.stories import Fact, Question, Story, examples
 from tinylm2.data.tokenizer import Tokenizer
 from tinylm2.errors import BadInput
 
-TRIES, PATIENCE = 1000, 20                               # stories tried for one row at most, and of one task in a row
+TRIES, PATIENCE = 1000, 20                               # tries per row at most; tries per task
 GROUP = 16                                               # steps whose stories are sorted by length together
 
 
 class Stories:
-    """Where stories come from: tasks, how often each is drawn, the tokenizer, the filler and the seed.
+    """The source of stories: tasks and their weights, the tokenizer, the filler and the seed.
 
-    Each row has its own random stream, named by its task's number, its step, its number and the try. So an extra draw
+    Each row has its own random stream. Its key is: number of the task, step, row, try. So an extra draw
     changes no other story, and any process can make any row.
     """
 
@@ -35,11 +35,11 @@ class Stories:
         self.tokenizer, self.filler, self.seed = tokenizer, filler, seed
 
     def rng(self, number: int, *key: Any) -> Rng:
-        """The random stream of this key: `number` is a task's, 0 for what belongs to no task."""
+        """The random stream of this key. number: that of a task, 0 for choices that belong to no task."""
         return Rng(self.seed, DATA, number, *key)
 
     def draw_task(self, first: int | None, *key: Any) -> Any:
-        """One of the first so many tasks (None: all), by weight."""
+        """One of the first `first` tasks (None: all), drawn by weight."""
         tasks = self.tasks[:first]
         return tasks[0] if len(tasks) == 1 else self.rng(0, *key).weighted_choice(tasks, self.weights[:first])
 
@@ -48,10 +48,10 @@ class Stories:
 class HaystackSampler:
     """Rows of one number of segments: a few facts and a question, inserted into filler.
 
-    `facts` per story and `segments` per batch are drawn evenly from those given; facts None takes any question of a
-    story as the real file tells it. Without `filler`, rows are padded on the left, and only those too short for the
-    batch are filled up. gap: the probability of `insert_in_haystack`'s gap. tasks: only the first so many of the mix.
-    A task of which no story fits, after several tries, makes room for another.
+    facts: the number of facts of each story is one of these, all equally likely; None stands for any question of a
+    story made as the official file has it. segments: the same for each batch. filler: without it, rows are padded on
+    the left, and only rows that are too short for the batch get filler. gap: see `insert_in_haystack`. tasks: use only
+    the first `tasks` tasks of the mix. Where no story of a task fits after several tries, another task is drawn.
     """
 
     facts: tuple[int | None, ...] = (None,)
@@ -62,7 +62,7 @@ class HaystackSampler:
     tasks: int | None = None
 
     def batch(self, stories: Stories, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
-        """The Batch of this step, or one of its equal parts: only that part's rows are made."""
+        """The Batch of this step, or one of its equal parts. Only the rows of that part are made."""
         if batch_size % shards:
             raise BadInput(f"--shards: found {shards}, expected a number that divides a batch of {batch_size} rows")
         segments, size = stories.rng(0, step).choice(self.segments), batch_size // shards
@@ -70,7 +70,7 @@ class HaystackSampler:
         return make_batch(rows, stories.tokenizer.end)
 
     def _row(self, stories, segments, step, i):
-        """Row i of a step, an EncodedExample: the first story that fits."""
+        """Row i of a step, an EncodedExample of the first story that fits."""
         for attempt in range(TRIES):
             if attempt % PATIENCE == 0:
                 task = stories.draw_task(self.tasks, step, i, attempt)
@@ -93,13 +93,13 @@ class HaystackSampler:
 
 @dataclass(frozen=True)
 class BucketSampler:
-    """Stories without filler, side by side with others of about their length; a batch has `batch_size` on average.
+    """Stories without filler, in batches of similar length (length bucketing); `batch_size` stories on average.
 
-    The stories of GROUP steps are sorted by length and cut into batches of as many tokens each. So the distribution of
-    lengths is unchanged, rows are padded little, and steps cost about the same: many short rows or a few long ones. A
-    random stream says which batch of its group a step takes. The columns are the longest story's, or whole segments
-    where that is longer than one. With probability `every` a row asks all questions of its story, where the real file
-    asks them. `facts` and `tasks` as in `HaystackSampler`.
+    The stories of GROUP steps are sorted by length and cut into GROUP batches with equal numbers of tokens. So the
+    distribution of lengths is unchanged, there is little padding, and all steps cost about the same: many short rows
+    or a few long ones. Each step takes one batch of its group, in random order. A batch has as many columns as its
+    longest story, rounded up to whole segments if that is longer than one segment. With probability `every`, a row has
+    all questions of its story, where the official file asks them. facts, tasks: as in `HaystackSampler`.
     """
 
     facts: tuple[int | None, ...] = (None,)
@@ -108,7 +108,7 @@ class BucketSampler:
     tasks: int | None = None
 
     def batch(self, stories: Stories, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Any:
-        """The Batch of this step, or one of its parts, as equal as its number of rows allows; None where it is empty.
+        """The Batch of this step, or one of its parts, which differ by one row at most; None where the part is empty.
 
         The rows of GROUP steps are made together, so every process makes all of them.
         """
@@ -118,7 +118,7 @@ class BucketSampler:
         return self._side_by_side(rows, stories, stories.rng(0, step)).part(shard, shards)
 
     def sequence(self, stories: Stories, *key: Any) -> Sequence:
-        """The Sequence of one story without filler: its text, and weight 1 on its answers and their ends."""
+        """The Sequence of one story without filler, with weight 1 on its answers and their ends."""
         task = stories.draw_task(self.tasks, *key)
         rng = stories.rng(task.number, *key)
         facts = rng.choice(self.facts)
@@ -129,7 +129,7 @@ class BucketSampler:
         return story_sequence(story, task.name, stories.tokenizer)
 
     def _side_by_side(self, sequences, stories, rng):
-        """Pad on the left by less than a segment; where more is missing, filler opens the row."""
+        """Pad on the left by less than a segment. Where more is missing, the row begins with filler."""
         longest = max(len(sequence.ids) for sequence in sequences) - 1
         columns = longest if longest <= self.segment_len else -(-longest // self.segment_len) * self.segment_len
         rows = []
@@ -144,7 +144,7 @@ class BucketSampler:
 
 
 def story_sequence(story: Story, task: str, tokenizer: Tokenizer) -> Sequence:
-    """The Sequence of a whole story: its text, and weight 1 on every answer and its end."""
+    """The Sequence of a whole story, with weight 1 on every answer and its end."""
     ids, weights = [], []
     for line in story:
         tokens = tokenizer.encode(line.text)
@@ -162,16 +162,16 @@ def _group(sampler, stories, group, batch_size):
 
 
 def _cut(sequences):
-    """GROUP lists of sequences that are sorted by length: as many tokens in each as can be, one row at least."""
+    """Cut sorted sequences into GROUP lists with about equal numbers of tokens, at least one sequence in each."""
     ends = np.cumsum([len(sequence.ids) for sequence in sequences])
-    place = np.arange(GROUP + 1)
-    cuts = np.searchsorted(GROUP * ends, place * ends[-1], "right")
-    cuts = np.minimum(cuts, len(sequences) - GROUP + place)   # behind stories longer than a share, one for every batch
+    batch = np.arange(GROUP + 1)
+    cuts = np.searchsorted(GROUP * ends, batch * ends[-1], "right")
+    cuts = np.minimum(cuts, len(sequences) - GROUP + batch)   # after a very long story, one is left for every batch
     return [sequences[start:end] for start, end in pairwise(cuts)]
 
 
 def _example(task, rng, facts):
-    """The example of one story: so many facts and a question, or any question of a story as the real file tells it."""
+    """The example of one story with so many facts; None: any question of a story as in the official file."""
     facts = rng.choice(facts)
     if facts is None:
         return rng.choice(list(examples(task.story(rng), task.name)))
@@ -180,7 +180,7 @@ def _example(task, rng, facts):
 
 
 def generated_examples(task: Any, count: int, *, seed: int) -> Any:
-    """The first `count` questions of generated stories of a task, as the real file tells them."""
+    """The first `count` questions of generated stories of a task, with as many facts as in the official file."""
     found, number = [], 0
     while len(found) < count:
         found.extend(examples(task.story(Rng(seed, EVALUATION, task.number, number)), task.name))
@@ -189,15 +189,16 @@ def generated_examples(task: Any, count: int, *, seed: int) -> Any:
 
 
 def max_answer_len(examples: Any, tokenizer: Any) -> int:
-    """A: how many tokens the longest answer has."""
+    """A: the number of tokens of the longest answer."""
     return max(len(tokenizer.encode(example.answer)) for example in examples)
 
 
 def encode_examples(examples: Any, segments: Any, *, tokenizer: Any, filler: Any, segment_len: int, seed: int,
                     answer_len: int | None = None) -> tuple:
-    """EncodedExamples that ask these examples over `segments` segments, and how many examples do not fit.
+    """(EncodedExamples over `segments` segments, number of examples that do not fit).
 
-    segments 0: without filler, in as many segments as each needs. All leave room for the longest answer.
+    segments 0: without filler, in as many segments as each needs. answer_len: positions left free for the answer
+    (default: the length of the longest one).
     """
     answer_len = answer_len or max_answer_len(examples, tokenizer)
     if segments == 0:

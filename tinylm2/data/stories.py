@@ -1,4 +1,4 @@
-"""What a story is: facts told line by line, questions asked midway. The value that all of data/ passes on."""
+"""A story: lines that are facts or questions. All of data/ passes these values on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One told line, as the official files print it: "Mary moved to the bathroom."."""
+    """A line that states something, as the official files print it: "Mary moved to the bathroom."."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One asked line. `answer` is printed as in the official files ("bathroom", "football,milk", "s,e");
-    `support` holds the numbers of the lines that answer it, counted from 1 through the story, questions included."""
+    """A line that asks. `answer` is as in the official files ("bathroom", "football,milk", "s,e"). `support`: the
+    numbers of the lines that give the answer, counted from 1, questions included."""
 
     text: str
     answer: str
@@ -27,7 +27,7 @@ Story = tuple[Fact | Question, ...]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question with the facts told before it. `support` indexes `facts`, from 0."""
+    """A question with the facts before it. `support`: indices into `facts`, from 0."""
 
     task: str
     facts: tuple[str, ...]
@@ -37,7 +37,7 @@ class Example:
 
 
 def examples(story: Any, task: str) -> Iterator:
-    """One Example a question of the story: what was told up to it; what was asked before it is left out."""
+    """One Example per question of the story, with all facts before it and without the earlier questions."""
     facts, place = [], {}                                # place: line number -> index among the facts
     for number, line in enumerate(story, 1):
         if isinstance(line, Fact):

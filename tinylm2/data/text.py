@@ -1,4 +1,4 @@
-"""Rows of a user's text, for a language model's loss: every token is predicted from those before it."""
+"""Rows of a user's text, for a language-model loss: every token is predicted from those before it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ from tinylm2.errors import BadInput
 
 @dataclass(frozen=True)
 class TextSampler:
-    """Rows of so many whole segments, cut from a text at random places. One interface with the samplers of stories."""
+    """Rows of `segments` whole segments, cut from a text at random. Same interface as the samplers of stories."""
 
     segments: int
     segment_len: int
@@ -20,7 +20,7 @@ class TextSampler:
     def __post_init__(self):
         length = self.segments * self.segment_len + 1
         if len(self.ids) < length:
-            raise BadInput(f"--text: found {len(self.ids)} tokens, expected at least {length}, a row of "
+            raise BadInput(f"--text: found {len(self.ids)} tokens, expected at least {length}: a row of "
                            f"{self.segments} segments of {self.segment_len}")
 
     def batch(self, stories: Any, step: int, batch_size: int, shard: int = 0, shards: int = 1) -> Batch:

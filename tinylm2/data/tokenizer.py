@@ -1,4 +1,4 @@
-"""Text to token ids and back: a closed vocabulary of words, or byte-level pairs. Both are a tokenizer.json."""
+"""Text to token ids and back: a closed vocabulary of words, or byte-level BPE. Both are stored as tokenizer.json."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ from tinylm2.files import replacing
 
 PAD, END = "[pad]", "[end]"
 
-# Every word of the twenty tasks, lower-cased. Written out, so that a change in one task moves no id of another's words.
+# Every word of the twenty tasks, in lower case. They are listed here so that a change in a task changes no other id.
 TASK_WORDS = """
     a above afraid after afternoon afterwards and antoine apple are back bathroom bedroom before below bernhard bigger
     bill blue bored box brian carrying cat cats chest chocolate chocolates cinema color container daniel did discarded
@@ -30,8 +30,8 @@ TASK_WORDS = """
 
 
 class Tokenizer:
-    """A tokenizer of the `tokenizers` library as the rest of the data needs it: ids as lists, each text encoded once,
-    unknown words refused by name, and the two special tokens found by name."""
+    """A tokenizer of the `tokenizers` library: ids are lists, each text is encoded once, unknown words are refused by
+    name, and `pad` and `end` are the ids of the two special tokens."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -48,7 +48,7 @@ class Tokenizer:
             raise BadInput("tokenizer: found no rules that cut text into words, expected them")
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, remembered by the text: do not change the list. BadInput names every unknown word."""
+        """The ids of a text. The list is cached, so do not change it.  BadInput names every unknown word."""
         ids = self._seen.get(text)
         if ids is None:
             self.check(text)
@@ -56,16 +56,18 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Any) -> str:
-        """The text of ids, special tokens left out."""
+        """The text of ids, without special tokens."""
         return self._library.decode(list(ids)).strip()
 
     def plain(self, text: str) -> str:
-        """A text as `decode` would print it: two answers are equal when their plain forms are."""
+        """A text as `decode` would print it. Answers are compared in this form."""
         return self.decode(self.encode(text))
 
     def unknown(self, text: str) -> list:
-        """The words of a text, each once and in order, that the vocabulary lacks. Byte-level knows every word. BadInput
-        where a character is half of one: bytes that are no UTF-8 come so from a command line."""
+        """The words of a text that the vocabulary lacks, each once, in order; none for byte-level BPE.
+
+        BadInput where the text has a lone surrogate: this is how bytes that are not UTF-8 come from a command line.
+        """
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -77,7 +79,7 @@ class Tokenizer:
         return [word for word in dict.fromkeys(words) if self._library.token_to_id(word) is None]
 
     def check(self, text: str, path: Any = None, line: Any = None) -> None:
-        """Raise BadInput, with the line of the file that it stands on, where a text has unknown words."""
+        """BadInput where a text has unknown words; it names the line of the file, if given."""
         unknown = self.unknown(text)
         if unknown:
             message = f"found {', '.join(unknown)}, expected words of the vocabulary"
@@ -101,10 +103,10 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> Any:
-        """A tokenizer from the library's JSON: one that `word_tokenizer` or `bpe_tokenizer` made, BadInput for others.
+        """A tokenizer from the JSON of one that `word_tokenizer` or `bpe_tokenizer` made.  BadInput for any other.
 
-        The library never reads the text, for other parts of it can run without end or abort the process. Vocabulary and
-        merges are taken out of it, made into a tokenizer here, and that one must be what the text describes.
+        The library never reads the text itself: some of its parts can run for ever or abort the process. Vocabulary and
+        merges are read here, made into a new tokenizer, and this one must equal what the text describes.
         """
         found = parse_json(text, "tokenizer")
         try:
@@ -130,7 +132,7 @@ class Tokenizer:
 
 
 def word_tokenizer(more: Any = ()) -> Tokenizer:
-    """One token per word: all words of the twenty tasks and of the built-in filler, and `more` words behind them.
+    """One token per word: all words of the twenty tasks and of the built-in filler, then `more` words.
 
     Letter case and punctuation are dropped, so a list such as "football,milk" is two words.
     """
@@ -167,13 +169,13 @@ def _checked_merge(merge):
 
 
 def words_of(text: str) -> list:
-    """The words of a text as `word_tokenizer` cuts it."""
+    """The words of a text, split as `word_tokenizer` splits it."""
     return [word for word, _ in pre_tokenizers.Split(Regex(r"\W+"), "removed").pre_tokenize_str(text.lower())]
 
 
 def bpe_tokenizer(size: int, texts: Any = None) -> Tokenizer:
-    """Byte-level pairs (as GPT-2's), merged up to `size` tokens over `texts`: by default stories of every task and the
-    built-in filler."""
+    """Byte-level BPE (as in GPT-2) with `size` tokens, trained on `texts`: by default on stories of every task and on
+    the built-in filler."""
     least = len(pre_tokenizers.ByteLevel.alphabet()) + 2
     if size < least:
         raise BadInput(f"vocabulary: found {size} tokens, expected at least {least}, the bytes and {PAD} {END}")
@@ -185,7 +187,7 @@ def bpe_tokenizer(size: int, texts: Any = None) -> Tokenizer:
 
 
 def _default_texts(stories=50):
-    """What the pairs are learned from, always the same: some stories of each task, with their answers, and filler."""
+    """The default training text of `bpe_tokenizer`: some stories of each task, with their answers, and filler."""
     for task in list(TASKS.values())[:20]:
         for number in range(stories):
             for line in task.story(Rng(0, DATA, task.number, number)):

@@ -1,11 +1,11 @@
 """LM2's memory (Kang et al. 2025, arXiv 2502.06049): a bank of N slots, read by cross-attention, kept by gates.
 
     read     tokens look into the bank M by cross-attention                                             equation 1
-             (what they found passes the output gate of `layers`: equations 2 and 3)
-    write    slots gather rows R from the segment by attention, and two gates rewrite the bank          equations 4 to 6
+             (the result passes the output gate of `layers`: equations 2 and 3)
+    write    slots gather rows R from the segment by attention, and two gates update the bank           equations 4 to 6
 
-The paper's write adds T token rows to N slot rows, which have other shapes. Here each slot gathers a row of its own
-before the gates act; docs/MODEL.md says why.
+The paper's write adds T token rows to N slot rows; the shapes do not match. Here each slot first gathers one row of
+its own, then the gates act. docs/MODEL.md says why.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from tinylm2 import layers, ops
 from tinylm2.backend import Array, check_shapes, get_xp
 
-VECTORS = {"mem.g": 1.0, "mem.bin": 0.0, "mem.bout": -1.0, "mem.bforget": 3.0}   # read with caution, forget slowly
+VECTORS = {"mem.g": 1.0, "mem.bin": 0.0, "mem.bout": -1.0, "mem.bforget": 3.0}   # read little at first, forget slowly
 WRITE_USES_READ = False
 PAGE_WRITE = "gather"
 PAIRS = {
@@ -63,7 +63,7 @@ def first_backward(dstate: Any, cache: Any) -> dict:
 
 
 def looks(read: Any, write: Any) -> Any:
-    """Attention weights (B, H, ., .) and gates that the caches of read and write hold; no write, no gates."""
+    """The attention weights (B, H, ., .) and gates in the caches of read and write (None: no write, so no gates)."""
     found = {"read": ops.attention_weights(read["attention"]["attend"])}
     if write is not None:
         gates = write["update"]["gates"]
@@ -96,8 +96,8 @@ def cross_attention_forward(n: Array, Mn: Array, Wq: Array, Wk: Array, Wv: Array
 
     Emem = softmax(Q K' / sqrt(K)) V,   Q = n Wq,   K = Mn Wk,   V = Mn Wv      in `heads` heads, never grouped
 
-    n (B, T, D) token rows, Mn (B, N, D) the bank's normed slots, Wq, Wk, Wv (D, D) -> Emem (B, T, D). No mask: the bank
-    as it stood when the segment began holds nothing of this segment.
+    n (B, T, D) token rows, Mn (B, N, D) the bank's normed slots, Wq, Wk, Wv (D, D) -> Emem (B, T, D). No mask: the
+    bank is the one from before the segment, so it holds nothing of this segment.
     """
     check_shapes("cross_attention", n=(n, "B T D"), Mn=(Mn, "B N D"), Wq=(Wq, "D D"), Wk=(Wk, "D D"), Wv=(Wv, "D D"))
     cache = {}
@@ -121,7 +121,7 @@ def cross_attention_backward(dEmem: Array, cache: Any) -> tuple[Array, Array, Ar
 
 
 def write_forward(seg: Any, state: tuple, p: dict, *, cfg: Any, pad: Array | None = None) -> tuple[tuple[Array], Any]:
-    """The slots gather rows from the segment's keys and values, and the gates rewrite the bank.
+    """The slots gather rows from the segment's keys and values, and the gates update the bank.
 
     seg (n, y, k, v) of which k and v are used, state (M,), p with the block's attn.Wqkv and attn.Wo and the gates'
     matrices, pad (B,) -> (M',), each bank (B, N, D).
@@ -145,7 +145,7 @@ def write_backward(dstate: tuple, cache: Any) -> tuple[tuple[Any, Any, Array, Ar
 
 def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads: Any, slots: int, pad: Any = None,
                             start: int | None = None, **rope: Any) -> tuple[Array, Any]:
-    """Slots gather from the segment: each slot is one more query that stands right after the last token.
+    """Slots gather rows from the segment: each slot is one more query, at the position after the last token.
 
     R = attend(rope(address Wq at position T), k, v) Wo,   address = first N rows of the identity, times sqrt(D)
 
@@ -161,8 +161,8 @@ def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads
     B, T = k.shape[:2]
     xp = get_xp(k, Wqkv)
     cache = {"heads": H, "D": Wqkv.shape[0], "Wqkv": Wqkv}
-    asked = Wqkv[:slots, :H * K].reshape(1, slots, H, K) * Wqkv.shape[0] ** 0.5
-    q, cache["rope"] = ops.rope_forward(asked, start=T if start is None else start, step=0, **rope)   # (1, N, H, K)
+    address = Wqkv[:slots, :H * K].reshape(1, slots, H, K) * Wqkv.shape[0] ** 0.5
+    q, cache["rope"] = ops.rope_forward(address, start=T if start is None else start, step=0, **rope)   # (1, N, H, K)
     y, cache["attend"] = ops.attend_forward(xp.broadcast_to(q, (B, slots, H, K)), k, v, pad=pad)
     R, cache["out"] = ops.linear_forward(y.reshape(B, slots, H * K), Wo)
     return R, cache
@@ -171,42 +171,42 @@ def write_attention_forward(k: Array, v: Array, Wqkv: Array, Wo: Array, *, heads
 def write_attention_backward(dR: Array, cache: Any) -> tuple[Array, Array, Array, Array]:
     """Gradients at k, v, Wqkv and Wo.
 
-    One set of slot queries asked every story, so their gradient is summed over B; it lands in the first N rows of Wq's
-    columns, and every other entry of Wqkv met nothing here.
+    All stories share one set of slot queries, so its gradient is summed over B. It belongs to the first N rows of Wq's
+    columns. No other entry of Wqkv was used, so their gradient is zero.
     """
     Wqkv = cache["Wqkv"]
     B, N, _ = dR.shape
     dy, dWo = ops.linear_backward(dR, cache["out"])
     H = cache["heads"]
     dq, dk, dv = ops.attend_backward(dy.reshape(B, N, H, -1), cache["attend"])
-    (dasked,) = ops.rope_backward(dq.sum(0, keepdims=True), cache["rope"])
+    (daddress,) = ops.rope_backward(dq.sum(0, keepdims=True), cache["rope"])
     dWqkv = get_xp(dR).zeros(Wqkv.shape, dR.dtype)
-    dWqkv[:N, :dy.shape[-1]] = dasked.reshape(N, -1) * cache["D"] ** 0.5
+    dWqkv[:N, :dy.shape[-1]] = daddress.reshape(N, -1) * cache["D"] ** 0.5
     return dk, dv, dWqkv, dWo
 
 
 def memory_update_forward(R: Array, M: Array, Win: Array, bin: Array, Wforget: Array, bforget: Array) -> tuple:
-    """The write: what was gathered comes in by one gate, what was there stays by another.        LM2, equations 4 to 6
+    """The write: one gate lets the gathered rows in, another keeps the old ones.                 LM2, equations 4 to 6
 
     gin = sigmoid(R Win + bin),   gforget = sigmoid(R Wforget + bforget),   M' = gin * tanh(R) + gforget * M
 
-    R gathered rows and M the bank, both (B, N, D); W (D, D); b (D,) -> M' (B, N, D). Both gates ask what arrives, not
-    what they would overwrite: gates that see the bank, too, as an LSTM's do, forget sooner (docs/MODEL.md). The paper
-    has no b, with which a new bank begins by keeping.
+    R gathered rows and M the bank, both (B, N, D); W (D, D); b (D,) -> M' (B, N, D). Both gates see R, not the
+    bank: gates that see the bank, too, as in an LSTM, forget sooner (docs/MODEL.md). The paper has no b; bforget > 0
+    makes an untrained bank keep what it holds.
     """
     check_shapes("memory_update", R=(R, "B N D"), M=(M, "B N D"), Win=(Win, "D D"), bin=(bin, "D"),
                  Wforget=(Wforget, "D D"), bforget=(bforget, "D"))
     cache = {}
-    zin, cache["Win"] = ops.linear_forward(R, Win)
+    zin, cache["Win"] = ops.linear_forward(R, Win)                       # equation 4, before the sigmoid
     zin += bin
-    zforget, cache["Wforget"] = ops.linear_forward(R, Wforget)
+    zforget, cache["Wforget"] = ops.linear_forward(R, Wforget)           # equation 5, before the sigmoid
     zforget += bforget
     M_next, cache["gates"] = gated_sum_forward(zin, zforget, R, M)
     return M_next, cache
 
 
 def memory_update_backward(dM_next: Array, cache: Any) -> tuple[Array, ...]:
-    """Gradients at all six arguments; R drives both gates and is the content, too: three shares."""
+    """Gradients at all six arguments. R feeds both gates and the content, so its gradient has three shares."""
     dzin, dzforget, dR, dM = gated_sum_backward(dM_next, cache["gates"])
     dR_in, dWin = ops.linear_backward(dzin, cache["Win"])
     dR_forget, dWforget = ops.linear_backward(dzforget, cache["Wforget"])
@@ -216,7 +216,7 @@ def memory_update_backward(dM_next: Array, cache: Any) -> tuple[Array, ...]:
 
 
 def gated_sum_forward(zin: Array, zforget: Array, R: Array, M: Array) -> tuple[Array, Any]:
-    """What both writes share: M' = sigmoid(zin) * tanh(R) + sigmoid(zforget) * M.   all (B, N, D)"""
+    """Equation 6, which `pooled` shares: M' = sigmoid(zin) * tanh(R) + sigmoid(zforget) * M.   all (B, N, D)"""
     check_shapes("gated_sum", zin=(zin, "B N D"), zforget=(zforget, "B N D"), R=(R, "B N D"), M=(M, "B N D"))
     gin, _ = ops.sigmoid_forward(zin)
     gforget, _ = ops.sigmoid_forward(zforget)
@@ -227,7 +227,7 @@ def gated_sum_forward(zin: Array, zforget: Array, R: Array, M: Array) -> tuple[A
 
 
 def gated_sum_backward(dM_next: Array, cache: Any) -> tuple[Array, Array, Array, Array]:
-    """Gradients at zin, zforget, R and M: each product hands its gradient to one factor, scaled by the other."""
+    """Gradients at zin, zforget, R and M: in each product, one factor's gradient is scaled by the other factor."""
     gin, gforget, content = cache["gin"], cache["gforget"], cache["content"]
     (dzin,) = ops.sigmoid_backward(dM_next * content, gin)
     (dR,) = ops.tanh_backward(dM_next * gin, content)

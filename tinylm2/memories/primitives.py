@@ -21,9 +21,9 @@ def starts_empty(state_shapes: Any) -> tuple:
 
 
 def check_heads(cfg: Any) -> None:
-    """ValueError where heads are not D / H wide, for memories whose heads share the hidden size."""
+    """ValueError where the head size is not D / H, for memories whose heads share the hidden size."""
     if cfg.H * cfg.K != cfg.D:
-        raise ValueError(f"config: heads are {cfg.K} wide, expected D / H = {cfg.D // cfg.H} with memory {cfg.memory}")
+        raise ValueError(f"config: head size {cfg.K}, expected D / H = {cfg.D // cfg.H} with memory {cfg.memory}")
 
 
 def set_rms_forward(x: Array, *, rms: float = 1.0) -> tuple:

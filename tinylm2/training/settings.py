@@ -1,4 +1,4 @@
-"""Settings: everything that makes a run what it is, in the words of the command line, and the lists written in them."""
+"""Every option of training, declared once, and the lists that some of them hold ("4,8,16", "qa1:2,qa6")."""
 
 import re
 from dataclasses import dataclass, field, fields, replace
@@ -14,51 +14,51 @@ KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 
 def option(default: Any, text: str, *, span: Any = None, choices: Any = None, letter: str | None = None) -> Any:
-    """A setting: its default, its help text, what it may be, and the letter of Config that it sets."""
+    """An option: its default, its help text, its allowed values, and the letter of Config that it sets."""
     return field(default=default, metadata={"help": text, "span": span, "choices": choices, "letter": letter})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that makes a run what it is, in the words of the command line. Each option is declared here alone."""
+    """The settings of a run, named as on the command line. Each option is declared here and nowhere else."""
 
-    task: str = option("qa1", "qa1 to qa20, a list such as qa1:2,qa6 (qa1 twice as often), a span such as qa1-qa10, "
+    task: str = option("qa1", "qa1 to qa20, a list such as qa1:2,qa6 (qa1 twice as often), a range such as qa1-qa10, "
                               "all, or a Python file that declares a task, such as my_task.py")
-    train_on: str = option("", "a folder of official bAbI files whose stories are trained on (empty: generated ones)")
-    segments: str = option("4", "stage B trains on 2 to this many segments; 4,8,16 is three parts; 0: stories without "
-                                "filler")
-    steps: str = option("1000", "steps of stage B, one number or one per part")
+    train_on: str = option("", "train on the official bAbI files in this folder (empty: on generated stories)")
+    segments: str = option("4", "longest stories of stage B, in segments; 4,8,16 runs three stages B; 0: stories "
+                                "without filler")
+    steps: str = option("1000", "steps of stage B: one number, or one per stage B")
     seed: int = option(0, "seed of parameters and stories", span=(0, 2**63 - 1))
     memory: str = option(Config.memory, "what is kept from segment to segment (docs/MODEL.md)", choices=tuple(MEMORIES),
                          letter="memory")
-    memory_blocks: str = option("", "blocks that carry a memory, such as 0,2 (empty: all)")
-    hidden_size: int = option(Config.D, "width of the model", span=(1, 16384), letter="D")
+    memory_blocks: str = option("", "blocks that have a memory, such as 0,2 (empty: all)")
+    hidden_size: int = option(Config.D, "hidden size of the model", span=(1, 16384), letter="D")
     blocks: int = option(Config.L, "number of blocks", span=(1, 1024), letter="L")
     heads: int = option(Config.H, "number of attention heads", span=(1, 16384), letter="H")
     kv_heads: int = option(Config.G, "number of key and value heads; divides the heads", span=(1, 16384), letter="G")
-    ff: int = option(Config.F, f"width of the feed-forward with memory {Config.memory}; with another memory it is set "
-                               "so that the number of parameters stays the same", span=(1, 131072), letter="F")
-    slots: int = option(Config.N, "slots of the memory; what a memory counts with them, its file says", span=(1, 16384),
+    ff: int = option(Config.F, f"hidden size of the feed-forward with memory {Config.memory}; another memory gets the "
+                               "size that keeps the number of parameters", span=(1, 131072), letter="F")
+    slots: int = option(Config.N, "slots of the memory; each memory's file says what they are", span=(1, 16384),
                         letter="N")
     segment: int = option(Config.T, "tokens per segment", span=(1, 65536), letter="T")
-    tied: bool = option(False, "use the embedding as the output head, too", letter="tied")
+    tied: bool = option(False, "the output head is the embedding, transposed", letter="tied")
     lr: float = option(6e-3, "largest learning rate", span=(0.0, 10.0))
-    lm: float = option(0.0, "weight of a language-model loss on all tokens, beside the answer's", span=(0.0, 1000.0))
-    truncate: int = option(0, "stop the gradient at the border of every so many segments; 0: never", span=(0, 65536))
-    recompute: bool = option(False, "compute segments again in backward: less memory, same bits")
-    shards: int = option(1, "parts of a batch; the processes of mpiexec share them (default there: one per process)",
+    lm: float = option(0.0, "weight of a language-model loss on all tokens, beside the answer loss", span=(0.0, 1000.0))
+    truncate: int = option(0, "stop the gradient after every so many segments; 0: never", span=(0, 65536))
+    recompute: bool = option(False, "compute each segment again in backward: less memory, more time, the same bits")
+    shards: int = option(1, "parts of a batch, shared by the processes of mpiexec (default there: one per process)",
                          span=(1, 65536))
     tokenizer: str = option("word", "one token per word, or byte-level pairs", choices=("word", "bpe"))
     vocab: int = option(512, "number of tokens with --tokenizer bpe", span=(0, 131072))
-    words: str = option("", "a text file whose words the vocabulary knows, too; those of other files named here are")
-    filler: str = option("", "a text file whose sentences hide the facts (empty: a built-in grammar)")
+    words: str = option("", "a text file whose words join the vocabulary; words of other files named here always do")
+    filler: str = option("", "a text file with sentences to put between the facts (empty: a built-in grammar)")
 
-    text: str = option("", "with --from: a text file to train on, by the language model's loss over its segments")
+    text: str = option("", "with --from: a text file to train on, with the language-model loss")
     batch: int = option(8, "rows per step with --text", span=(1, 65536))
-    freeze: str = option("", "base: with --text, only the memory's parameters move", choices=("", "base"))
+    freeze: str = option("", "base: with --text, train only the memory's parameters", choices=("", "base"))
 
     def __post_init__(self):
-        """BadInput for a value of another type or out of its range: settings come from files, too."""
+        """BadInput for a value of the wrong type or out of range: settings may come from a file."""
         for f in fields(self):
             value, kind = getattr(self, f.name), type(f.default)
             span, choices = f.metadata["span"], f.metadata["choices"]
@@ -73,14 +73,14 @@ class Settings:
                 raise BadInput(f"{f.name}: found {value!r:.40}, expected {' or '.join(choices)}")
 
     def config(self, V: int) -> Config:
-        """The model's Config, with as many parameters whatever the memory is."""
+        """The model's Config: F is chosen so that the number of parameters is the same for every memory."""
         letters = {f.metadata["letter"]: getattr(self, f.name) for f in fields(self) if f.metadata["letter"]}
         blocks = tuple(whole_numbers("memory_blocks", self.memory_blocks)) if self.memory_blocks else None
         cfg = Config(V=V, memory_blocks=blocks, **letters)
         return with_params_of(replace(cfg, memory=Config.memory), cfg)
 
     def exactly(self, letters: dict, least: int) -> Any:
-        """The Config of an imported model, whose letters are not all settings.  ValueError where the two differ."""
+        """The Config of an imported model, which has letters that are no settings.  ValueError where the two differ."""
         cfg = Config(**letters)
         for f in fields(self):
             letter = f.metadata["letter"]
@@ -97,7 +97,7 @@ def tasks_of(names: str) -> list:
 
 
 def weighted_tasks(names: str) -> Any:
-    """Task -> how often it is drawn: "qa1:2,qa6" draws qa1 twice as often as qa6."""
+    """Task -> weight: "qa1:2,qa6" draws qa1 twice as often as qa6."""
     found = {}
     for part in ("qa1-qa20" if names == "all" else names).split(","):
         span, _, weight = part.partition(":")
@@ -114,7 +114,7 @@ def weighted_tasks(names: str) -> Any:
 
 
 def plan_of(settings: Settings) -> tuple[list[int], list[int]]:
-    """(segments, steps) of stage B's parts: "4,8" and "600,400" are two parts, and one number of steps serves all."""
+    """(segments, steps) of each stage B: "4,8" and "600,400" are two stages; one number of steps is for all."""
     segments, steps = segment_counts("segments", settings.segments), whole_numbers("steps", settings.steps)
     if len(steps) == 1:
         steps = steps * len(segments)
@@ -131,7 +131,7 @@ def whole_numbers(name: str, text: str) -> list[int]:
 
 
 def segment_counts(name: str, text: str) -> list[int]:
-    """`whole_numbers`, none above what a story may have."""
+    """`whole_numbers`, none above the longest story that is allowed."""
     counts = whole_numbers(name, text)
     if max(counts) > LENGTHS[-1]:
         raise BadInput(f"{name}: found {max(counts)}, expected at most {LENGTHS[-1]}")
@@ -139,12 +139,12 @@ def segment_counts(name: str, text: str) -> list[int]:
 
 
 def given_settings(given: Any, stored: Any = None) -> Settings:
-    """Settings from what the command line gave (None: not given).  BadInput where it contradicts a stored run."""
+    """Settings from the command line's values (None: not given).  BadInput where they contradict a stored run."""
     given = {f.name: given[f.name] for f in fields(Settings) if given.get(f.name) is not None}
     if stored is None:
         return Settings(**given)
     for name, value in given.items():
         if getattr(stored, name) != value:
             raise BadInput(f"--{name.replace('_', '-')}: found {value}, expected {getattr(stored, name)}, "
-                           "with which the run was made")
+                           "the run's own setting")
     return stored

@@ -17,27 +17,27 @@ SINGLE = SingleProcess()
 
 
 class NotFinite(ArithmeticError):
-    """The loss or the gradient is no longer a number."""
+    """The loss or the gradient is not finite."""
 
 
 def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: float = 1.0, comm: Any = SINGLE,
                meanwhile: Any = lambda: None, **options: Any) -> tuple[float, float, Array]:
     """Forward, loss, backward, clip, update, in place.  -> (answer loss, gradient norm, correct (B,)), on the host.
 
-    shards: the Batch, or the parts of it that this process computes (None is an empty part); `comm` joins them with the
-    other processes' parts. `options` are those of `loss_and_gradients`. The numbers come back from the device in one
-    copy, after `meanwhile()`.  NotFinite where loss or gradient is not finite: it says where, and nothing was updated.
+    shards: the Batch, or the parts of it that this process computes (None: an empty part); `comm` joins them with those
+    of other processes. lr: from `curriculum.learning_rate`. limit: of `clip`. `options`: of `loss_and_gradients`. The
+    numbers come back from the device in one copy, after `meanwhile()`.  NotFinite says where; nothing is updated then.
     """
     xp = get_xp(params.buffer)
     counts = comm.gather([(0, 0) if shard is None else (float(shard.weights.sum()), float(shard.lm_weights.sum()))
                           for shard in shards])
     totals = [sum(kind) for kind in zip(*(count for rank in counts for count in rank), strict=True)]
 
-    def computed():
-        return [_nothing(params) if shard is None else loss_and_gradients(params, shard, totals=totals, **options)
+    def compute():
+        return [_empty(params) if shard is None else loss_and_gradients(params, shard, totals=totals, **options)
                 for shard in shards]
 
-    losses, correct, grads = zip(*computed(), strict=True)
+    losses, correct, grads = zip(*compute(), strict=True)
     grads = params.like(comm.sum_shards([part.buffer for part in grads]))
     norm = clip(grads, limit)
     numbers = xp.concatenate((xp.stack((*losses, norm)), *(part.astype(norm.dtype) for part in correct)))
@@ -47,7 +47,7 @@ def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: flo
     parts = comm.gather((numbers[:len(losses)].tolist(), numbers[len(losses) + 1:] > 0))
     loss = sum(x for part, _ in parts for x in part)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        origin = next(filter(None, comm.gather(first_not_finite(computed, params))), "")
+        origin = next(filter(None, comm.gather(first_not_finite(compute, params))), "")
         raise NotFinite(f"the loss is {loss}, the gradient's norm {norm}; "
                         f"first not finite: {origin or 'the norm, of finite gradients'}")
     optimizer.step(params, grads, lr)
@@ -58,10 +58,9 @@ def loss_and_gradients(params: Flat, batch: Any, *, cfg: Any, totals: Any = (Non
                        truncate: int | None = None, recompute: bool = False) -> tuple[Any, Array, Flat]:
     """The answer loss of a batch, which rows are correct (B,), and the gradients of all parameters, on their device.
 
-    The gradients are those of cross-entropy at the answer + lm * cross-entropy at every token, both means: `totals` are
-    the sums of their weights, where this batch is a part of a larger one. The loss is the first alone: a stage's
-    threshold asks what was learned of the answer, and next words stay uncertain. A row is correct when every answer
-    token and the end are the likeliest.
+    The gradients are those of (cross-entropy of the answer) + lm * (cross-entropy of every token), both means. totals:
+    the sums of their weights over the whole batch, if this is a part of it. The loss is the first term alone: a stage's
+    threshold is about the answer. A row is correct when every answer token and the end token are the likeliest.
     """
     xp = get_xp(params.buffer)
     ids, targets, weights = upload(xp, batch.ids, batch.targets, batch.weights)
@@ -79,7 +78,7 @@ def loss_and_gradients(params: Flat, batch: Any, *, cfg: Any, totals: Any = (Non
     return loss, correct, recurrence.story_backward(dlogits, cache)
 
 
-def _nothing(params):
+def _empty(params):
     """The result of a shard without rows."""
     zeros = get_xp(params.buffer).zeros_like(params.buffer)
     return zeros[:1].sum(), zeros[:0] > 0, params.like(zeros)

@@ -1,4 +1,4 @@
-"""Tasks about things that people take, carry, put down and hand over."""
+"""Tasks about things that people take, carry, put down and give away."""
 
 from typing import Any
 
@@ -13,16 +13,17 @@ NUMBERS = ("none", "one", "two", "three")
 
 
 class Carry(Walk):
-    """People and things at places, all of them somewhere before the first line, though no line tells where.
+    """People and things at places. All of them are somewhere from the start, but no line states where.
 
-    True: `at` of people, `lies` of things that nobody holds, `holds` of people. Told, with the lines: `seen` of people;
-    of things `spot`, (place, line) as the moves of the carrier tell it, `trail`, all such since it was taken last, and
-    `moved`, the line of its last change of hands; `touched`, by which lines each person had which things.
+    True: `at` (place of each person), `lies` (place of each thing that nobody holds), `holds` (things of each person).
+    Stated, with line numbers: `seen` (place of each person), `spot` (place of each thing, from the moves of its
+    carrier), `trail` (all such places since the thing was last taken), `moved` (line where the thing last changed
+    hands), `touched` (per person and thing, the lines in which the person took, dropped, gave or received it).
     A topic is (person, thing, receiver), with None for what an event lacks.
     """
 
-    events = ("go", "get", "drop")                       # drawn evenly, and anew where one cannot happen
-    got_there = 1.0                                      # how often "there" ends the telling of a get
+    events = ("go", "get", "drop")                       # equally likely; another where one cannot happen
+    got_there = 1.0                                      # probability that "there" ends the fact of a get
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
@@ -34,8 +35,8 @@ class Carry(Walk):
         self.touched = {person: {} for person in self.people}
 
     def run(self, questions: Any, facts: Any = None) -> Any:
-        """A short story is about few people who start side by side, things at hand: else hardly one in a hundred would
-        come to a point where there is something to ask."""
+        """In a short story a few people and all things start at one place. Otherwise hardly one story in 100 would
+        allow a question."""
         if facts and self.least > 1 and facts < 2 * len(self.people):
             self.cast = self.rng.sample(self.people, max(2, facts // 2))
             here = self.rng.choice(self.places)
@@ -82,7 +83,7 @@ class Carry(Walk):
         return True
 
     def give(self, person: Any) -> bool:
-        """Give a thing to somebody near. Directly after a gift only the same thing is given, onwards."""
+        """Give a thing to somebody at the same place. Directly after a gift, only the same thing is passed on."""
         near = [other for other in self.people if other != person and self.at[other] == self.at[person]]
         _, last, given = self.topics[-1] if self.topics else (None, None, None)
         things = [thing for thing in self.holds[person] if not given or thing == last]
@@ -110,7 +111,7 @@ class Carry(Walk):
 
 @task("qa2", "two supporting facts")
 class TwoSupportingFacts(Carry):
-    """A thing is where its carrier went after taking it, or where it was put down."""
+    """A thing is where its carrier went last, or where it was put down."""
 
     least = 2
 
@@ -124,13 +125,13 @@ class TwoSupportingFacts(Carry):
 
 @task("qa3", "three supporting facts")
 class ThreeSupportingFacts(TwoSupportingFacts):
-    """Of two places that a thing was carried to, one after the other: where was it before the second?"""
+    """A thing was carried to two places, one after the other. Where was it before the second one?"""
 
     got_there = .2
     least = 3
 
     def question(self, topic: Any) -> Any:
-        """A place visited twice stands for its last visit: no other one is asked for."""
+        """If a place was visited twice, only its last visit is asked about."""
         _, thing, _ = topic
         if not thing or len(self.trail[thing]) < 2:
             return False
@@ -143,7 +144,7 @@ class ThreeSupportingFacts(TwoSupportingFacts):
 
 @task("qa5", "three argument relations")
 class ThreeArgumentRelations(Carry):
-    """Who gave what to whom: the last gift, in any of the ways to ask for one of the three."""
+    """Who gave what to whom? A question asks for one of the three, about the last gift."""
 
     people = ("Mary", "Bill", "Fred", "Jeff")
     events = ("go", "get", "drop") + 4 * ("give",)
@@ -192,7 +193,7 @@ class Counting(Carry):
 
 @task("qa8", "lists/sets")
 class ListsSets(Carry):
-    """What somebody carries, in the order in which she first took it in this story; so are the lines sorted."""
+    """What does a person carry? Things and supporting lines are in the order in which they were first taken."""
 
     def question(self, topic: Any) -> Any:
         person, thing, _ = topic

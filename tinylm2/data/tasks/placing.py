@@ -1,4 +1,4 @@
-"""Tasks about how things stand to one another: beside, above, larger than, and the way from here to there."""
+"""Tasks about relations between things: beside, above, larger than, and the way from one room to another."""
 
 from typing import Any
 
@@ -17,23 +17,23 @@ BOXES = ("box", "suitcase", "chest", "container")        # all larger than the s
 
 
 class Map(World):
-    """Things on a grid, all put there before the first line. A fact says how one lies next to another.
+    """Things on a grid, all placed before the first line. A fact states the relation of two neighbours.
 
-    `facts`, (one, direction, other) for "one is `direction` of other", wait to be told, the last one first; `line` has
-    the line that told of two neighbours.
+    `facts` holds (one, direction, other) for "one is `direction` of other": the facts that are not yet stated, the next
+    one last. `line` has the line that states the relation of two neighbours.
     """
 
     steps = COMPASS
     questions = 1
     pause = False
-    new_first = .5                                       # how often a fact names the newly put thing first
+    new_first = .5                                       # probability that a fact names the newly placed thing first
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         self.at, self.facts, self.line = {}, [], {}
 
     def put(self, thing: Any, direction: Any, other: Any) -> bool:
-        """Put a thing next to another. False where something lies already."""
+        """Place a thing next to another. Return False where the position is taken."""
         (x, y), (dx, dy) = self.at[other], self.steps[direction]
         if (x + dx, y + dy) in self.at.values():
             return False
@@ -77,7 +77,7 @@ class TwoArgumentRelations(Map):
 
 @task("qa17", "positional reasoning")
 class PositionalReasoning(Map):
-    """Two shapes beside a third: how do the two lie to each other?"""
+    """Two shapes are next to a third one. What is the relation of the two?"""
 
     steps = SIDES
     questions = 8
@@ -106,9 +106,9 @@ class PositionalReasoning(Map):
 
 @task("qa19", "path finding")
 class PathFinding(World):
-    """A way of two steps, and three rooms beside it. Two of these may lie in one place: no way leads through them.
+    """A way of two steps, with three rooms beside it. Two of these may be at one position: no way leads through them.
 
-    `beside` holds, for every room, its neighbours by their direction; `line` has the line that told of two neighbours.
+    `beside` has the neighbours of every room by direction. `line` has the line that states the relation of two rooms.
     """
 
     questions = 1
@@ -126,7 +126,7 @@ class PathFinding(World):
             self.add(room, self.stops)
 
     def add(self, room: Any, neighbours: Any) -> Any:
-        """Put a room on any free side of one of these; the direction."""
+        """Place a room on a random free side of one of these neighbours. Return the direction."""
         while True:
             other, direction = self.rng.choice(neighbours), self.rng.choice(list(COMPASS))
             if direction not in self.beside[other]:
@@ -135,8 +135,8 @@ class PathFinding(World):
                 return direction
 
     def happen(self) -> bool:
-        """Tell of any room how it lies to one of its neighbours. So a room with one neighbour is often told of first in
-        its fact: it has no other one to be told of."""
+        """State how a random room lies to a random neighbour. So a room with only one neighbour often comes first in
+        its fact."""
         if len(self.line) == 2 * self.most:
             return False
         while True:
@@ -158,12 +158,12 @@ class PathFinding(World):
 
 @task("qa18", "size reasoning")
 class SizeReasoning(World):
-    """What is larger than what is larger than a third thing. A topic is (larger, smaller, line)."""
+    """Size comparisons by two facts. A topic is (larger, smaller, line)."""
 
     pace = 5
     pause = False
     least = 2
-    tries = 32                                           # to find something to ask, before more facts are told
+    tries = 32                                           # tries to find a question before more facts are added
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
@@ -179,10 +179,13 @@ class SizeReasoning(World):
         return any(self.question(self.rng.choice(self.topics)) for _ in range(self.tries))
 
     def question(self, fact: Any) -> Any:
-        """Ask what follows from this fact and the first other one that names its smaller thing, where that is the
-        larger there; or its larger thing, where that is the smaller there."""
-        end = self.rng.choice((0, 1))                    # the end of `fact` from which another fact may go on
-        other = next((told for told in self.topics if told is not fact and fact[1 - end] in told[:2]), fact)
+        """Ask what follows from this fact and another one that shares a thing with it.
+
+        Either its smaller thing is the larger one of the other fact, or its larger thing is the smaller one there. Only
+        the first other fact with that thing is considered.
+        """
+        end = self.rng.choice((0, 1))                    # 0: from the smaller thing, 1: from the larger one
+        other = next((topic for topic in self.topics if topic is not fact and fact[1 - end] in topic[:2]), fact)
         if other[end] != fact[1 - end]:
             return False
         large, small = (fact if end == 0 else other)[0], (other if end == 0 else fact)[1]

@@ -1,4 +1,4 @@
-"""Tasks about what follows: from a kind to one of it, from one of a kind to another, from a wish to what is done."""
+"""Tasks about conclusions: from a kind to its members, from one member to another, from a motive to an action."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ MOODS = {"hungry": ("kitchen", "apple"), "thirsty": ("kitchen", "milk"),
 
 @task("qa15", "basic deduction")
 class BasicDeduction(World):
-    """Every kind fears another one; so does who is of that kind. A topic is (name, kind, line)."""
+    """Every kind of animal fears another kind, and so do its members. A topic is (name, kind, line)."""
 
     names = ("Gertrude", "Winona", "Jessica", "Emily")
     questions = 4
@@ -30,13 +30,13 @@ class BasicDeduction(World):
         self.fear = {}                                   # kind -> (what it fears, line)
 
     def happen(self) -> bool:
-        """Tell of anybody or any kind that nothing was told of yet. Who is of a kind comes after what that kind fears:
-        whoever would come before it is drawn anew."""
+        """State a fact about a random name or kind that has none yet. A name's fact comes after that of its kind: if it
+        would come earlier, the draw is repeated."""
         while True:
-            untold = [*self.waiting, *(kind for kind in PLURAL if kind not in self.fear)]
-            if not untold:
+            left = [*self.waiting, *(kind for kind in PLURAL if kind not in self.fear)]
+            if not left:
                 return False
-            one, kind = self.rng.choice(untold), self.rng.choice(list(PLURAL))
+            one, kind = self.rng.choice(left), self.rng.choice(list(PLURAL))
             if one in PLURAL:
                 fear = self.rng.choice([other for other in PLURAL if other != one])
                 self.fear[one] = fear, self.tell(f"{PLURAL[one].capitalize()} are afraid of {PLURAL[fear]}.")
@@ -48,13 +48,13 @@ class BasicDeduction(World):
 
     def question(self, topic: Any) -> Any:
         name, kind, line = topic
-        fear, told = self.fear[kind]
-        return self.ask(f"What is {name.lower()} afraid of?", fear, line, told)
+        fear, fear_line = self.fear[kind]
+        return self.ask(f"What is {name.lower()} afraid of?", fear, line, fear_line)
 
 
 @task("qa16", "basic induction")
 class BasicInduction(World):
-    """Somebody's colour is that of the others of her kind: of the one last said to be of it, where they differ."""
+    """A member has the colour of the others of its kind. Where they differ, the last one of that kind counts."""
 
     names = ("Lily", "Bernhard", "Brian", "Julius", "Greg")
     questions = 1
@@ -64,11 +64,11 @@ class BasicInduction(World):
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
-        self.kind, self.color = {}, {}                   # name -> (what she is, line)
-        self.usual = {}                                  # kind -> the colour of those whose colour comes to be told
+        self.kind, self.color = {}, {}                   # name -> (kind or colour, line)
+        self.usual = {}                                  # kind -> the colour of its next members
 
     def happen(self) -> bool:
-        """Of anybody, first the kind is told, then the colour. Each new one of a kind may change its usual colour."""
+        """A name's kind is stated first, then its colour. A new member may change the colour of its kind."""
         open_names = [name for name in self.names if name not in self.color]
         if not open_names:
             return False
@@ -88,7 +88,7 @@ class BasicInduction(World):
         kind, line = self.kind[name]
         peers = [peer for peer in self.kind if peer != name and self.kind[peer][0] == kind]
         if len(peers) not in (1, 3, 4) or not all(peer in self.color for peer in peers):
-            return False                                 # in the official file there are never just two others
+            return False                                 # as in the official file, never exactly two
         *_, peer = peers
         color, seen = self.color[peer]
         return self.ask(f"What color is {name}?", color, line, self.kind[peer][1], seen)
@@ -96,17 +96,17 @@ class BasicInduction(World):
 
 @task("qa20", "agent's motivations")
 class AgentsMotivations(Walk):
-    """Who is hungry goes where there is something to eat, and takes it. A topic is (person, how far she has come)."""
+    """A person has a mood, goes to a fitting place and takes a fitting thing. A topic is (person, earlier facts)."""
 
     people = ("Sumit", "Yann", "Jason", "Antoine")
-    questions = most = 12                                # fewer, where two people want the same thing
+    questions = most = 12                                # fewer where two people want the same thing
     pace = recent = 1
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
         self.mood = {person: rng.choice(list(MOODS)) for person in self.people}
         self.done = dict.fromkeys(self.people, 0)
-        self.line = {}                                   # person -> line that tells her mood
+        self.line = {}                                   # person -> the line that states the mood
         self.taken = set()
 
     def happen(self) -> bool:

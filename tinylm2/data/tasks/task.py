@@ -1,4 +1,4 @@
-"""What a task is, and the table of all of them."""
+"""A task, and the table of all tasks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from tinylm2.data.tasks.world import MOST, World
 
 @dataclass(frozen=True)
 class Task:
-    """One of the twenty: the kind of world that its stories tell of."""
+    """A task: its name, its title and its kind of world."""
 
     name: str
     title: str
@@ -21,15 +21,15 @@ class Task:
         return int(self.name[2:])
 
     def sample(self, count: int) -> Any:
-        """The random streams of the first so many stories of seed 0, for a look at the task's words."""
+        """The random streams of the first `count` stories of seed 0, from which a vocabulary is collected."""
         return (Rng(0, DATA, self.number, number) for number in range(count))
 
     def story(self, rng: Rng, *, questions: int | None = None, facts: int | None = None) -> Story:
-        """A story that asks `questions` questions and tells `facts` facts before each. None: as the official file does.
+        """A story with this number of questions, and of facts before each question. None: as in the official file.
 
-        So many facts, or the nearest number that the task allows, stand before the first question. A later one waits
-        for more where nothing can be asked yet, or for none where the task tells all before it asks; and when nothing
-        more can happen, the story ends.
+        facts: if the task does not allow this number before the first question, the nearest one is used. Before a later
+        question there may be more, if nothing can be asked yet, or none, if all facts of the task come first. The story
+        ends early when nothing more can happen.
         """
         for name, value in (("questions", questions), ("facts", facts)):
             if value is not None and value < 1:
@@ -47,7 +47,7 @@ TASKS: dict[str, Task] = {}
 
 
 def task(name: str, title: str) -> Any:
-    """Enter the decorated kind of world in TASKS."""
+    """A decorator that puts a kind of world into TASKS."""
 
     def enter(world):
         TASKS[name] = Task(name, title, world)

@@ -1,4 +1,4 @@
-"""Tasks about where people are: they walk alone, in pairs, at times of the day, and not all that is told is certain."""
+"""Tasks about where people are. They walk alone, in pairs or at times of the day, and some facts are uncertain."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ TOWN = ("kitchen", "bedroom", "office", "school", "park", "cinema")
 
 
 class Walk(World):
-    """People at places. `at` is where they are; `seen` what was told of it last, and by which lines."""
+    """People at places. `at`: where each of them is. `seen`: the place that facts last stated, with its lines."""
 
     people = ("Mary", "Sandra", "John", "Daniel")
     places = HOUSE
@@ -26,14 +26,14 @@ class Walk(World):
         self.seen = {}
 
     def elsewhere(self, *people: Any) -> Any:
-        """A place where none of them is."""
+        """A random place where none of these people is."""
         taken = [self.at.get(person) for person in people]
         while (place := self.rng.choice(self.places)) in taken:
             pass
         return place
 
     def move(self, *people: Any) -> Any:
-        """Bring people to one place, away from where each of them is. The place."""
+        """Move people to one place that is new for all of them. Return the place."""
         place = self.elsewhere(*people)
         for person in people:
             self.at[person] = place
@@ -57,7 +57,7 @@ class SingleSupportingFact(Walk):
 
 @task("qa11", "basic coreference")
 class BasicCoreference(SingleSupportingFact):
-    """She went somewhere, then she went on: who "she" is stands in the line before."""
+    """A person walks twice; the second fact names them only as "she" or "he"."""
 
     least = 2
 
@@ -71,7 +71,7 @@ class BasicCoreference(SingleSupportingFact):
 
 @task("qa12", "conjunction")
 class Conjunction(SingleSupportingFact):
-    """Two people walk together; each of them may be asked for."""
+    """Two people walk together; a question is about one of them."""
 
     def happen(self) -> None:
         pair = self.rng.sample(self.people, 2)
@@ -83,7 +83,7 @@ class Conjunction(SingleSupportingFact):
 
 @task("qa13", "compound coreference")
 class CompoundCoreference(SingleSupportingFact):
-    """Two people walk together, then they go on."""
+    """Two people walk together twice; the second fact names them only as "they"."""
 
     least = 2
 
@@ -97,9 +97,9 @@ class CompoundCoreference(SingleSupportingFact):
 
 
 class Doubt(Walk):
-    """People move; half of the moves are told by what is so afterwards, and half of these only vaguely.
+    """People move. Half of the facts state where a person is now, and half of these are vague.
 
-    `seen` holds (answer, places, line): the answer to "is she there?" for these places. For any other it is no.
+    `seen` holds (answer, places, line): the answer to "is the person there?" for these places. For others it is no.
     """
 
     def __init__(self, rng: Any) -> None:
@@ -117,11 +117,11 @@ class Doubt(Walk):
         self.seen[person] = answer, places, self.tell(f"{person} {text}.", person)
 
     def vaguely(self, left: Any, place: Any) -> Any:
-        """Tell less than the whole of a move: the text, the answer that it gives, the places that it gives it for."""
+        """A vague statement of a move: (its text, the answer it gives, the places for which it gives this answer)."""
         raise NotImplementedError
 
     def question(self, person: Any) -> Any:
-        """Is she there? Half of the time there is where she is. What is only denied is asked as it was told."""
+        """Is the person there? The place is the true one half of the time; after a "not in", it is the denied place."""
         answer, places, line = self.seen[person]
         place = self.at[person] if self.rng.bernoulli(.5) else self.elsewhere(person)
         if answer == "no":
@@ -141,14 +141,14 @@ class IndefiniteKnowledge(Doubt):
     places = TOWN
 
     def vaguely(self, left: Any, place: Any) -> tuple:
-        """Here or anywhere, which may be the same: "either in the park or the park" stands in the official file."""
+        """The true place or a random one, perhaps the same: the official file has "either in the park or the park"."""
         one, other = self.rng.shuffled((place, self.rng.choice(self.places)))
         return f"is either in the {one} or the {other}", "maybe", [one, other]
 
 
 @task("qa14", "time reasoning")
 class TimeReasoning(Walk):
-    """Each person's day in order, told in disorder: the facts of a round change places, and none keeps its own."""
+    """People visit places through a day. Facts between questions are shuffled until none keeps its position."""
 
     people = ("Mary", "Bill", "Fred", "Julie")
     places = TOWN
@@ -156,9 +156,9 @@ class TimeReasoning(Walk):
 
     def __init__(self, rng: Any) -> None:
         super().__init__(rng)
-        self.day = {person: [] for person in self.people}  # person -> her place at each time so far
-        self.line = {}                                     # (person, time) -> line that tells of it
-        self.asked = 0                                     # number of the last question's line
+        self.day = {person: [] for person in self.people}  # person -> the place at each time so far
+        self.line = {}                                     # (person, time) -> the line that states it
+        self.asked = 0                                     # line number of the last question
 
     def happen(self) -> bool:
         awake = [person for person in self.people if len(self.day[person]) < len(TIMES)]
@@ -188,15 +188,15 @@ class TimeReasoning(Walk):
         return self.ask(f"Where was {person} before the {place}?", before, *lines)
 
     def askable(self, person: Any, time: Any) -> Any:
-        """Before a place means before the last visit to it; before the first time of the day nothing is known."""
+        """"Before the place" means before the last visit to it. Before the first time of day nothing is known."""
         return time > 0 and self.day[person][time] not in self.day[person][time + 1:]
 
     def disorder(self) -> None:
-        """Shuffle the facts told since the last question until none stands in its old place."""
-        told = self.lines[self.asked:]
-        order = range(len(told))                         # order[new place] = old place
-        while len(told) > 1 and any(new == old for new, old in enumerate(order)):
+        """Shuffle the facts since the last question until none has its old position."""
+        facts = self.lines[self.asked:]
+        order = range(len(facts))                        # order[new position] = old position
+        while len(facts) > 1 and any(new == old for new, old in enumerate(order)):
             order = self.rng.shuffled(order)
-        self.lines[self.asked:] = [told[old] for old in order]
+        self.lines[self.asked:] = [facts[old] for old in order]
         for new, old in enumerate(order):
-            self.line[self.topics[old - len(told)]] = self.asked + new + 1
+            self.line[self.topics[old - len(facts)]] = self.asked + new + 1

@@ -1,26 +1,26 @@
-"""The one idea behind all tasks: a world in which something happens, line by line, and questions about what is true."""
+"""The base of all tasks: a world in which events happen, line by line, and questions about what is true in it."""
 
 from math import inf
 from typing import Any
 
 from tinylm2.data.stories import Fact, Question
 
-MOST = 10_000                                            # events per story, and stories begun: more ask nothing
+MOST = 10_000                                            # events per story, and stories that are begun
 
 
 class World:
-    """A story while it is told. A kind of world says what can happen in it and what can be asked.
+    """A story in the making. A subclass says what can happen (`happen`) and what can be asked (`question`).
 
-    Everybody who tells keeps, beside what is true, the numbers of the lines that made it true: an answer and its
-    support are looked up together. Each fact leaves a topic (a person, a thing, what you like), and every question of
-    the official files is about one of the last few topics: `recent`.
+    A world stores what is true together with the numbers of the lines that made it true, so an answer and its support
+    are looked up together. Each fact adds a topic (a person, a thing, anything). As in the official files, a question
+    is about one of the last topics; `recent` is how many of them.
     """
 
-    questions = 5                                        # that a story of the official file asks
-    pace = 2                                             # facts told at a time, until there is something to ask
-    pause = True                                         # facts between the questions, too; else only before the first
+    questions = 5                                        # questions per story of the official file
+    pace = 2                                             # facts added at a time, until a question is possible
+    pause = True                                         # facts before each question; False: only before the first
     recent = 5
-    least, most = 1, inf                                 # facts that can be told before a question
+    least, most = 1, inf                                 # facts that are possible before a question
 
     def __init__(self, rng: Any) -> None:
         self.rng = rng
@@ -29,29 +29,29 @@ class World:
         self.happened = 0
 
     def happen(self) -> None:
-        """Let something happen and tell it in one or more facts. Return False when nothing more can happen."""
+        """Let one event happen and add one or more facts. Return False when nothing more can happen."""
         raise NotImplementedError
 
     def question(self, topic: Any) -> None:
-        """Ask about a topic; the result of `ask`, or False when there is nothing to ask about it."""
+        """Ask about a topic: return the result of `ask`, or False when there is nothing to ask about it."""
         raise NotImplementedError
 
     def tell(self, text: str, *topics: Any) -> int:
-        """Add a fact. Its line number, counted from 1 as in the official files."""
+        """Add a fact and its topics. Return its line number, counted from 1 as in the official files."""
         self.lines.append(Fact(text))
         self.topics.extend(topics)
         return len(self.lines)
 
     def ask(self, text: str, answer: Any, *support: Any) -> bool:
-        """Add a question with its answer and the lines that give it, in the order of the official files."""
+        """Add a question with its answer and its supporting lines, in the order of the official files."""
         self.lines.append(Question(text, answer, support))
         return True
 
     def run(self, questions: Any, facts: Any = None) -> bool:
-        """Tell the story. False when nothing can be asked after exactly `facts` facts: the story must be told anew.
+        """Make the story. Return False when nothing can be asked after exactly `facts` facts: then try a new world.
 
-        Without `facts`, a few are told (`pace`) as often as it takes. The story ends early when nothing happens any
-        more.
+        Without `facts`, `pace` facts are added until a question is possible. The story ends early when nothing more can
+        happen.
         """
         self.advance(facts or self.pace)
         for asked in range(questions):
@@ -63,7 +63,7 @@ class World:
         return True
 
     def advance(self, facts: Any) -> bool:
-        """Tell so many facts, or as many as can happen. False when none can.  ValueError after MOST events."""
+        """Add this number of facts, or as many as can happen. Return False when none can.  ValueError after MOST events."""
         start = len(self.lines)
         while len(self.lines) < start + facts and self.happen() is not False:
             self.happened += 1
@@ -72,5 +72,5 @@ class World:
         return len(self.lines) > start
 
     def inquire(self) -> Any:
-        """Ask one question about one of the recent topics. False when none of them raises any."""
+        """Ask one question about one of the recent topics. Return False when none of them allows one."""
         return any(map(self.question, self.rng.shuffled(self.topics[-self.recent:])))
