@@ -151,7 +151,8 @@ def test_no_questions_and_no_facts_are_refused(knob):
 
 
 def test_the_guide_adds_a_task_in_thirty_lines(capsys):
-    code = GUIDE.read_text(encoding="utf-8").split("## Add a task in 30 lines")[1].split("```python\n")[1].split("```")[0]
+    guide = GUIDE.read_text(encoding="utf-8").split("## Add a task in 30 lines")[1]
+    code = guide.split("```python\n")[1].split("```")[0]
     assert code.count("\n") <= 30
     try:
         exec(code, {"__name__": "__main__"})

@@ -75,7 +75,7 @@ class Own(SingleSupportingFact):
 
 @pytest.mark.parametrize(("people", "first"), [(("Ann", "Bob"), "A"), (("Ann of " + "the " * 8 + "hill",), "A1")])
 def test_a_task_of_ones_own_begins_with_two_facts_as_qa1_does_where_they_fit(tmp_path, people, first):
-    """After a growing mix's first stages, as easy a task as qa1 stood at .5; nobody knows whether it must be learned."""
+    """After a growing mix's first stages, a task as easy as qa1 stood at .5. It need not be learned at all."""
     (tmp_path / "my_task.py").write_text(OWN_TASK.format(people=people))
     try:
         stages = run_dir.new(replace(SMALL, task=str(tmp_path / "my_task.py"), segments="8")).trainer().stages
