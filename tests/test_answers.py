@@ -314,6 +314,19 @@ def test_a_run_of_ones_own_stories_is_asked_no_others_unless_they_are_named(own,
         TASKS.pop("qa21", None)
 
 
+def test_a_run_with_a_book_says_when_another_filler_is_asked(tmp_path, capsys):
+    book, out = tmp_path / "book.txt", tmp_path / "out"
+    book.write_text("Call me Ishmael. " * 20)
+    model = run_dir.new(Settings(hidden_size=8, ff=12, slots=4, segments="2", steps="1", filler=str(book)))
+    folder = run_dir.RunDir(out)
+    folder.claim()
+    folder.describe(model)
+    folder.save(model, model.trainer())
+    for argv, warned in ([], False), (["--length", 128], True), (["--length", 128, "--filler", book], False):
+        assert call("ask", out, STORY, QUESTION, *argv) == 0
+        assert (f"trained with --filler '{book}'" in capsys.readouterr().err) is warned
+
+
 def test_a_trained_model_introduces_itself_in_one_line(trained):
     text = repr(run_dir.load(trained)[0])
     assert len(text) < 300

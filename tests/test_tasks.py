@@ -151,20 +151,19 @@ def test_no_questions_and_no_facts_are_refused(knob):
 
 
 def test_the_guide_adds_a_task_in_thirty_lines(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    guide = GUIDE.read_text(encoding="utf-8").split("## Add a task in 30 lines")[1]
+    code = guide.split("```python\n")[1].split("```")[0]
     assert code.count("\n") <= 30
     try:
-        exec(code, {})
-        assert "Who is in the " in capsys.readouterr().out
+        exec(code, {"__name__": "__main__"})
+        assert "Where is the " in capsys.readouterr().out
         for story in stories(TASKS["qa21"], 20):
             seen = {}
             for line in story:
-                if isinstance(line, Fact):
-                    person, *_, place = line.text.removesuffix(".").split()
-                    seen.pop(person, None)
-                    seen[person] = place
+                words = line.text.rstrip(".?").split()
+                if isinstance(line, Fact):               # Mary hid the map in the garden
+                    seen[words[3]] = words[-1]
                 else:
-                    place = line.text.removesuffix("?").split()[-1]
-                    assert line.answer == ",".join(person for person in seen if seen[person] == place)
+                    assert line.answer == seen[words[-1]]
     finally:
         TASKS.pop("qa21", None)

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from tinylm2.data import BadInput, BucketSampler
+from tinylm2.data import TASKS, BadInput, BucketSampler
 from tinylm2.memories import MEMORIES
 from tinylm2.model import count_params, init_params
 from tinylm2.optim import AdamW, clip
@@ -62,6 +62,30 @@ def test_a_mix_grows_from_short_stories_of_its_first_task_to_full_stories_of_all
 def test_the_stages_of_a_growing_mix_have_the_batch_size_given_and_the_first_twice_as_many():
     stages = growing([[1, 10, 20], [3, 30, 40]], segment_len=32, batch_size=8)
     assert [(stage.batch_size, stage.steps) for stage in stages] == [(16, 10), (8, 20), (8, 30), (8, 40)]
+
+
+OWN_TASK = """from tinylm2.data.tasks.task import task
+from tinylm2.data.tasks.walking import SingleSupportingFact
+
+@task("qa21", "of one's own")
+class Own(SingleSupportingFact):
+    people = {people}
+"""
+
+
+@pytest.mark.parametrize(("people", "first"), [(("Ann", "Bob"), "A"), (("Ann of " + "the " * 8 + "hill",), "A1")])
+def test_a_task_of_ones_own_begins_with_two_facts_as_qa1_does_where_they_fit(tmp_path, people, first):
+    """After a growing mix's first stages, a task as easy as qa1 stood at .5. It need not be learned at all."""
+    (tmp_path / "my_task.py").write_text(OWN_TASK.format(people=people))
+    try:
+        stages = run_dir.new(replace(SMALL, task=str(tmp_path / "my_task.py"), segments="8")).trainer().stages
+        assert stages[0].name == first
+        assert not any(stage.required for stage in stages)
+        qa1 = run_dir.new(replace(SMALL, segments="8")).trainer().stages
+        assert qa1[0].required
+        assert (stages == (replace(qa1[0], required=False), *qa1[1:])) is (first == "A")
+    finally:
+        TASKS.pop("qa21", None)
 
 
 @pytest.mark.parametrize(("task", "sizes"), [

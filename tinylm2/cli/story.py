@@ -1,6 +1,7 @@
 """Which model and which story: the arguments and the choice that ask, explore and plot share."""
 
 import re
+import sys
 from argparse import Namespace
 from typing import Any
 
@@ -40,6 +41,9 @@ def model_of(args: Namespace) -> Any:
     model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
     if args.filler:
         model.filler = BookFiller(args.filler, model.tokenizer)
+    elif model.settings.filler and getattr(args, "length", None) != 0:
+        print(f"the filler is the built-in grammar; this run was trained with --filler {model.settings.filler!r:.80}",
+              file=sys.stderr)
     return model
 
 

@@ -134,7 +134,8 @@ def _begin(folder, model, args):
 def train(folder: Any, model: Any, trainer: Any, args: Namespace) -> None:
     """Train with a progress bar, then draw the loss as a line."""
     cfg = model.cfg
-    print(f"{count_params(cfg):,} parameters, {cfg.V} words, memory: {cfg.memory}, into {folder.path}/")
+    unit = "words" if model.settings.tokenizer == "word" else "tokens"
+    print(f"{count_params(cfg):,} parameters, {cfg.V} {unit}, memory: {cfg.memory}, into {folder.path}/")
     began, losses = time.perf_counter(), []
     with Progress() as progress:
 

@@ -130,9 +130,11 @@ class TrainedModel:
         stories = (material or gather_material(s)).stories(s.seed)
         stories.tokenizer = self.tokenizer
         segments, steps = plan_of(s)
-        mixed = 0 if [task.name for task in stories.tasks] == ["qa1"] else len(stories.tasks)
-        stages = curriculum(segment_len=s.segment, segments=segments, steps=steps, mixed=mixed,
-                            short=short_rows(stories, s.segment))
+        names, short = [task.name for task in stories.tasks], short_rows(stories, s.segment)
+        own = s.task.endswith(".py")
+        alone = names == ["qa1"] or own and len(names) == 1 and short[0] == 1       # two facts fit into one segment
+        stages = curriculum(segment_len=s.segment, segments=segments, steps=steps, mixed=0 if alone else len(names),
+                            short=short, required=not own and not s.train_on)
         own_shards(comm, s.shards)
         _try_stages(stories, stages, s.shards)
         return Trainer(self.params, cfg=self.cfg, stories=stories, stages=stages, max_lr=s.lr, lm=s.lm,
