@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_not_passed_over_but_the_one_before_is_named(tmp
     trainer.step()
     folder.save(model, trainer)
     (tmp_path / "model.npz").write_bytes(b"PK")
-    with pytest.raises(BadInput, match=r"model.npz: found a damaged file.*; model.previous.npz holds the one before"):
+    with pytest.raises(BadInput, match=r"model.npz: found a damaged file.*; model.previous.npz is the one before"):
         run_dir.resume(folder)
     os.replace(tmp_path / "model.previous.npz", tmp_path / "model.npz")
     assert run_dir.resume(folder)[1].progress.step == 0
@@ -222,7 +222,7 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
 
 
 def test_a_folder_in_which_no_run_was_begun_says_how_to_begin(tmp_path):
-    with pytest.raises(BadInput, match="found no run in it, expected one that was begun; without --resume, one begins"):
+    with pytest.raises(BadInput, match="found no run in it, expected one to resume"):
         run_dir.resume(RunDir(tmp_path))
     with pytest.raises(BadInput, match="found no such folder"):
         run_dir.resume(RunDir(tmp_path / "nowhere"))
@@ -271,7 +271,7 @@ def test_beside_a_training_no_command_touches_the_folder(occupied, more):
     folder, before = occupied
     parser = Parser()
     train.add_arguments(parser)
-    with pytest.raises(BadInput, match=f"{folder}: found another process that trains in it, expected to be alone"):
+    with pytest.raises(BadInput, match=f"{folder}: found another process that trains in it, expected none"):
         train.start(RunDir(folder), parser.parse_args(["--out", str(folder), "--device", "cpu", *more]))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -210,7 +210,7 @@ def test_where_all_is_finite_nothing_is_found(run):
 
 @pytest.mark.parametrize(("broken_in", "said"), [
     (4, "step 5: the loss is nan, .*; first not finite: head.W, a parameter"),
-    (3, "step 4: head.W is not finite; the checkpoint before stays")])
+    (3, "step 4: head.W is not finite; the last checkpoint stays")])
 def test_the_last_good_checkpoint_is_untouched_and_the_metrics_end_before_the_step(tmp_path, run, broken_in, said):
     loaded, run = run
     folder, saved = RunDir(tmp_path), []
