@@ -170,7 +170,7 @@ def test_a_threshold_is_of_the_answer_s_loss_and_not_of_the_language_model_s():
     assert other["norm"] != pytest.approx(first["norm"], rel=1e-3)
 
 
-def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
+def test_clipping_scales_to_the_limit_and_keeps_small_gradients():
     params = run_dir.new(SMALL).params
     grads = params.like(np.ones_like(params.buffer))
     norm = clip(grads, 1.0)
@@ -182,7 +182,7 @@ def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
     assert np.array_equal(grads.buffer, kept)
 
 
-def test_adamw_steps_as_its_equations_say():
+def test_adamw_follows_its_equations():
     cfg = SMALL.config(11)
     params = init_params(cfg, 0, dtype="float64")
     w, g = params.buffer.copy(), np.random.default_rng(0).standard_normal(params.buffer.shape)
