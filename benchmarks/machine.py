@@ -1,4 +1,4 @@
-"""The machine that a figure belongs to, what a process took of it, and the page that the figures go to."""
+"""Describe the machine of a measurement, measure time and memory, and write results into a page."""
 
 import json
 import os
@@ -21,12 +21,17 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def describe(xp=np):
-    """The machine, the date and what ran, in two lines."""
+    """The machine, the date and the versions, in two lines."""
     device = "" if xp is np else f"{gpu()[1]}, "
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES if has(name))
     return (f"{device}{processor()}, {CORES} cores, {platform.system()} {platform.machine()}, {date.today()}.\n"
             f"Python {platform.python_version()}, {libraries}; {os.environ['OPENBLAS_NUM_THREADS']} thread, "
             f"sgemm peak {sgemm_peak() / 1e9:.0f} GFLOP/s.")
+
+
+def in_short():
+    """The date, the machine and Python, as part of a line."""
+    return f"{date.today()}, {CORES} x {processor()}, Python {platform.python_version()}"
 
 
 def has(name):
@@ -46,13 +51,13 @@ def processor():
 
 
 def sgemm_peak(n=1024, tries=8):
-    """Floating-point operations a second of the best of a few square products: what nothing here can exceed."""
+    """Floating-point operations per second of the best of a few square products: an upper limit for everything else."""
     x = np.random.default_rng(0).standard_normal((n, n)).astype(np.float32)
     return 2 * n**3 / min(seconds(lambda: x @ x, time.process_time) for _ in range(tries))
 
 
 def seconds(function, clock):
-    """What one call takes by a clock: time.process_time counts what this process computed, whoever else is busy."""
+    """The seconds of one call by a clock. time.process_time counts only this process, however busy the machine is."""
     began = clock()
     function()
     return clock() - began
@@ -60,7 +65,7 @@ def seconds(function, clock):
 
 @contextmanager
 def one_core():
-    """Keep this process on one core meanwhile, where the system allows it: a move would cool its cache."""
+    """In this context, keep the process on one core, where the system allows it: a move would cost its cache."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -75,7 +80,7 @@ def one_core():
 def resident(peak=False):
     """Bytes of memory that this process holds, or held at most; NaN where the system does not say (not Linux).
 
-    Read from /proc, for what getrusage calls the peak counts the parent's memory before the child was its own.
+    Read from /proc, because the peak of getrusage includes memory of the parent process before the exec.
     """
     try:
         with open("/proc/self/status", encoding="utf-8") as file:
@@ -85,7 +90,7 @@ def resident(peak=False):
 
 
 def fresh(module, *args, threads=1):
-    """What `python -m module ARGS` prints as JSON, from a process of its own with so many threads."""
+    """The JSON that `python -m module ARGS` prints, in a new process with this number of threads."""
     names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
     command = [sys.executable, "-m", module, *map(str, args)]
     done = subprocess.run(command, env=os.environ | dict.fromkeys(names, str(threads)), cwd=PAGE.parents[1],
@@ -94,8 +99,8 @@ def fresh(module, *args, threads=1):
 
 
 def write(section, text, place=None):
-    """Put a text into its place on a page (docs/PERFORMANCE.md), between its marks."""
-    place = place or PAGE                                # looked up now: a test writes elsewhere
+    """Write a text between the marks of its section on a page (docs/PERFORMANCE.md)."""
+    place = place or PAGE                                # looked up here: a test writes to another page
     page = place.read_text(encoding="utf-8")
     begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
     head, found, rest = page.partition(begin)

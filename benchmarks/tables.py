@@ -1,4 +1,4 @@
-"""Numbers as text: what a list of measurements comes to, and Markdown tables. Used by benchmarks and experiments."""
+"""Numbers as text: summaries of measurements, and Markdown tables, for benchmarks and experiments."""
 
 from statistics import median, quantiles
 

@@ -1,1 +1,1 @@
-"""What the paper shows, at tiny size: one file a question, each a command, `python -m experiments.NAME`."""
+"""The paper's questions at tiny size: one file and one command per question, `python -m experiments.NAME`."""

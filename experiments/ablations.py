@@ -17,7 +17,7 @@ OPEN = 100.0                                             # a bias: sigmoid(100) 
 
 @contextmanager
 def registered():
-    """Every ablation stands in MEMORIES by its name meanwhile: `Config(memory="no output gate")` finds it."""
+    """In this context, every ablation is in MEMORIES by its name: `Config(memory="no output gate")` finds it."""
     MEMORIES.update(ABLATIONS)
     try:
         yield
@@ -70,7 +70,7 @@ def write_by_content_forward(seg, state, p, *, cfg, pad=None):
 
 
 def write_by_content_backward(dstate, cache):
-    """Gradients at the segment (k and v only), the state and p: the bank is asked for queries and kept by the gates, so
+    """Gradients at the segment (k and v only), the state and p: the bank gives the queries and is kept by the gates, so
     dM has two shares."""
     (dM_next,), dp, attention = dstate, {}, cache["attention"]
     dR, dM, dp["mem.Win"], dp["mem.bin"], dp["mem.Wforget"], dp["mem.bforget"] = lm2.memory_update_backward(
@@ -129,7 +129,7 @@ def seeing_shapes(cfg):
 
 
 def write_seeing_forward(seg, state, p, *, cfg, pad=None):
-    """Gates that see what they would overwrite, too, as those of an LSTM: z = R W + rmsnorm(M) U + b."""
+    """Gates that also see the bank, as in an LSTM: z = R W + rmsnorm(M) U + b."""
     (_, _, k, v), (M,), cache, z = seg, state, {}, {}
     R, cache["attention"] = lm2.write_attention_forward(k, v, p["attn.Wqkv"], p["attn.Wo"], heads=(cfg.H, cfg.G),
                                                         slots=M.shape[1], pad=pad)
@@ -143,7 +143,7 @@ def write_seeing_forward(seg, state, p, *, cfg, pad=None):
 
 
 def write_seeing_backward(dstate, cache):
-    """Gradients at the segment (k and v only), the state and p: each gate hands a share to R and one to the bank."""
+    """Gradients at the segment (k and v only), the state and p: each gate gives a share to R and one to the bank."""
     (dM_next,), dp, dMn = dstate, {}, 0
     *dz, dR, dM = lm2.gated_sum_backward(dM_next, cache["update"]["gates"])
     for gate, dz_gate in zip(("in", "forget"), dz, strict=True):
@@ -157,27 +157,27 @@ def write_seeing_backward(dstate, cache):
 
 
 def stretched_gate_forward(z):
-    """A sigmoid stretched beyond 0 and 1 and cut there: g = clip(1.2 sigmoid(z) - .1, 0, 1), shut below z = -2.4."""
+    """A sigmoid stretched beyond 0 and 1 and clipped: g = clip(1.2 sigmoid(z) - .1, 0, 1), shut below z = -2.4."""
     s, _ = ops.sigmoid_forward(z)
     stretched = 1.2 * s - 0.1
     return stretched.clip(0, 1), (s, (stretched > 0) & (stretched < 1))
 
 
 def stretched_gate_backward(dg, cache):
-    """The sigmoid's gradient, stretched as much; zero where the gate is cut."""
+    """The sigmoid's gradient, times 1.2; zero where the gate is clipped."""
     s, moves = cache
     (dz,) = ops.sigmoid_backward(1.2 * dg * moves, s)
     return (dz,)
 
 
 def linear_gate_forward(z):
-    """A straight line cut at 0 and 1: g = clip(z / 6 + .5, 0, 1), shut below z = -3."""
+    """A straight line clipped at 0 and 1: g = clip(z / 6 + .5, 0, 1), shut below z = -3."""
     line = z / 6 + 0.5
     return line.clip(0, 1), (line > 0) & (line < 1)
 
 
 def linear_gate_backward(dg, moves):
-    """The slope of the line, 1/6; zero where the gate is cut."""
+    """The slope of the line, 1/6; zero where the gate is clipped."""
     return (dg * moves / 6,)
 
 
@@ -211,7 +211,7 @@ def first_zero_forward(p, *, cfg, B):
 
 
 def learned_shapes(cfg):
-    """LM2's parameters, and what is learned of the first bank."""
+    """LM2's parameters, and the learned part of the first bank."""
     return lm2.param_shapes(cfg) | {"mem.bfirst": (cfg.N * cfg.D,)}
 
 

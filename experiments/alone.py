@@ -1,4 +1,4 @@
-"""alone: each of the twenty tasks by itself, in the model of `joint`: what can it learn, and how soon?
+"""alone: which of the twenty tasks does the model of `joint` learn by itself, and how fast?
 
 A task that is not learned alone is too hard for the model or its budget. One that is learned alone and not in `joint`
 suffers from the other tasks there.

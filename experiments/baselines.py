@@ -1,4 +1,4 @@
-"""What LM2 is compared with: models with other memories and equal numbers of parameters."""
+"""The baselines of LM2: models with other memories and equal numbers of parameters."""
 
 from dataclasses import replace
 
@@ -10,5 +10,5 @@ _CHANGES = {"rmt": {"N": MEMORY_TOKENS}}
 
 
 def baseline(name, cfg):
-    """`cfg` with the memory of this name; the feed-forward's width is set so that the number of parameters stays."""
+    """`cfg` with the memory of this name; F is set so that the number of parameters stays the same."""
     return with_params_of(cfg, replace(cfg, memory=name, **_CHANGES.get(name, {})))

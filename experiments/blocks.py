@@ -1,26 +1,14 @@
-"""blocks: how many blocks should carry a memory? The paper's Figure 5 at tiny size.
+"""blocks: how many blocks should have a memory? The paper's Figure 5 at tiny size.
 
-Memory in the first block alone, in the first half of them, in all: qa1 in filler, with equal numbers
-of parameters.
+A memory in the first block alone, in the first half of the blocks, and in all of them. The task is qa1 in filler. All
+models have equal numbers of parameters.
 """
 
 import sys
 from dataclasses import replace
 
-from benchmarks.tables import markdown
-from experiments.runner import (
-    DEVELOPMENT,
-    EVERY,
-    Experiment,
-    curve,
-    evaluate,
-    generated,
-    label_ends,
-    language,
-    stages,
-    train,
-)
-from tinylm2.model import Config, init_params, with_params_of
+from experiments.runner import EVERY, Experiment, curve, label_ends, language, learn_qa1, qa1_table
+from tinylm2.model import Config, with_params_of
 
 QUESTION = "How many blocks should carry a memory? qa1, trained on 2 to 4 segments, equal numbers of parameters."
 VARIANTS = {"no block": lambda L: (), "the first block": lambda L: (0,), "the first half": lambda L: range(L // 2),
@@ -31,25 +19,16 @@ def measure(name, seed, budget, show):
     """Train with memory in some blocks and evaluate at every length."""
     everywhere = Config(V=language()[0].size, **budget["model"])
     cfg = with_params_of(everywhere, replace(everywhere, memory_blocks=tuple(VARIANTS[name](everywhere.L))))
-    params = init_params(cfg, seed)
-    learned = train(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, max_lr=budget["lr"],
-                    stages=stages(segments=(4,), steps=(budget["steps"],), early=budget.get("early")))
-    found = evaluate(params, generated(["qa1"], budget["questions"], DEVELOPMENT), budget["segments"], cfg=cfg,
-                     seed=DEVELOPMENT)
-    return {**learned, "parameters": int(params.buffer.size),
-            "accuracy": {n: scores["qa1"]["accuracy"] for n, scores in found.items()}}
+    return learn_qa1(cfg, seed, budget, show, max_lr=budget["lr"])
 
 
 def report(results):
-    lengths = [str(n) for n in results.budget["segments"]]
-    rows = [[name, results.seeds(name), *(results.mean(name, "accuracy", n) for n in lengths),
-             results.mean(name, "steps", digits=0), results.mean(name, "parameters", digits=0),
-             results.mean(name, "cpu_s", digits=0)] for name in results.variants if results.of(name)]
-    return markdown(["memory in", "seeds", *(f"{n} segments" for n in lengths), "steps", "parameters", "seconds"], rows)
+    """One row per variant."""
+    return qa1_table(results, "memory in")
 
 
 def _in_order(results):
-    """Whether each variant, from fewest to most blocks with memory, ends at a lower mean loss than the one before."""
+    """Whether every variant ends at a lower mean loss than the one with fewer blocks with memory."""
     last = [[trial["losses"][-1] for trial in results.of(name)] for name in results.variants if results.of(name)]
     means = [sum(losses) / len(losses) for losses in last]
     return len(means) > 1 and means == sorted(means, reverse=True)

@@ -1,10 +1,10 @@
-"""gallery: what is each way of remembering worth?
+"""gallery: how accurate is each memory?
 
-qa1 with every memory of the library, and the ten tasks of `table` with those that it has not. Each memory trains at the
-best of three learning rates, which the command finds first: a short training each, seed 0, questions of the development
-seed. The main trials have equal numbers of parameters. "equal state" trials also hold about equal numbers of state,
-1,050 per block, which window, armt and titans hold anyway. All train by one plan of longer and longer stories.
-"infini, sum" is an ablation: Infini-attention's other write, without the delta rule (lesson 20 says why).
+qa1 with every memory of the library, and the ten tasks of `table` with the memories that `table` does not have. Each
+memory is trained at the best of three learning rates, which the command finds first, with short trainings of seed 0 and
+development questions. The main trials have equal numbers of parameters. The "equal state" trials also have states of
+about equal size, 1,050 numbers per block, as window, armt and titans always have. All use one plan of ever longer
+stories. "infini, sum" is an ablation: Infini-attention's other write, without the delta rule (lesson 20 says why).
 
     python -m experiments.gallery --budget medium --write        also puts the table of qa1 into docs/RESULTS.md
 """
@@ -80,7 +80,7 @@ def store_sum_backward(dA_next, dz_next, cache):
 
 @contextmanager
 def registered():
-    """The ablation stands in MEMORIES meanwhile, as "infini, sum"."""
+    """In this context, the ablation is in MEMORIES as "infini, sum"."""
     name = f"infini{SUM}"
     MEMORIES[name] = memory_variant(infini, store_forward=store_sum_forward, store_backward=store_sum_backward)
     try:
@@ -93,7 +93,7 @@ def registered():
 
 
 def before(variant, budget):
-    """The trials that choose the learning rate of this one."""
+    """The trials from which the learning rate of this variant is chosen."""
     if " at " in variant:
         return []
     lrs = budget["mix_lrs" if variant.endswith(MIX) else "lrs"]
@@ -139,14 +139,14 @@ def _learn(cfg, seed, plan, questions, question_seed, lr, show):
 
 
 def _config(name, sizes=None):
-    """A memory at the number of parameters that LM2 has by default; `sizes` are the letters that match the state."""
+    """A memory with the number of parameters of the default LM2. sizes: letters that give it the state's size."""
     like = Config(V=language()[0].size)
     cfg = baseline(name, like)
     return with_params_of(like, replace(cfg, **sizes)) if sizes else cfg
 
 
 def step_cost(cfg, batch=64, segments=4, turns=5):
-    """Milliseconds of processor time of a training step, the median of a few, and its peak of memory in MB."""
+    """(median processor time of a training step in ms, its peak memory in MB)."""
     step = tinylm2_step(Workload(cfg, batch=batch, last=2, segments=segments), np)
     step()                                               # the first one makes tables
     ms = 1e3 * median(machine.seconds(step, time.process_time) for _ in range(turns))
@@ -154,7 +154,7 @@ def step_cost(cfg, batch=64, segments=4, turns=5):
 
 
 def steps_to_learn(accuracies):
-    """Steps until the training accuracy stays above LEARNED; None where it never does."""
+    """The number of steps until the training accuracy stays above LEARNED; None where it does not."""
     below = [i for i, accuracy in enumerate(accuracies) if accuracy < LEARNED]
     first = below[-1] + 1 if below else 0
     return EVERY * first if first < len(accuracies) else None
@@ -164,7 +164,7 @@ def steps_to_learn(accuracies):
 
 
 def report(results):
-    """One row per memory; below, the mix of tasks, and the trials that chose the learning rates."""
+    """One row per memory; below, the mix of tasks, and the learning-rate trials."""
     groups = {"qa1": [], "mix": [], "tried": []}
     for name in filter(results.of, results.variants):
         groups["tried" if " at " in name else "mix" if name.endswith(MIX) else "qa1"].append(name)
@@ -186,14 +186,14 @@ def _qa1(results, names):
 
 
 def _learned(results, name):
-    """ "900 (850-950)", and how many seeds did where not all of them did."""
+    """ "900 (850-950)", and the number of seeds that learned, if not all did."""
     found, seeds = results.values(name, "steps_to_learn"), len(results.of(name))
     text = results.mean(name, "steps_to_learn", digits=0)
     return text if len(found) in (0, seeds) else f"{text}, {len(found)} of {seeds} seeds"
 
 
 def _mix(results, names):
-    """The trials of `table` with the same plan stand above those of this command."""
+    """The table of the mix: first the trials of `table` with the same plan, then those of this command."""
     mix = results.budget["mix"]
     kept = Results(table.EXPERIMENT, runner.FOLDER / "table.json", table.EXPERIMENT.budgets[mix], mix)
     lengths = list(kept.budget["questions"])
@@ -216,7 +216,7 @@ def _tried(results, names):
 
 
 def _earlier():
-    """The trials by which memories were mended, in trials.jsonl: one seed, development questions."""
+    """The trials with which memories were improved, from trials.jsonl: one seed, development questions."""
     trials = [parse_json(line, TRIALS) for line in read_lines(TRIALS)]
     lengths = ("4", "8", "16", "64")
     rows = [[trial["memory"], trial["note"], *("{segments}; {steps}; {lr:g}".format(**trial["settings"]).split("; ")),
@@ -226,7 +226,7 @@ def _earlier():
 
 
 def draw(results, plt):
-    """Accuracy at the longest length against the numbers of state; a line joins a memory to itself at equal state."""
+    """Accuracy at the longest length against the size of the state; a line joins a memory's two sizes."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5))
     longest, places = list(results.budget["questions"])[-1], {}
     for name in results.variants:
@@ -255,7 +255,7 @@ def draw(results, plt):
 
 
 def _apart(places, height=0.045, width=1.6):
-    """name -> where its label stands, so that those of nearly equal state do not overlap."""
+    """name -> position of its label, so that labels at nearly equal states do not overlap."""
     placed = {}
     for name, (x, y) in sorted(places.items(), key=lambda item: item[1][1]):
         below = [placed[other] for other in placed if max(x, places[other][0]) < width * min(x, places[other][0])]
@@ -292,7 +292,7 @@ EXPERIMENT = Experiment(
 
 
 def main(argv=None):
-    """As every experiment; --write also puts the table of qa1 into docs/RESULTS.md."""
+    """As for every experiment; --write also puts the table of qa1 into docs/RESULTS.md."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     status = EXPERIMENT.main([argument for argument in arguments if argument != "--write"])
     if "--write" in arguments and status == 0:

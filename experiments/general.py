@@ -1,7 +1,7 @@
-"""general: does memory cost general ability? The paper uses MMLU; here it is the loss of a language model.
+"""general: does a memory cost general ability? The paper uses MMLU; here we measure a language-model loss.
 
-Training adds a language model's loss on every token to the answer's. It is then measured on stories that were never
-seen, separately for the first segment, which has no past, and for the later ones.
+Training adds a language-model loss on every token to the answer loss. The loss is then measured on new stories,
+separately for the first segment, which has no past, and for the later ones.
 """
 
 import sys
@@ -21,7 +21,7 @@ MEMORIES = ["lm2", "pooled", "none", "rmt"]
 
 
 def measure(name, seed, budget, show):
-    """Train with a language model's loss added to the answer's, then measure that loss on held-out rows."""
+    """Train with a language-model loss added to the answer loss, then measure it on held-out rows."""
     tokenizer, filler = language()
     cfg = baseline(name, Config(V=tokenizer.size))
     params = init_params(cfg, seed)

@@ -1,8 +1,7 @@
 """horizon: where does it forget, and what helps?
 
-qa1 alone, so that only keeping a fact is measured. Stage B goes through a plan, {longest story in segments: steps}, one
-part after another. Then the model is evaluated far beyond the lengths of its training, also by how many segments ago
-the fact came.
+The task is qa1 alone, so only keeping a fact is measured. Stage B follows a plan, {longest story in segments: steps}.
+The model is then evaluated far beyond the lengths of its training, also by distance of the fact.
 """
 
 import sys
@@ -114,7 +113,7 @@ def draw(results, plt):
 
 
 def _message(results, longest):
-    """Which plan keeps most, and which least, at the longest length."""
+    """The plans with the highest and the lowest accuracy at the longest length."""
     means = {name: sum(found) / len(found) for name in results.variants
              if (found := results.values(name, "accuracy", longest))}
     best, least = max(means, key=means.get), min(means, key=means.get)

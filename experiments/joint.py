@@ -27,7 +27,7 @@ PASS = 0.95
 
 
 def measure(name, seed, budget, show):
-    """Train one model on all tasks and evaluate it on generated and, where there are, official questions."""
+    """Train one model on all tasks and evaluate it on generated (and official) questions."""
     cfg = baseline(name, Config(V=language()[0].size, **budget["model"]))
     params = init_params(cfg, seed)
     learned = train(params, cfg=cfg, tasks=budget["tasks"], weights=budget["weights"], seed=seed, show=show,
@@ -37,7 +37,7 @@ def measure(name, seed, budget, show):
 
 
 def asked(params, cfg, budget, show):
-    """Generated and, where there are, official questions of the budget's tasks: accuracy of each, and how many pass."""
+    """Accuracy of each task and number of tasks passed, on generated (and official) questions."""
     tokenizer, _ = language()
     sources = {"generated": generated(budget["tasks"], budget["questions"], HELD_OUT)}
     if budget["stories"]:

@@ -1,10 +1,10 @@
-"""leaderboard: BABILong's protocol at tiny size. One model per task, qa1 to qa5, asked over up to 1,048,576 tokens.
+"""leaderboard: BABILong's protocol at tiny size. One model per task, qa1 to qa5, with up to 1,048,576 tokens.
 
-The protocol of Kuratov et al. (2024) as far as it goes here: a model per task, trained on stories of a limited length,
-then asked over far longer texts, scored by the official rule (`tinylm2.inspect.evaluate.babilong`). What differs, and
-makes it easier: the vocabulary has about two hundred words, the filler is a small grammar instead of books, and
-training has no end of stories. What makes it harder: the models have 0.2 million parameters instead of 130 million, and
-no pretraining. So the published figures stand beside ours for orientation, and no order follows from them.
+The protocol of Kuratov et al. (2024): a model per task is trained on stories of limited length and evaluated on far
+longer texts, scored by the official rule (`tinylm2.inspect.evaluate.babilong`). Three things are easier here: the
+vocabulary has about two hundred words, the filler is a small grammar instead of books, and training stories never
+repeat. Two things are harder: the models have 0.2 million parameters instead of 130 million, and no pretraining. So the
+published figures beside ours are for orientation only; they do not rank the models.
 """
 
 import sys
@@ -38,7 +38,7 @@ PUBLISHED = {"ARMT 137M": {0: 99.3, 4096: 98.1, 16384: 98.1, 65536: 97.9, 131072
 
 @ablations.registered()
 def measure(name, seed, budget, show):
-    """Train one memory on one task and ask it at every length."""
+    """Train one memory on one task and evaluate it at every length."""
     memory, task = name.split(", ")
     tokenizer, _ = language()
     cfg = baseline(memory, Config(V=tokenizer.size, **budget["model"]))
@@ -53,13 +53,13 @@ def measure(name, seed, budget, show):
         show(f"asking over {tokens} tokens")
         segments = int(tokens) // cfg.T
         found = evaluate(params, examples, [segments], cfg=cfg, seed=HELD_OUT, metric=babilong)[str(segments)]
-        if task in found:                                # else no story of the task fits so short a text
+        if task in found:                                # otherwise no story of the task fits a text this short
             accuracy[tokens] = found[task]["accuracy"]
     return {**learned, "parameters": int(params.buffer.size), "accuracy": accuracy}
 
 
 def plan(budget, segment_len):
-    """The task without filler, short stories first; then stories in ever longer texts of filler."""
+    """The stages: the task without filler, short stories first; then stories in more and more filler."""
     stages = growing([[1, *budget["learn"]]], segment_len=segment_len, batch_size=budget["batch_size"])
     for longest, steps in budget["plan"].items():
         sampler = HaystackSampler(facts=(None, None, 2, 4, 6, 8, 10), segment_len=segment_len, gap=0.7,
@@ -85,7 +85,7 @@ def report(results):
 
 
 def _mean(results, memory, tokens):
-    """Mean over the tasks of the means over the seeds; None where a task was not asked."""
+    """Mean over the tasks of the means over the seeds; None where a task was not evaluated."""
     found = [results.values(f"{memory}, {task}", "accuracy", tokens) for task in results.budget["tasks"]]
     return sum(sum(seeds) / len(seeds) for seeds in found) / len(found) if all(found) else None
 

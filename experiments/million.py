@@ -1,6 +1,6 @@
 """million: is a fact kept over a million tokens?
 
-The plans of `horizon` that keep best, asked up to 32,768 segments (1,048,576 tokens). qa1 alone, as there.
+The best plans of `horizon`, evaluated up to 32,768 segments (1,048,576 tokens), also on qa1 alone.
 """
 
 import sys
@@ -13,7 +13,7 @@ VARIANTS = ["up to 256, gates that can shut", "up to 256", "up to 64, gates that
             "up to 256, piecewise-linear gates"]
 
 def draw(results, plt):
-    """Accuracy against length, one line per seed: seeds differ more than plans do."""
+    """Accuracy against length, one line per seed, because seeds differ more than plans."""
     lengths = list(results.budget["questions"])
     figure, axes = plt.subplots(figsize=(7, 4))
     for number, name in enumerate(name for name in results.variants if results.of(name)):

@@ -1,21 +1,20 @@
 """parts: which parts of the memory help?
 
-One part is removed or changed at a time; everything else stays: stories, curriculum, steps, learning rate, and the
-number of parameters. Each model is evaluated on qa1 at 4, 8 and 16 segments, where training ends at 4.
+One part is removed or changed at a time. Stories, curriculum, steps, learning rate and number of parameters stay the
+same. Each model is trained on qa1 with up to 4 segments and evaluated at 4, 8 and 16 segments.
 """
 
 import sys
 
-from benchmarks.tables import markdown
 from experiments import ablations
 from experiments.baselines import baseline
-from experiments.runner import DEVELOPMENT, Experiment, evaluate, generated, language, stages, train
-from tinylm2.model import Config, init_params
+from experiments.runner import Experiment, language, learn_qa1, qa1_table
+from tinylm2.model import Config
 
 QUESTION = "Which parts of the memory help? One is removed or changed at a time; qa1, trained on 2 to 4 segments."
 
 
-# name -> what differs: the memory, N, the weight of a language model's loss
+# name -> what differs: the memory, N, the weight of a language-model loss
 VARIANTS = {
     "all parts": {},
     **{name: {"memory": name} for name in ablations.ABLATIONS if name != "bforget 6"},
@@ -29,25 +28,16 @@ def measure(name, seed, budget, show):
     """Train one variant and evaluate it."""
     variant = VARIANTS[name]
     cfg = baseline(variant.get("memory", "lm2"), Config(V=language()[0].size, N=variant.get("N", Config.N)))
-    params = init_params(cfg, seed)
-    learned = train(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show, lm=variant.get("lm", 0.0),
-                    stages=stages(segments=(4,), steps=(budget["steps"],), early=budget.get("early")))
-    scores = evaluate(params, generated(["qa1"], budget["questions"], DEVELOPMENT), budget["segments"], cfg=cfg,
-                      seed=DEVELOPMENT)
-    return {**learned, "parameters": int(params.buffer.size),
-            "accuracy": {n: found["qa1"]["accuracy"] for n, found in scores.items()}}
+    return learn_qa1(cfg, seed, budget, show, lm=variant.get("lm", 0.0))
 
 
 def report(results):
-    lengths = [str(n) for n in results.budget["segments"]]
-    rows = [[name, results.seeds(name), *(results.mean(name, "accuracy", n) for n in lengths),
-             results.mean(name, "steps", digits=0), results.mean(name, "parameters", digits=0),
-             results.mean(name, "cpu_s", digits=0)] for name in results.variants if results.of(name)]
-    return markdown(["variant", "seeds", *(f"{n} segments" for n in lengths), "steps", "parameters", "seconds"], rows)
+    """One row per variant."""
+    return qa1_table(results, "variant")
 
 
 def draw(results, plt):
-    """The mean of each variant at the longest length, ordered, with one point per seed; a line at all parts."""
+    """The mean of each variant at the longest length, sorted, with one point per seed; a line at "all parts"."""
     length = str(results.budget["segments"][-1])
     found = {name: values for name in results.variants if (values := results.values(name, "accuracy", length))}
     means = {name: sum(values) / len(values) for name, values in found.items()}

@@ -1,14 +1,13 @@
-"""plateaus: does asking the steps of an answer first, and then ever fewer of them, get qa16 and qa19 learned?
+"""plateaus: are qa16 and qa19 learned if their steps are asked first, and then fewer and fewer of them?
 
-In `joint` and alone both tasks stay where guessing leads, whatever the depth. Here a row first asks every hop of the
-answer before the question itself, in order ("What is Lily? swan. Who is a swan? Greg. What color is Greg? gray."), so
-that each answer is one look-up away from what stands in the row. Then the hops are taken away from the first one on, a
-fraction at a time (stepwise internalisation, Deng et al. 2024, arXiv 2405.14838): the next fraction goes only when the
-mean loss of the last 20 steps is below a threshold, that is at the pace at which accuracy holds. Where it never gets
-there, training ends, and the trial says at which fraction.
+In `joint` and alone, both tasks stay at guessing, for any depth. Here a row first asks every hop of the answer, in
+order, before the question itself ("What is Lily? swan. Who is a swan? Greg. What color is Greg? gray."). So each answer
+is one look-up away from what is in the row. Then the hops are removed, the first one first, a fraction at a time
+(stepwise internalisation, Deng et al. 2024, arXiv 2405.14838). The next fraction is removed only when the mean loss of
+the last 20 steps is below a threshold. If that never happens, training ends, and the trial records the fraction.
 
-Questions are asked as they are, without hops. Rows may also tell short stories in the first stage, which are easier: so
-the accuracy in training is comparable with that of the questions only afterwards.
+Questions of the evaluation have no hops. The first stage also has short stories, which are easier, so training accuracy
+can be compared with that of the questions only afterwards.
 """
 
 import re
@@ -39,7 +38,7 @@ VARIANTS = {f"{task}, {name}": {"task": task, **more} for task in ("qa16", "qa19
 def hops(story, task):
     """The questions that lead to the answer of a story's last line, in order.
 
-    qa16: what she is, who else was called one last, what colour that one has. qa19: both steps of the way.
+    qa16: the kind, the last other member of this kind, its colour. qa19: both steps of the way.
     """
     *_, asked = story
     told = [story[line - 1].text.rstrip(".").split() for line in asked.support]
@@ -56,8 +55,8 @@ def hops(story, task):
 
 @dataclass(frozen=True)
 class HopSampler(BucketSampler):
-    """Whole stories of one question, with its hops before it but the first `removed` ones. Of 1.3 the first is always
-    removed, and the second in three rows of ten. Stories of one given number of facts are in `facts`, as elsewhere."""
+    """Stories of one question, with its hops before it except the first `removed` ones. 1.3 means: the first is always
+    removed, the second in three rows of ten. facts: as in `BucketSampler`."""
 
     removed: float = 0.0
 
@@ -74,7 +73,7 @@ HOPS = {"qa16": 3, "qa19": 2}
 
 
 def plan(variant, budget, segment_len):
-    """The stages: all hops with short stories, too; ever fewer hops, each stage until it holds; none, to the end."""
+    """The stages: all hops, with short stories, too; fewer and fewer hops, until a threshold each; none, to the end."""
     task, size = variant["task"], variant.get("batch_size", budget["batch_size"])
     count = HOPS[task]
     last = Stage("no hops", HopSampler(segment_len=segment_len, removed=float(count)), size, budget["after"])
@@ -90,7 +89,7 @@ def plan(variant, budget, segment_len):
 
 
 def measure(name, seed, budget, show):
-    """Train one model on one task and ask it as `joint` does."""
+    """Train one model on one task and evaluate it as `joint` does."""
     variant = VARIANTS[name]
     cfg = baseline("lm2", Config(V=language()[0].size, **budget["model"] | variant.get("model", {})))
     params = init_params(cfg, seed)

@@ -1,7 +1,7 @@
-"""rates: which learning rate suits each model of `table`?
+"""rates: which learning rate is best for each model of `table`?
 
-The same training, cut short, each model at a few learning rates, evaluated on questions of the development seed. So
-`table` uses learning rates that none of its own questions helped to choose.
+The same training, but shorter: each model at a few learning rates, evaluated on development questions. So none of the
+questions of `table` were used to choose its learning rates.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""What all experiments share: trials that are computed once and kept, budgets, seeds, and the three files of a result.
+"""Shared by all experiments: trials that are computed once and kept, budgets, seeds, and the three files of a result.
 
-An experiment is a list of trials: one variant with one seed, an independent job that ends in numbers. Each finished
-trial goes into docs/results/NAME.json at once, so an interrupted experiment continues where it stopped; NAME.md and
-NAME.png are made from that file alone. Trials may be spread over processes, of which the first one writes:
+An experiment is a list of trials. A trial is one variant with one seed, an independent job that results in numbers.
+Each finished trial is written to docs/results/NAME.json at once, so an interrupted experiment continues where it
+stopped. NAME.md and NAME.png are made from this file alone. Trials may run in several processes; the first one writes:
 
     mpiexec -n 8 python -m mpi4py.futures -m experiments.table --budget medium
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.machine import processor
-from benchmarks.tables import mean_range
+from benchmarks.tables import markdown, mean_range
 from tinylm2.cli.console import Parser, command, number, place
 from tinylm2.data import (
     TASKS,
@@ -38,7 +38,7 @@ from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.files import replacing
 from tinylm2.inspect import plots
 from tinylm2.inspect.evaluate import ask, exact, score
-from tinylm2.model import Config
+from tinylm2.model import Config, init_params
 from tinylm2.training import checkpoint
 from tinylm2.training.communicator import ranks_started
 from tinylm2.training.curriculum import curriculum
@@ -46,24 +46,24 @@ from tinylm2.training.settings import whole_numbers
 from tinylm2.training.trainer import NotLearned, Trainer
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
-DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: to choose by, and to report the choice
+DEVELOPMENT, HELD_OUT = 1001, 2002                       # seeds of questions: for choices, and for reported results
 SAVE_AFTER = 300                                         # seconds between two checkpoints of a long trial
-EVERY = 25                                               # steps of which a curve keeps the mean
+EVERY = 25                                               # steps per point of a curve, which is their mean
 FIELDS = {"variant": str, "seed": int, "budget": dict, "machine": str, "date": str, "wall_s": float, "cpu_s": float}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One question and how it is answered.
+    """One question, and how to answer it.
 
     budgets: name -> keywords of `variants` and `measure`; "quick" and "small" are always there.
-    variants(budget) -> their names, in the order of the report.
+    variants(budget) -> names, in the order of the report.
     measure(variant, seed, budget, show) -> the trial's numbers, for the JSON file; `show` sets the progress bar's text.
     report(Results) -> the Markdown below the title;   draw(Results, pyplot) -> a figure.
-    before(variant, budget) -> variants to measure first, with seed 0 alone: a choice that later trials use. `measure`
-    finds their numbers in the budget, as `before`.
-    options: name -> help of further arguments; `measure` finds their values in the budget, the JSON file whether they
-    were given.
+    before(variant, budget) -> variants to measure first, only with seed 0: a choice that later trials use. `measure`
+    gets their numbers as budget["before"].
+    options: name -> help text of further arguments. `measure` gets their values in the budget; the JSON file says
+    whether they were given.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Experiment:
         results.write(args.out)
 
     def _jobs(self, seeds, variants, results):
-        """The trials that are still to be measured, (seed, variant), each behind those that it needs."""
+        """The trials that are not measured yet, (seed, variant), each after those that it needs."""
         needed = {variant: self.before(variant, results.budget) for variant in results.variants}
         firsts, jobs = {first for some in needed.values() for first in some}, []
         for seed in seeds:
@@ -115,7 +115,7 @@ class Experiment:
         return [(seed, variant) for seed, variant in dict.fromkeys(jobs) if not results.has(variant, seed)]
 
     def _keywords(self, variant, results, given):
-        """What `measure` gets as its budget; None while a trial that it needs is missing."""
+        """The budget for `measure`; None while a trial that it needs is missing."""
         before = {first: results.of(first) for first in self.before(variant, results.budget)}
         if not all(before.values()):
             return None
@@ -170,7 +170,7 @@ class Experiment:
 
 
 def trial(measure, variant, seed, budget, show=lambda text: None):
-    """The numbers of one trial, what it took and where."""
+    """The numbers of one trial, with its time and machine."""
     wall, cpu = time.perf_counter(), time.process_time()
     found = measure(variant, seed, budget, show)
     earlier_wall, earlier_cpu = found.pop("earlier_s", (0, 0))
@@ -180,20 +180,20 @@ def trial(measure, variant, seed, budget, show=lambda text: None):
 
 
 def _log(path, line):
-    """Add a line to the log of trials: what was tried stays on record when its variant or budget is gone."""
+    """Add a line to the log of trials. It stays when the variant or the budget no longer exists."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def checkpoint_of(experiment, variant, seed, budget):
-    """Where a long trial keeps its model: a file in runs/, of exactly this experiment, variant, seed and budget."""
+    """The file in runs/ for the model of a long trial: one per experiment, variant, seed and budget."""
     digest = sha256(json.dumps([experiment, variant, seed, budget], sort_keys=True).encode()).hexdigest()[:8]
     name = re.sub("[^a-z0-9]+", "-", f"{experiment} {variant} {seed}".lower())
     return Path("runs") / "trials" / f"{name}-{digest}.npz"
 
 
 def pool():
-    """mpi4py's pool of processes where mpiexec started one; None in a single process.  BadInput in several without."""
+    """mpi4py's pool of processes; None in a single process.  BadInput where mpiexec started several without a pool."""
     if ranks_started() == 1:
         return None
     if "mpi4py.futures" not in sys.modules:              # as many programs would write one file
@@ -205,7 +205,7 @@ def pool():
 
 
 def _chosen(patterns, variants):
-    """The variants that fit one of the patterns, all where there is none.  BadInput where nothing fits one."""
+    """The variants that match one of the patterns; without patterns, all.  BadInput where a pattern matches none."""
     for pattern in patterns or ():
         if not fnmatch.filter(variants, pattern):
             raise BadInput(f"--only: found {pattern!r}, expected one of {', '.join(map(repr, variants))}")
@@ -213,16 +213,16 @@ def _chosen(patterns, variants):
 
 
 class Results:
-    """The finished trials of one experiment and budget, and the file that keeps them."""
+    """The finished trials of one experiment and budget, and their file."""
 
     def __init__(self, experiment, path, budget, budget_name):
         self.experiment, self.path, self.name = experiment, path, budget_name
-        self.budget = json.loads(json.dumps(budget))     # as it will be read back: tuples are lists
+        self.budget = json.loads(json.dumps(budget))     # as in the file: tuples become lists
         self.variants = list(experiment.variants(budget))
         self.kept = self._read()
 
     def _read(self):
-        """Name -> trial.  BadInput where the file holds something else."""
+        """Name -> trial, from the file.  BadInput where it has something else."""
         if not self.path.exists():
             return {}
         found = parse_json("\n".join(read_lines(self.path)), self.path)
@@ -256,19 +256,19 @@ class Results:
             file.write(f'{{"trials": {{\n{trials}\n}}}}\n'.encode())
 
     def _place(self, item):
-        """Where a trial stands in the file: those of other budgets first, then seed by seed."""
+        """The sort key of a trial in the file: other budgets first, then by seed."""
         key, trial = item
         ours = key.startswith(f"{self.name} / ") and trial["variant"] in self.variants
         return (1, trial["seed"], self.variants.index(trial["variant"])) if ours else (0,)
 
     def seeds(self, variant):
-        """How many seeds a variant was trained with, and how many of them did not get past a required stage."""
+        """The number of seeds of a variant, and how many of them did not pass a required stage."""
         trials = self.of(variant)
         failed = sum(trial.get("learned", "yes") != "yes" for trial in trials)
         return f"{len(trials)}, {failed} failed stage A" if failed else f"{len(trials)}"
 
     def values(self, variant, *path):
-        """One number per seed, found along `path` in each trial; trials without it are left out."""
+        """One number per seed, at `path` in each trial. Trials without it are left out."""
         found = []
         for trial in self.of(variant):
             for key in path:
@@ -282,7 +282,7 @@ class Results:
         return mean_range(self.values(variant, *path), digits)
 
     def write(self, folder):
-        """NAME.md and NAME.png from the trials that are there.  BadInput where they hold odd numbers."""
+        """Write NAME.md and NAME.png from the finished trials.  BadInput where their numbers are damaged."""
         try:
             self._write(folder)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -330,7 +330,7 @@ def pyplot():
 
 
 def curve(axes, x, per_seed, label, **style):
-    """Mean over seeds as a line, lowest to highest as a shade. per_seed: lists of one length or shorter."""
+    """Draw the mean over seeds as a line, and lowest to highest as a shade. per_seed: lists, one per seed."""
     length = min(map(len, per_seed), default=0)
     columns = list(zip(*(values[:length] for values in per_seed), strict=True))
     if not columns:
@@ -340,9 +340,9 @@ def curve(axes, x, per_seed, label, **style):
 
 
 def label_ends(axes, gap=11):
-    """Write the name of each line behind its last point, `gap` points apart at least; instead of a legend.
+    """Write the name of each line after its last point, at least `gap` points apart, instead of a legend.
 
-    Called last: where the ends lie depends on scales and limits.
+    Call it last: the positions depend on scales and limits.
     """
     lines = [line for line in axes.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
     points = axes.figure.dpi / 72
@@ -368,12 +368,12 @@ def label_ends(axes, gap=11):
 
 @cache
 def language():
-    """(tokenizer, filler) of all experiments: words, and the built-in grammar."""
+    """(tokenizer, filler) of all experiments: one token per word, and the built-in grammar."""
     return word_tokenizer(), GrammarFiller()
 
 
 def stages(*, segments, steps, early=None, **options):
-    """The curriculum of `tinylm2.training`; `early` cuts its stages before B to so many steps, for a quick look."""
+    """The curriculum of `tinylm2.training`; `early` limits the steps of the stages before B, for a quick look."""
     plan = curriculum(segment_len=Config.T, segments=segments, steps=steps, **options)
     return plan if early is None else tuple(
         replace(stage, required=False, steps=min(stage.steps, early)) for stage in plan)
@@ -385,14 +385,15 @@ def by_number(tasks):
 
 
 def train(params, *, cfg, tasks, stages, seed, show, weights=None, kept=None, **options):
-    """Train `params` in place through the stages; weights: task -> how often it is drawn, 1 where none is given;
-    `options` are `Trainer`'s. kept: a file (`checkpoint_of`) that a training of more than a few minutes writes on its
-    way and at its end. Where it is there already, training goes on from it, and the numbers are those of a training
-    that was never stopped; remove it after a change of the code.
+    """Train `params` in place through the stages.
+
+    weights: task -> weight, by default 1. options: see `Trainer`. kept: the file (`checkpoint_of`) of a long training,
+    written on the way and at the end. If it exists, training continues from it, with the same numbers as a training
+    that was never stopped. Remove it after a change of the code.
 
     -> {"steps", "learned", "stages", "losses", "accuracies"}: the first step of each stage, and means of 25 steps each.
-    A required stage that does not reach its threshold ends the training, and `learned` says which; the model is
-    evaluated all the same. "earlier_s": seconds of the wall and of the processor that went into `kept` before.
+    A required stage that does not reach its threshold ends the training, and `learned` names it; the model is evaluated
+    all the same. "earlier_s": wall and processor seconds of the training before it was stopped.
     """
     tokenizer, filler = language()
     stories = Stories([TASKS[name] for name in tasks], weights=[(weights or {}).get(name, 1) for name in tasks],
@@ -435,9 +436,9 @@ def _means(values):
 
 
 def evaluate(params, examples, segments, *, cfg, seed, metric=exact):
-    """Number of segments -> task -> `score` by this metric. Examples that do not fit a length are left out of it.
+    """Number of segments -> task -> `score` by this metric. Examples that do not fit a length are left out there.
 
-    examples: task -> list; those of all tasks are answered together, so a batch is full.
+    examples: task -> list. Those of all tasks are answered together, in full batches.
     """
     tokenizer, filler = language()
     everything = [example for found in examples.values() for example in found]
@@ -454,6 +455,26 @@ def evaluate(params, examples, segments, *, cfg, seed, metric=exact):
     return scores
 
 
+def learn_qa1(cfg, seed, budget, show, **options):
+    """Train a model on qa1 with up to 4 segments and evaluate it on development questions at the budget's lengths."""
+    params = init_params(cfg, seed)
+    learned = train(params, cfg=cfg, tasks=["qa1"], seed=seed, show=show,
+                    stages=stages(segments=(4,), steps=(budget["steps"],), early=budget.get("early")), **options)
+    found = evaluate(params, generated(["qa1"], budget["questions"], DEVELOPMENT), budget["segments"], cfg=cfg,
+                     seed=DEVELOPMENT)
+    return {**learned, "parameters": int(params.buffer.size),
+            "accuracy": {n: scores["qa1"]["accuracy"] for n, scores in found.items()}}
+
+
+def qa1_table(results, head):
+    """The trials of `learn_qa1` as Markdown: one row per variant, with `head` above their names."""
+    lengths = [str(n) for n in results.budget["segments"]]
+    rows = [[name, results.seeds(name), *(results.mean(name, "accuracy", n) for n in lengths),
+             results.mean(name, "steps", digits=0), results.mean(name, "parameters", digits=0),
+             results.mean(name, "cpu_s", digits=0)] for name in results.variants if results.of(name)]
+    return markdown([head, "seeds", *(f"{n} segments" for n in lengths), "steps", "parameters", "seconds"], rows)
+
+
 def generated(tasks, count, seed):
-    """task -> so many questions of generated stories, for `evaluate`."""
+    """task -> questions of generated stories, for `evaluate`."""
     return {name: generated_examples(TASKS[name], count, seed=seed) for name in tasks}

@@ -87,7 +87,7 @@ def report(results):
 
 
 def _lead(results, other, lengths):
-    """LM2's lead over another, averaged over the long lengths at which both were evaluated."""
+    """LM2's accuracy minus another memory's, averaged over the long lengths at which both were evaluated."""
     leads = []
     for n in lengths:
         ours, theirs = results.values("lm2", "mean", n), results.values(other, "mean", n)
@@ -122,7 +122,7 @@ def draw(results, plt):
 
 
 def _message(results):
-    """The best two at the length in the middle."""
+    """The two best memories at the middle length."""
     length = list(results.budget["questions"])[len(results.budget["questions"]) // 2]
     means = {name: sum(found) / len(found) for name in results.variants
              if (found := results.values(name, "mean", length))}

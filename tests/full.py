@@ -5,10 +5,8 @@
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -159,21 +157,12 @@ def say(line):
     print(line, flush=True)
 
 
-def machine():
-    """The date, and what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(": ")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = f"{len(names)} x {names[0]}" if names else model
-    return f"{datetime.date.today()}, {model}, Python {platform.python_version()}"
-
-
 FIGURES = {f.__name__: f for f in (kills, ranks, lives, fuzz, mutants, configurations, lessons, bank, page, coverage,
                                    bits)}
 
 
 def main(argv=None):
+    from benchmarks import machine
     from tinylm2.cli.console import whole
 
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__.splitlines()[0])
@@ -184,7 +173,7 @@ def main(argv=None):
     began = time.perf_counter()
     given = {name: value for name, value in (("count", args.count), ("module", args.module)) if value}
     figure, good = FIGURES[args.name](**given)
-    print(f"{args.name}: {figure}; {time.perf_counter() - began:.0f} s; {machine()}")
+    print(f"{args.name}: {figure}; {time.perf_counter() - began:.0f} s; {machine.in_short()}")
     return 0 if good else 1
 
 

@@ -51,7 +51,7 @@ def test_number_one_starts_a_new_story(tmp_path):
     assert len(first) == 5
 
 
-def test_support_of_examples_points_at_the_facts_told_before(tmp_path):
+def test_support_of_examples_points_at_earlier_facts(tmp_path):
     one, other = read_examples(write(tmp_path, STORY))
     assert (one.task, one.question, one.support) == ("qa1", "Where is Mary?", (0,))
     assert one.facts == ("Mary moved to the bathroom.", "John went to the hallway.")
@@ -106,7 +106,7 @@ def test_official_files_come_back_as_they_were(number):
     ("1 Mary moved.\n", 1, "a file without a question", "at least one"),
     (b"1 Mary moved.\n2 Zo\xeb moved.\n", 2, "the byte 0xeb", "text in UTF-8"),
 ])
-def test_a_broken_file_is_told_by_line(tmp_path, text, line, found, expected):
+def test_a_broken_file_is_named_with_its_line(tmp_path, text, line, found, expected):
     path = write(tmp_path, text)
     with pytest.raises(BadInput) as error:
         read_examples(path)
@@ -114,14 +114,14 @@ def test_a_broken_file_is_told_by_line(tmp_path, text, line, found, expected):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_word_is_told_by_line(tmp_path):
+def test_an_unknown_word_is_named_with_its_line(tmp_path):
     path = write(tmp_path, STORY.replace("hallway", "pub"))
     assert len(read_examples(path)) == 2
     with pytest.raises(BadInput, match=r"qa1_test\.txt:2: found pub, expected words of the vocabulary"):
         read_examples(path, tokenizer=word_tokenizer())
 
 
-def test_an_unknown_answer_is_told_by_line(tmp_path):
+def test_an_unknown_answer_is_named_with_its_line(tmp_path):
     with pytest.raises(BadInput, match=r":5: found cheese"):
         read_examples(write(tmp_path, STORY.replace("milk,football", "cheese")), tokenizer=word_tokenizer())
 
@@ -176,14 +176,14 @@ def test_babilong_entries_become_examples(tmp_path):
     (json.dumps([{key: ENTRY[key] for key in ("input", "question")}]), ":entry 1: found "),
     (json.dumps([{**ENTRY, "target": " "}]), ":entry 1: found no question or no target"),
 ])
-def test_a_broken_babilong_file_is_told_by_place(tmp_path, text, message):
+def test_a_broken_babilong_file_is_named_with_its_entry(tmp_path, text, message):
     path = write(tmp_path, text, "qa1_0k.json")
     with pytest.raises(BadInput) as error:
         read_babilong(path)
     assert str(error.value).startswith(f"{path}{message}")
 
 
-def test_an_unknown_word_of_babilong_is_told_by_entry(tmp_path):
+def test_an_unknown_word_of_babilong_is_named_with_its_entry(tmp_path):
     path = write(tmp_path, json.dumps([ENTRY, {**ENTRY, "input": "Bob went to the pub."}]), "qa1_0k.json")
     with pytest.raises(BadInput, match="entry 2: found bob, pub, expected"):
         read_babilong(path, tokenizer=word_tokenizer())

@@ -33,7 +33,7 @@ def test_arrays_of_two_modules_are_refused():
 
 
 @pytest.mark.parametrize("other", [3.0, [1, 2], None, np.float32(2), np.ma.zeros(3)], ids=lambda x: type(x).__name__)
-def test_what_is_no_array_is_refused_by_its_name(other):
+def test_something_that_is_no_array_is_refused_by_its_type(other):
     with pytest.raises(TypeError, match=rf"^found a .*{type(other).__name__}, expected an array of .*numpy\.ndarray"):
         get_xp(np.zeros(3), other)
 
@@ -113,7 +113,7 @@ def module_like_cupy(available=True, product=None):
     (module_like_cupy(product=RuntimeError("no NVRTC\nat all")), "a smoke kernel failed (RuntimeError: no NVRTC)"),
     (module_like_cupy(product=1), "a smoke kernel gave a wrong number"),
 ], ids=["no package", "broken package", "no device", "no CUDA libraries", "wrong number"])
-def test_why_there_is_no_gpu_is_one_line(machine, capsys, cupy, why):
+def test_the_reason_for_no_gpu_is_one_line(machine, capsys, cupy, why):
     machine(cupy)
     assert gpu() == (False, why)
     assert array_module("auto") is np

@@ -268,7 +268,7 @@ def test_a_result_never_replaces_what_was_read(refused, run, tmp_path, command):
 
 
 def test_the_two_files_of_an_evaluation_are_two(refused, run, tmp_path):
-    assert "expected a name for the .json" in refused("evaluate", run, "--out", tmp_path / "table.md")
+    assert "expected the name of the .json" in refused("evaluate", run, "--out", tmp_path / "table.md")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "explore"])

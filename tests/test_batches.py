@@ -131,7 +131,7 @@ def test_an_extra_draw_in_one_task_changes_no_row_of_another():
     assert not np.array_equal(before.ids[~qa1], after.ids[~qa1])
 
 
-def test_tasks_are_drawn_by_their_weights():
+def test_tasks_are_drawn_in_proportion_to_their_weights():
     source = stories((QA1, CARRY), weights=(1, 3))
     drawn = [task for step in range(10) for task in LONG.batch(source, step, 64).tasks]
     assert 0.7 < drawn.count("qa8") / len(drawn) < 0.8
@@ -142,7 +142,7 @@ def test_segments_are_drawn_evenly_for_a_batch():
     assert all(70 < lengths.count(32 * segments) < 130 for segments in LONG.segments)
 
 
-def test_a_gap_is_what_the_sampler_says():
+def test_the_gap_has_the_probability_of_the_sampler():
     def last_fact(gap):
         texts = map(WORDS.decode, HaystackSampler(facts=(2,), segments=(4,), gap=gap).batch(stories(), 0, 64).ids)
         return sum(text.rfind(" to the ") / len(text) for text in texts) / 64
@@ -155,7 +155,7 @@ def test_a_stage_that_no_story_fits_is_bad_input():
         HaystackSampler(facts=(6,), segments=(1,), segment_len=16, filler=False).batch(stories(), 0, 1)
 
 
-def test_a_task_that_never_fits_makes_room_for_another():
+def test_a_task_that_never_fits_is_replaced_by_another():
     batch = HaystackSampler(facts=(6,), segments=(2,), segment_len=16, filler=False).batch(stories((QA1, CARRY)), 0, 16)
     assert set(batch.tasks) == {"qa8"}   # six moves need three segments, six times "Mary got the milk." two
 
@@ -183,7 +183,7 @@ def texts(batch):
 
 
 @pytest.mark.parametrize("every", [0.0, 1.0])
-def test_stories_of_about_one_length_stand_side_by_side(every):
+def test_stories_of_similar_length_share_a_batch(every):
     batches = sorted(batches_of(replace(BUCKETS, every=every), GROUP), key=lambda batch: sorted(map(len, texts(batch))))
     lengths = [[len(text) for text in texts(batch)] for batch in batches]
     share = sum(map(sum, lengths)) / GROUP
@@ -211,7 +211,7 @@ def test_the_longest_stories_of_a_group_have_a_place_of_their_own_in_each():
     assert len(set(columns.argmax(1).tolist())) > 3
 
 
-def test_a_batch_does_not_depend_on_those_asked_for_before():
+def test_a_batch_does_not_depend_on_earlier_batches():
     source, full = stories(MIX), replace(BUCKETS, every=1.0)
     for step, sampler, size in ((3, BUCKETS, 4), (3, full, 4), (3, full, 2), (40, full, 2), (3, BUCKETS, 4)):
         assert np.array_equal(sampler.batch(source, step, size).ids, sampler.batch(stories(MIX), step, size).ids)
@@ -219,7 +219,7 @@ def test_a_batch_does_not_depend_on_those_asked_for_before():
 
 @pytest.mark.parametrize("lengths", [[5] * GROUP, [5] * (GROUP + 1), [1] * GROUP + [1000], [1] * 100 + [50, 60, 70],
                                      list(range(1, 200)), [1] + [7] * GROUP])
-def test_a_group_is_cut_into_as_many_batches_as_steps_and_none_is_empty(lengths):
+def test_a_group_has_one_batch_per_step_and_none_is_empty(lengths):
     rows = [Sequence("", [0] * length, []) for length in lengths]
     batches = _cut(rows)
     assert len(batches) == GROUP
@@ -227,7 +227,7 @@ def test_a_group_is_cut_into_as_many_batches_as_steps_and_none_is_empty(lengths)
     assert [row for batch in batches for row in batch] == rows
 
 
-def test_every_question_of_a_story_is_asked_where_the_real_file_asks_it():
+def test_every_question_of_a_story_is_where_the_official_file_asks_it():
     class Walk(World):
         questions, pace = 2, 1
 
@@ -248,7 +248,7 @@ def test_every_question_of_a_story_is_asked_where_the_real_file_asks_it():
     assert batch.last == 12                              # from the first answer on
 
 
-def test_one_question_of_a_story_is_asked_where_every_is_nought():
+def test_one_question_per_story_where_every_is_zero():
     for batch in batches_of(BUCKETS, 20):
         assert (((batch.targets == WORDS.end) & (batch.weights > 0)).sum(1) == 1).all()
         assert batch.last == 2
@@ -265,7 +265,7 @@ def test_the_last_columns_hold_every_question_or_none_are_named():
     assert found == {True, False}
 
 
-def test_stories_as_in_the_real_file_are_asked_midway_and_late():
+def test_full_stories_have_early_and_late_questions():
     batch = HaystackSampler(facts=(None,), segments=(4,)).batch(stories(), 0, 100)
     facts = {WORDS.decode(ids).count(" to the ") for ids in batch.ids}
     assert facts == {2, 4, 6, 8, 10}
@@ -278,7 +278,7 @@ def test_generated_examples_are_the_first_of_an_endless_list():
     assert many != generated_examples(QA1, 50, seed=1)
 
 
-def test_evaluation_asks_none_of_the_training_stories():
+def test_evaluation_uses_no_training_story():
     """The streams differ: training's first rows and the first fresh stories share no story of four facts or more."""
     asked = {example.facts[:4] for example in generated_examples(QA1, 500, seed=0) if len(example.facts) >= 4}
     source, sampler, trained = stories(), HaystackSampler(facts=(10,)), []
@@ -291,7 +291,7 @@ def ask(examples, segments, **knobs):
     return encode_examples(examples, segments, tokenizer=WORDS, filler=FILLER, segment_len=32, seed=0, **knobs)
 
 
-def test_prompts_leave_room_for_the_longest_answer_of_all():
+def test_prompts_leave_positions_for_the_longest_answer():
     examples = generated_examples(CARRY, 20, seed=0)
     assert max_answer_len(examples, WORDS) == 2
     for segments in (0, 2):

@@ -30,7 +30,7 @@ def test_pytorch_trains_the_same_model(memory, segments, last, compiled, monkeyp
 
 @pytest.mark.parametrize(("values", "text"), [([2.0], "2.00 (2.00-2.00)"), ([1.0, 3.0], "2.00 (0.50-3.50)"),
                                               ([3.0, 1.0, 2.0], "2.00 (1.00-3.00)")])
-def test_a_median_stands_between_its_quartiles_however_few_the_values(values, text):
+def test_a_median_is_between_its_quartiles_even_of_few_values(values, text):
     assert tables.median_quartiles(values) == text
 
 

@@ -87,7 +87,7 @@ def padded(cfg):
     return ids, pad, np.arange(ids.shape[1]) < pad[:, None]
 
 
-def test_what_stands_in_the_padding_changes_no_real_logit_and_no_state(cfg):
+def test_tokens_in_the_padding_change_no_real_logit_and_no_state(cfg):
     ids, pad, is_pad = padded(cfg)
     (logits, states) = run(cfg, ids, pad=pad)
     found, found_states = run(cfg, np.where(is_pad, small.other(cfg, ids), ids), pad=pad)
@@ -142,7 +142,7 @@ def test_padding_leaves_the_state_what_it_was_without(name):
     np.testing.assert_allclose(logits[:, cfg.T:], bare, rtol=1e-11, atol=1e-12)
 
 
-def test_without_memory_every_segment_stands_alone():
+def test_without_memory_every_segment_is_independent():
     cfg = small.VARIANTS["none"]
     ids = small.ids(cfg, 3 * cfg.T)
     logits, states = run(cfg, ids)

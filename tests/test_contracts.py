@@ -65,7 +65,7 @@ def test_inputs_and_upstream_gradients_are_left_as_they_were(case):
     assert_same(d_outputs, d_before)
 
 
-def test_backward_may_be_asked_twice(case):
+def test_backward_may_be_called_twice(case):
     """Nothing in the cache or the outputs is used up: a lesson may print them between, and ask again."""
     inputs, constants = build(case)
     *outputs, cache = case.forward(*inputs, **constants)
@@ -75,7 +75,7 @@ def test_backward_may_be_asked_twice(case):
     assert_same(outputs, outputs_then)
 
 
-def test_gradients_are_no_windows_on_inputs_or_cache(case):
+def test_gradients_share_no_memory_with_inputs_or_cache(case):
     """The caller adds into what it gets."""
     inputs, constants = build(case)
     *outputs, cache = case.forward(*inputs, **constants)
@@ -222,7 +222,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("forward", "inputs", "constants", "said"), REFUSED, ids=[said for *_, said in REFUSED])
-def test_an_error_says_the_op_the_argument_and_the_shapes(forward, inputs, constants, said):
+def test_an_error_names_the_op_the_argument_and_the_shapes(forward, inputs, constants, said):
     with pytest.raises(ValueError, match="^" + re.escape(said) + "$"):
         forward(*inputs, **constants)
 

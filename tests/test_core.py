@@ -187,7 +187,7 @@ def test_the_memories_have_their_equations_here():
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_logits_are_what_the_equations_say(cfg, padded):
+def test_the_logits_follow_the_equations(cfg, padded):
     """Two segments and a short one."""
     if cfg.memory not in STORIES:
         pytest.skip(f"memory {cfg.memory} has no equations here")
@@ -209,7 +209,7 @@ def test_each_pair_of_a_head_turns_at_its_own_speed(start, step):
         np.testing.assert_allclose(y[b, t, h], turned(x[b, t, h], start + step * t), rtol=1e-12, atol=1e-14)
 
 
-def test_rows_stand_at_positions_from_zero_where_nothing_else_is_said():
+def test_positions_start_at_zero_by_default():
     x = np.random.default_rng(0).standard_normal((1, 3, 2, 4))
     np.testing.assert_array_equal(ops.rope_forward(x)[0][:, 0], x[:, 0])
 
@@ -223,7 +223,7 @@ def test_query_heads_ask_the_key_head_of_their_group():
         np.testing.assert_allclose(y[0, t].ravel(), gathered(q[0, t], k[0], v[0], range(5)), rtol=1e-12)
 
 
-def test_heads_together_may_be_narrower_than_the_model():
+def test_heads_together_may_be_smaller_than_the_hidden_size():
     """H K = 6 in a model 9 wide: Wo leads back from one to the other."""
     rng = np.random.default_rng(0)
     n, Wqkv, Wo = (rng.standard_normal(shape) for shape in ((1, 4, 9), (9, 18), (6, 9)))
@@ -278,7 +278,7 @@ def test_a_config_takes_as_many_slots_as_the_model_is_wide_and_any_sequence_of_b
     assert hash(Config(V=9, memory_blocks=[0])) == hash(Config(V=9, memory_blocks=(0,)))
 
 
-def test_a_model_starts_as_it_is_said_to():
+def test_initial_parameters_have_the_documented_distributions():
     cfg = Config(V=50, D=64, L=3, H=4, G=2, F=96, N=8, T=6)
     params = init_params(cfg, 0)
     assert params.buffer.dtype == np.float32
@@ -342,7 +342,7 @@ def test_the_parameters_are_those_of_the_variant_and_no_others(changed, in_a_blo
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def test_adamw_steps_as_its_equations_say():
+def test_adamw_follows_its_equations():
     params = init_params(small.CFG, 0, dtype="float64")
     w = params.buffer.copy()
     decays = np.zeros(w.size)
@@ -374,7 +374,7 @@ def test_adamw_takes_other_betas_epsilon_and_decay():
     np.testing.assert_allclose(params.buffer, w - 0.3 * (1e-3 / (1e-3 + 0.1) + decays * w), rtol=1e-12)
 
 
-def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
+def test_clipping_scales_to_the_limit_and_keeps_small_gradients():
     flat = init_params(small.CFG, 0, dtype="float64")
     g = np.random.default_rng(0).standard_normal(flat.buffer.shape)
     for limit in (0.5, 2.0):

@@ -33,7 +33,7 @@ def small(monkeypatch):
     return model, model.trainer()
 
 
-def test_killed_at_any_moment_a_run_goes_on_and_ends_as_if_nothing_had_happened():
+def test_a_run_killed_at_any_moment_resumes_to_the_same_result():
     seed = time.time_ns()
     kills, *_, faults = crash.kills(KILLS, seed=seed, show=lambda line: None)
     assert not faults, f"seed {seed}"
@@ -71,7 +71,7 @@ def straight(tmp_path_factory):
 @pytest.mark.parametrize("nth", [1, 2, 5])
 @pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (os, "replace"), (os, "open"), (np, "savez")],
                          ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_where_the_disk_refuses_the_run_says_so_and_resumes(straight, tmp_path, monkeypatch, small, module, name, nth,
+def test_a_run_reports_a_full_disk_and_resumes(straight, tmp_path, monkeypatch, small, module, name, nth,
                                                             number):
     folder, (model, trainer) = RunDir(tmp_path / "run"), small
     folder.claim()
@@ -163,7 +163,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
 # -------------------------------------------------------------------------------------------------- what a folder holds
 
 
-def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(tmp_path, small):
+def test_the_previous_checkpoint_is_kept_and_used_if_the_last_is_missing(tmp_path, small):
     model, trainer = small
     folder = RunDir(tmp_path)
     for _ in range(3):
@@ -174,14 +174,14 @@ def test_the_checkpoint_before_is_kept_and_stands_in_where_the_last_is_missing(t
     assert again.progress.step == 1
 
 
-def test_a_damaged_checkpoint_is_not_passed_over_but_the_one_before_is_named(tmp_path, small):
+def test_a_damaged_checkpoint_is_an_error_that_names_the_previous_one(tmp_path, small):
     model, trainer = small
     folder = RunDir(tmp_path)
     folder.save(model, trainer)
     trainer.step()
     folder.save(model, trainer)
     (tmp_path / "model.npz").write_bytes(b"PK")
-    with pytest.raises(BadInput, match=r"model.npz: found a damaged file.*; model.previous.npz holds the one before"):
+    with pytest.raises(BadInput, match=r"model.npz: found a damaged file.*; model.previous.npz is the one before"):
         run_dir.resume(folder)
     os.replace(tmp_path / "model.previous.npz", tmp_path / "model.npz")
     assert run_dir.resume(folder)[1].progress.step == 0
@@ -221,8 +221,8 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_in_which_no_run_was_begun_says_how_to_begin(tmp_path):
-    with pytest.raises(BadInput, match="found no run in it, expected one that was begun; without --resume, one begins"):
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(BadInput, match="found no run in it, expected one to resume"):
         run_dir.resume(RunDir(tmp_path))
     with pytest.raises(BadInput, match="found no such folder"):
         run_dir.resume(RunDir(tmp_path / "nowhere"))
@@ -271,7 +271,7 @@ def test_beside_a_training_no_command_touches_the_folder(occupied, more):
     folder, before = occupied
     parser = Parser()
     train.add_arguments(parser)
-    with pytest.raises(BadInput, match=f"{folder}: found another process that trains in it, expected to be alone"):
+    with pytest.raises(BadInput, match=f"{folder}: found another process that trains in it, expected none"):
         train.start(RunDir(folder), parser.parse_args(["--out", str(folder), "--device", "cpu", *more]))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -304,7 +304,7 @@ def test_what_a_killed_process_had_not_finished_is_taken_away(tmp_path, small):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the lock is a POSIX one")
 @pytest.mark.parametrize("more", [(), ("--overwrite",), ("--resume",)], ids=" ".join)
-def test_of_processes_that_start_at_once_one_trains_and_the_others_say_so(tmp_path, more):
+def test_of_processes_that_start_together_only_one_trains(tmp_path, more):
     """As five processes do it that wait for one moment: one run, whole and of one seed."""
     folder = tmp_path / "run"
     with open(tmp_path / "log", "w") as log:

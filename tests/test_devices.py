@@ -374,7 +374,7 @@ def test_a_gpu_generates_what_numpy_does(cupy, memory):
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("way", ["to the GPU", "to the CPU"])
-def test_a_run_goes_on_from_its_checkpoint_on_the_other_device(cupy, tmp_path, memory, way):
+def test_a_run_resumes_on_the_other_device(cupy, tmp_path, memory, way):
     cfg = small.VARIANTS[memory]
     first, second = (np, cupy) if way == "to the GPU" else (cupy, np)
 
@@ -425,7 +425,7 @@ def test_a_million_tokens_take_no_more_memory_than_a_few(cupy):
 
 
 @pytest.mark.gpu
-def test_memory_stops_growing_when_every_length_was_seen(cupy):
+def test_memory_stops_growing_after_every_length(cupy):
     """CuPy's pool keeps what it got: batches of other lengths must find their place in it."""
     cfg, pool = Config(V=50, D=32, H=2, G=2, N=8, T=64), cupy.get_default_memory_pool()
     params, held = init_params(cfg, 0, xp=cupy), []

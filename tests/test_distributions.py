@@ -40,7 +40,7 @@ STORY = (Fact("Mary went to the garden."), Fact("John went to the office."), Que
 
 @needs_files
 @every_task
-def test_the_told_stories_are_as_the_official_ones(task):
+def test_generated_stories_are_distributed_as_the_official_ones(task):
     found = compare(task, find_file(FILES, task.name))
     far = {name: str(distance) for name, distance in zip(Asked._fields, found, strict=True) if not distance.close}
     assert not far
@@ -48,7 +48,7 @@ def test_the_told_stories_are_as_the_official_ones(task):
 
 
 @needs_files
-def test_a_world_that_forgets_sooner_is_seen(monkeypatch):
+def test_a_world_with_fewer_recent_topics_is_noticed(monkeypatch):
     monkeypatch.setattr(TASKS["qa1"].world, "recent", 1)
     found = Asked(*compare(TASKS["qa1"], find_file(FILES, "qa1")))
     assert not found.lines_to_the_nearest.close
@@ -76,7 +76,7 @@ def test_equal_stories_have_equal_halves():
     assert chance([[Asked("ab"[i % 2], 1, 1, 1, 1)] for i in range(8)], Rng(0))[0] > 0
 
 
-def test_a_distance_beyond_the_allowance_stands_in_bold():
+def test_a_distance_above_the_allowance_is_printed_in_bold():
     assert str(Distance(.06, .02)) == "0.060 / 0.020"
     assert str(Distance(.08, .02)) == "**0.080 / 0.020**"
 
@@ -97,7 +97,7 @@ def test_a_document_without_a_place_is_refused(tmp_path):
     assert path.read_text() == "before\n<!-- distributions: -->\nafter\n"
 
 
-def test_the_command_says_in_a_line_what_is_wrong(tmp_path, capsys):
+def test_bad_input_of_the_command_gives_one_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"{tmp_path}: found no file of qa1, expected qa1_*_test.txt or qa1_*_train.txt\n"
     write_stories(tmp_path / "qa1_one_train.txt", [STORY])
@@ -119,14 +119,14 @@ def test_a_classifier_cannot_separate_the_mended_tasks_from_the_official_ones(na
 
 @needs_sklearn
 @pytest.mark.parametrize("judge", [grams, trees])
-def test_a_judge_sees_a_world_that_forgets_sooner_and_nothing_where_there_is_nothing(judge, monkeypatch):
+def test_a_classifier_notices_fewer_recent_topics_and_only_these(judge, monkeypatch):
     ours, others = generated(TASKS["qa1"], 400, 0, 0), generated(TASKS["qa1"], 400, 0, 1)
     assert abs(judge(ours, others) - .5) < .08
     monkeypatch.setattr(TASKS["qa1"].world, "recent", 1)
     assert judge(generated(TASKS["qa1"], 400, 0, 2), others) > .65
 
 
-def test_the_table_of_the_classifiers_has_all_tasks_and_none_above_the_threshold_but_by_chance():
+def test_the_table_of_the_classifiers_has_all_tasks_and_none_above_the_threshold_except_by_chance():
     _, _, rest = GUIDE.read_text(encoding="utf-8").partition("<!-- classifier: -->\n")
     rows = [line.strip("| ").split(" | ") for line in rest.partition("<!-- :classifier -->")[0].splitlines()][2:]
     assert [task for task, *_ in rows] == [f"{task.name} {task.title}" for task in TASKS.values()]
@@ -146,7 +146,7 @@ def test_names_places_and_things_are_numbered_by_their_appearance():
         ["the", "thing1", "fits", "inside", "the", "thing2"]]
 
 
-def test_stories_that_differ_in_names_alone_are_measured_alike():
+def test_stories_that_differ_only_in_names_have_equal_measurements():
     def renamed(text):
         return re.sub("Mary|John|garden|office", lambda name: {"Mary": "John", "John": "Mary", "garden": "office",
                                                                "office": "garden"}[name[0]], text)
@@ -169,7 +169,7 @@ def test_the_mean_area_decides():
 
 
 @needs_sklearn
-def test_the_classifiers_say_what_gives_a_task_away(tmp_path, monkeypatch):
+def test_the_classifiers_name_the_most_typical_n_grams(tmp_path, monkeypatch):
     """Official stories in which everybody always walks to the garden."""
     monkeypatch.setattr(two_sample, "FEWEST", 60)
     write_stories(tmp_path / "qa1_one_train.txt",
@@ -182,7 +182,7 @@ def test_the_classifiers_say_what_gives_a_task_away(tmp_path, monkeypatch):
     assert "place1" in signs.partition("told")[0]
 
 
-def test_without_scikit_learn_the_command_says_so_in_a_line(tmp_path, capsys, monkeypatch):
+def test_without_scikit_learn_the_command_gives_one_line(tmp_path, capsys, monkeypatch):
     write_stories(tmp_path / "qa1_one_train.txt", [STORY] * 10)
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     assert main([str(tmp_path), "--classifier"]) == 2
@@ -225,7 +225,7 @@ def test_in_qa19_five_different_rooms_begin_the_facts_of_nearly_half_of_the_stor
         assert .4 < different.count(5) / len(different) < .51
 
 
-def test_in_qa15_what_a_kind_fears_is_told_before_who_is_one_and_often_first():
+def test_in_qa15_the_fact_of_a_kind_comes_before_its_members_and_often_first():
     for stories in sources("qa15"):
         fears = [["afraid" in line.text for line in story if isinstance(line, Fact)] for story in stories]
         assert all(told[0] for told in fears)

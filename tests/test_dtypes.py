@@ -46,7 +46,7 @@ def test_every_number_of_a_run_keeps_its_precision(cfg, dtype, options):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_parameters_start_in_the_precision_asked_for(cfg, dtype):
+def test_parameters_have_the_requested_precision(cfg, dtype):
     params = init_params(cfg, 0, dtype=dtype)
     assert {W.dtype for W in (*params.values(), params.buffer, params.matrices)} == {np.dtype(dtype)}
 

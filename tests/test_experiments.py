@@ -85,7 +85,7 @@ def test_what_an_ablation_removes_is_never_trained(name, registered):
 
 
 @pytest.mark.parametrize("pair", ["stretched_gate", "linear_gate"])
-def test_gates_that_can_shut_have_the_slope_of_their_middle_and_none_where_they_are_cut(pair):
+def test_clipped_gates_have_a_slope_inside_and_none_where_clipped(pair):
     forward, backward = getattr(ablations, f"{pair}_forward"), getattr(ablations, f"{pair}_backward")
     z = np.random.default_rng(0).normal(0, 3, (4, 50))
     g, cache = forward(z)
@@ -110,7 +110,7 @@ def test_an_open_gate_is_exactly_one_in_float32(registered):
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_changes_the_model_and_nothing_of_lm2(name, registered):
+def test_an_ablation_changes_the_model_and_not_lm2(name, registered):
     before, others = dict(vars(lm2)), dict(vars(model))
     params, _, constants = _story(name)
     changed, _ = recurrence.story_forward(params, **constants)
@@ -223,7 +223,7 @@ def test_tasks_are_drawn_by_the_weights_of_a_budget(monkeypatch):
     assert [task.name for task in _Trainer.made[0].tasks] == ["qa1", "qa6"]
 
 
-def test_a_trial_whose_stage_fails_says_so_and_goes_on(monkeypatch):
+def test_a_trial_whose_stage_fails_is_marked_and_evaluated(monkeypatch):
     monkeypatch.setattr(_Trainer, "fails", True)
     monkeypatch.setattr(runner, "Trainer", _Trainer)
     found = runner.train(None, cfg=None, tasks=["qa1"], stages=(), seed=0, show=lambda text: None)
@@ -305,7 +305,7 @@ def _chooser(measured):
         variants=lambda budget: budget["names"], budgets={"small": budget, "quick": budget})
 
 
-def test_a_choice_is_made_first_with_one_seed_and_handed_to_the_trials_that_need_it(tmp_path, monkeypatch):
+def test_a_choice_is_measured_first_with_one_seed_and_passed_to_its_trials(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "pyplot", lambda: None)
     measured, choice = [], ["b at 1", "b at 2"]
     _chooser(measured).main(["--quick", "--seeds", "1,2", "--out", str(tmp_path)])
@@ -446,7 +446,7 @@ def _small_training(kept=None, show=lambda text: None):
     return found, params
 
 
-def test_a_training_that_was_stopped_goes_on_from_its_file_bit_for_bit(tmp_path, monkeypatch):
+def test_a_stopped_training_continues_from_its_file_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "SAVE_AFTER", -1)        # after every step
     monkeypatch.setattr(runner, "EVERY", 1)
     path = tmp_path / "trials" / "one.npz"
@@ -564,7 +564,7 @@ def test_a_plan_of_hops_removes_them_in_equal_parts_and_half_steps_are_half_as_l
     assert plain.sampler.removed == plateaus.HOPS["qa16"]
 
 
-def test_the_leaderboard_asks_by_its_official_rule(monkeypatch):
+def test_the_leaderboard_uses_the_official_rule(monkeypatch):
     asked = []
 
     def evaluate(params, examples, segments, *, metric, **_):

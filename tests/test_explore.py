@@ -211,7 +211,7 @@ def test_a_held_slot_is_followed_through_the_story(tab, seen, params):
         close(numbers([label])[0], expected)
 
 
-def test_every_key_does_what_the_help_says(tab, seen, params):
+def test_every_key_does_what_its_help_text_says(tab, seen, params):
     from selenium.webdriver.common.keys import Keys
 
     show(tab, watched.loaded(), seen, params=params)
@@ -335,7 +335,7 @@ def test_light_and_dark_can_be_switched(tab, seen, params):
     ("lm2", (1,), "Block 1 has no memory."), ("pooled", None, ""), ("none", None, "This model has no memory."),
     ("window", None, "no slots to point at"), ("full", (1,), "Block 1 has no memory."),
     ("rmt", None, "no slots to point at")])
-def test_what_a_model_does_not_have_is_said(tab, params, memory, blocks, said):
+def test_the_page_says_what_a_model_does_not_have(tab, params, memory, blocks, said):
     from selenium.webdriver.common.keys import Keys
 
     found = watched.loaded(memory=memory, memory_blocks=blocks)
@@ -431,7 +431,7 @@ def answer_of(found, tab):
     return answer.text or "(nothing)", tab.run("return document.querySelector('#answers .said').firstChild.data")
 
 
-def test_it_opens_where_the_fact_is_told_and_shows_three_steps(tab, params):
+def test_it_opens_at_the_supporting_fact_and_shows_three_steps(tab, params):
     found = watched.loaded()
     seen = later(found)
     show(tab, found, seen, params=params)
@@ -516,7 +516,7 @@ def test_words_that_the_model_does_not_know_are_marked_and_named(tab, seen):
 
 @pytest.mark.parametrize(("typed", "said"), [
     ("", "Ask a question"), ("pizza?", "Ask a question"), ("where is mary " * 6, "too long: at most 15 words")])
-def test_a_question_that_cannot_be_asked_is_said_and_the_last_answer_stays(tab, seen, typed, said):
+def test_an_impossible_question_gives_a_message_and_keeps_the_last_answer(tab, seen, typed, said):
     from selenium.webdriver.common.keys import Keys
 
     show(tab, watched.loaded(), seen)
@@ -747,7 +747,7 @@ def test_the_command_writes_a_page_for_a_generated_story_and_for_one_of_your_own
     ("Where is Mary?", ["--length", "-1"], "--length: found -1"),
     ("Mary moved. " * 9 + "Where is Mary?", ["--length", "16"], "--length: found 16 tokens, too few"),
 ])
-def test_what_cannot_be_shown_is_said_in_one_line(run, tmp_path, capsys, text, options, said):
+def test_what_cannot_be_shown_gives_one_line(run, tmp_path, capsys, text, options, said):
     own = tmp_path / "own.txt"
     own.write_text(text)
     assert main(["explore", str(run), "--story", str(own), *options]) == 2

@@ -62,7 +62,7 @@ def test_scores_of_ten_thousand_attend_to_one_place(dtype):
 @pytest.mark.core
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("causal", [True, False])
-def test_rows_that_are_all_padding_stand_beside_real_ones(dtype, causal):
+def test_rows_of_only_padding_may_be_in_a_batch(dtype, causal):
     """Pad reaches to the last place but one: with causal queries, all padded ones see just themselves."""
     q, k, v = (random(3, 4, 2, 4, dtype=dtype, seed=seed) for seed in range(3))
     y, cache = ops.attend_forward(q, k, v, causal=causal, pad=np.array([3, 0, 1]))
@@ -163,7 +163,7 @@ def run():
     (rmt, "leave_backward", "story > segment 1 > leave, backward"),
     (window, "write_backward", "story > segment 2 > block 1 > write, backward"),
 ])
-def test_the_first_operation_that_is_not_finite_is_named_and_nothing_is_learned(monkeypatch, module, name, where):
+def test_the_first_operation_that_is_not_finite_is_named_and_nothing_is_updated(monkeypatch, module, name, where):
     _, run = a_run(next((name for name, memory in MEMORIES.items() if memory is module), "lm2"))
     run.step()
     function = getattr(module, name)
@@ -192,7 +192,7 @@ def test_a_parameter_that_is_not_finite_is_named(run):
         run.step()
 
 
-def test_gradients_whose_norm_overflows_are_told_apart(monkeypatch, run):
+def test_gradients_whose_norm_overflows_are_named_as_such(monkeypatch, run):
     _, run = run
     function = ops.embedding_backward
     monkeypatch.setattr(ops, "embedding_backward", lambda dy, cache: tuple(g * np.float32(1e30)
@@ -210,7 +210,7 @@ def test_where_all_is_finite_nothing_is_found(run):
 
 @pytest.mark.parametrize(("broken_in", "said"), [
     (4, "step 5: the loss is nan, .*; first not finite: head.W, a parameter"),
-    (3, "step 4: head.W is not finite; the checkpoint before stays")])
+    (3, "step 4: head.W is not finite; the last checkpoint stays")])
 def test_the_last_good_checkpoint_is_untouched_and_the_metrics_end_before_the_step(tmp_path, run, broken_in, said):
     loaded, run = run
     folder, saved = RunDir(tmp_path), []

@@ -35,7 +35,7 @@ def test_sentences_are_three_to_eight_words_long():
     assert {len(sentence.split()) for sentence in GrammarFiller().sentences} <= set(range(3, 9))
 
 
-def test_the_grammar_says_its_words_and_no_other():
+def test_the_grammar_uses_exactly_its_words():
     said = set().union(*map(words, GrammarFiller().sentences))
     assert said == set(FILLER_WORDS)
     assert len(said) <= 50
@@ -72,7 +72,7 @@ def test_a_book_without_a_sentence_is_bad_input(tmp_path, text):
         BookFiller(tmp_path / "book.txt")
 
 
-def test_words_outside_a_word_vocabulary_are_told_by_line(tmp_path):
+def test_words_outside_a_word_vocabulary_are_named_with_their_line(tmp_path):
     (tmp_path / "book.txt").write_text("The moon glows.\nThe pirate sings of rum.\n")
     with pytest.raises(BadInput, match=r"book\.txt:2: found pirate, rum, expected words of the vocabulary"):
         BookFiller(tmp_path / "book.txt", word_tokenizer())

@@ -36,7 +36,7 @@ def test_every_case_ends_in_a_right_result_or_in_one_line(tmp_path):
     run(fuzz.Ground(tmp_path), CASES)
 
 
-def test_a_fault_is_seen(tmp_path, monkeypatch):
+def test_a_planted_fault_is_found(tmp_path, monkeypatch):
     """The harness itself: it names an exception, a write elsewhere, a hang and a line too many."""
     ground = fuzz.Ground(tmp_path)
 

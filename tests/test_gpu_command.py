@@ -108,7 +108,7 @@ def test_a_long_summary_loses_the_middle_of_its_parts(tmp_path):
     assert text.endswith("e: not run")
 
 
-def test_joint_goes_on_from_its_file_bit_for_bit(monkeypatch, tmp_path):
+def test_joint_continues_from_its_file_bit_for_bit(monkeypatch, tmp_path):
     """No time at all is one step per call."""
     monkeypatch.setattr(gpu, "array_module", lambda device: np)
     numbers = []

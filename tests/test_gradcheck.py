@@ -87,7 +87,7 @@ def test_a_transposed_gradient_is_called_transposed(width):
     assert "it is transposed" in failures(ops.linear_forward, backward, normal(3, 4), normal(4, width))["W"].cause
 
 
-def test_the_upstream_is_not_the_callers_own_random_numbers_again():
+def test_the_upstream_has_its_own_random_numbers():
     seen = []
     check_grads(ops.tanh_forward, lambda dy, y: seen.append(dy) or ops.tanh_backward(dy, y), normal(3, 4, seed=0))
     assert not np.isin(seen, normal(3, 4, seed=0)).any()
@@ -135,7 +135,7 @@ def bias_forward(x, b):
     (lambda dy: None, "left out"),
     (lambda dy: np.full(4, dy.sum()), "does not change along axis 0"),
 ])
-def test_what_is_wrong_with_a_bias_is_said(db, cause):
+def test_the_cause_of_a_wrong_bias_gradient_is_named(db, cause):
     found = failures(bias_forward, lambda dy, _: (dy, db(dy)), normal(2, 3, 4), normal(4))
     assert list(found) == ["b"]
     assert cause in found["b"].cause

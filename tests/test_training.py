@@ -10,10 +10,9 @@ import pytest
 from tinylm2.data import TASKS, BadInput, BucketSampler
 from tinylm2.memories import MEMORIES
 from tinylm2.model import count_params, init_params
-from tinylm2.optim import AdamW, clip
 from tinylm2.recurrence import story_forward
 from tinylm2.training import checkpoint, loop, run_dir
-from tinylm2.training.curriculum import WINDOW, Stage, curriculum, growing, learning_rate
+from tinylm2.training.curriculum import WINDOW, Stage, curriculum, growing
 from tinylm2.training.run_dir import RunDir
 from tinylm2.training.settings import Settings, given_settings
 from tinylm2.training.step import NotFinite, loss_and_gradients
@@ -192,41 +191,6 @@ def test_a_threshold_is_of_the_answer_s_loss_and_not_of_the_language_model_s():
     first, other = plain.step(), beside.step()
     assert other["loss"] == pytest.approx(first["loss"], rel=1e-6)
     assert other["norm"] != pytest.approx(first["norm"], rel=1e-3)
-
-
-def test_clipping_scales_to_the_limit_and_leaves_small_gradients_alone():
-    params = run_dir.new(SMALL).params
-    grads = params.like(np.ones_like(params.buffer))
-    norm = clip(grads, 1.0)
-    assert norm == pytest.approx(np.sqrt(params.buffer.size))
-    assert np.linalg.norm(grads.buffer) == pytest.approx(1.0)
-    kept = grads.buffer * np.float32(0.5)
-    grads.buffer *= np.float32(0.5)
-    clip(grads, 1.0)
-    assert np.array_equal(grads.buffer, kept)
-
-
-def test_adamw_steps_as_its_equations_say():
-    cfg = SMALL.config(11)
-    params = init_params(cfg, 0, dtype="float64")
-    w, g = params.buffer.copy(), np.random.default_rng(0).standard_normal(params.buffer.shape)
-    decays = np.zeros(w.size)
-    for name, view in params.like(decays).items():
-        view[...] = params[name].ndim >= 2
-    m, v, optimizer = 0, 0, AdamW(params)
-    for t in (1, 2, 3):
-        optimizer.step(params, params.like(g.copy()), 0.01)
-        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
-        w = w - 0.01 * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.98**t)) + 1e-8) + 0.01 * decays * w)
-        np.testing.assert_allclose(params.buffer, w, rtol=1e-12, atol=1e-15)
-
-
-def test_the_rate_climbs_levels_and_falls_to_its_floor():
-    rates = [learning_rate(1.0, s, warmup=4, decay_from=10, decay_steps=10) for s in range(25)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert learning_rate(1.0, 50, warmup=4) == 1.0
-    assert all(a > b for a, b in zip(rates[10:], rates[11:21], strict=False))
-    assert rates[20:] == pytest.approx([0.05] * 5)
 
 
 def test_variants_have_as_many_parameters_within_one_percent():

@@ -1,4 +1,4 @@
-"""Files that are written: another one is replaced whole or not at all, and nothing that was read is replaced."""
+"""Writing files: a file is replaced completely or not at all, and an input is never replaced."""
 
 import contextlib
 import os
@@ -11,15 +11,15 @@ from tinylm2.errors import BadInput
 
 @contextlib.contextmanager
 def replacing(path: Any, *, keep: Any = None) -> Iterator:
-    """A binary file to write, which takes the place of `path` at once when the block has ended well, and lasts.
+    """A binary file to write. When the block ends without an error, it replaces `path` at once and is on the disk.
 
-    Whatever happens and whenever, `path` is the old file or the new one, each whole. keep: a second name for the old.
-    BadInput, one line, where it cannot be written, and where a device or a pipe stands there.
+    At any moment, even after a crash, `path` is the complete old file or the complete new one. keep: a path under which
+    the old file stays.  BadInput where it cannot be written, or where `path` is a device or a pipe.
     """
     path = Path(path)
     temporary = temporary_of(path)
     try:
-        if path.exists() and not path.is_file():         # to replace /dev/null would take it from everybody
+        if path.exists() and not path.is_file():         # replacing /dev/null would break other programs
             raise BadInput(f"{path}: cannot be written (found no regular file)")
         with open(temporary, "xb") as file:
             yield file
@@ -28,8 +28,8 @@ def replacing(path: Any, *, keep: Any = None) -> Iterator:
         if keep and path.exists():
             keep.unlink(missing_ok=True)
             try:
-                os.link(path, keep)                      # so that at no moment the first name is missing
-            except OSError:                              # a disk without second names: for a moment only `keep` stands
+                os.link(path, keep)                      # `path` exists at every moment
+            except OSError:                              # no hard links: for a moment only `keep` exists
                 os.replace(path, keep)
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -41,9 +41,11 @@ def replacing(path: Any, *, keep: Any = None) -> Iterator:
 
 
 def temporary_of(path: Any) -> Path:
-    """Where this process writes what will replace `path`. In the same folder, for a rename is at once within one disk
-    only; with the process's number, for two processes may replace one file. What a killed process of this number left
-    is taken away."""
+    """The file that this process writes before it replaces `path`.
+
+    It is in the same folder, because a rename is atomic only within one disk. Its name has the process id, because two
+    processes may replace one file. An old file of this name, from a killed process, is removed.
+    """
     temporary = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
@@ -51,7 +53,7 @@ def temporary_of(path: Any) -> Path:
 
 
 def _sync_folder(folder):
-    """Make the rename itself lasting; where folders cannot be opened (Windows) the system sees to it."""
+    """Write the rename itself to the disk. On Windows, where folders cannot be opened, the system does it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_DIRECTORY)
@@ -62,7 +64,7 @@ def _sync_folder(folder):
 
 
 def refuse_output(path: Any, option: str, inputs: Any = ()) -> None:
-    """BadInput, before hours of work, where `path` cannot be written, or is one of the inputs."""
+    """BadInput where `path` cannot be written, or is one of the inputs. Call it before the work begins."""
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"{option} {path}: found no folder {path.parent}, expected one")

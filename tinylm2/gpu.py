@@ -1,4 +1,4 @@
-"""Is there a GPU that CuPy can use? The only file that imports CuPy, and only when somebody asks."""
+"""Is there a GPU that CuPy can use? Only this file imports CuPy, and only when needed."""
 
 import sys
 from functools import cache, lru_cache
@@ -8,15 +8,15 @@ import numpy as np
 
 from tinylm2.backend import Array, get_xp, register
 
-ALIGNED = 256                                            # bytes: where each array of an upload may begin
+ALIGNED = 256                                            # bytes: alignment of each array in an upload
 
 
 @cache
 def gpu() -> tuple[bool, str]:
-    """(usable, why): asked once a process, and only when somebody wants to know.
+    """(usable, name of the GPU or reason why not). Checked once per process, when first needed.
 
-    Three things can be missing, in this order: the package, a device with its driver, and the CUDA libraries that
-    compile and run a kernel (the plain wheel has none). Only a kernel that ran proves the last.
+    Three things can be missing: the package, a device with its driver, and the CUDA libraries that compile and run a
+    kernel (the plain wheel has none). Running a small kernel is the only test of the last one.
     """
     try:
         import cupy
@@ -39,13 +39,13 @@ def _first_line(error):
 
 
 class NoGPU(RuntimeError):
-    """A GPU was asked for by name and cannot be used; the message says why."""
+    """--device gpu was given and no GPU can be used; the message says why."""
 
 
 def array_module(device: str = "auto", rank: int = 0) -> Any:
     """numpy or cupy for `--device auto | cpu | gpu`: auto falls back with one line on stderr, gpu raises NoGPU.
 
-    Of several processes, number `rank` takes that GPU, counted around where there are fewer GPUs.
+    Process number `rank` takes GPU number `rank`, modulo the number of GPUs.
     """
     if device not in ("auto", "cpu", "gpu"):
         raise ValueError(f"device: found {device!r}, expected auto, cpu or gpu")
@@ -64,7 +64,7 @@ def array_module(device: str = "auto", rank: int = 0) -> Any:
 
 
 def upload(xp: Any, *arrays: Any) -> list[Array]:
-    """Host arrays as arrays of `xp`, in one copy: their bytes side by side, and a view of each part."""
+    """Host arrays as arrays of `xp`, with one copy: their bytes are concatenated, and each result is a view."""
     if xp is np:
         return list(arrays)
     parts, ends = [], [0]
@@ -82,7 +82,7 @@ def _segment_sum(x, starts):
     return _kernel()(x, starts, x.shape[1], y)
 
 
-# One thread an entry of y: none shares its sum with another, so the same rows give the same bits.
+# One thread per entry of y. No two threads share a sum, so the same rows give the same bits.
 KERNEL = """
     const long long v = i / width, d = i % width;
     T sum = 0;
@@ -106,7 +106,7 @@ def _einsum(sums, x, *others):
 
 @lru_cache
 def _plan(sums, ndim):
-    """The axes that "btk,btk->tb" sums over, and the order in which it wants the others; None as they are."""
+    """(axes that "btk,btk->tb" sums over, order of the other axes or None if unchanged)."""
     taken, _, wanted = sums.replace("...", "").partition("->")
     first, *others = taken.split(",")
     if len(others) > 1 or any(letters != first for letters in others) or not set(wanted) < set(first):

@@ -1,14 +1,15 @@
 """The gradient checker: is a hand-written backward the derivative of its forward?
 
-    check = check_grads(ops.rmsnorm_forward, ops.rmsnorm_backward, x, g)             print(check), or ask check.passed
+    check = check_grads(ops.rmsnorm_forward, ops.rmsnorm_backward, x, g)             print(check), or use check.passed
 
-Weigh the outputs with random upstream gradients dy, f(x) = sum(dy * forward(x)). Then backward(dy) must be the slope of
-f at every entry of every argument, and (f(x + eps) - f(x - eps)) / (2 eps) measures that slope without any calculus.
-The error is the largest difference, relative to the largest slope of the tensor.
+The outputs are weighted with random upstream gradients dy: f(x) = sum(dy * forward(x)). Then backward(dy) must be the
+slope of f at every entry of every argument, and (f(x + eps) - f(x - eps)) / (2 eps) measures this slope without any
+calculus. The error is the largest difference, relative to the largest slope of the tensor.
 
-A check can lie by passing. Ones for dy are blind: the sum of a softmax never moves. So is an axis of length one: a
-softmax over one place is constant, a sum over it is no sum. So is an argument that moves nothing. Such a check is
-refused, unless `Checker` is told to expect it. float32 is refused too: the subtraction leaves it two or three digits.
+A check may pass although the gradient is wrong. With dy = 1 the sum of a softmax is constant. With an axis of length
+one, a softmax over it is constant, too, and a missing sum has no effect. An argument may change no output at all. Such
+checks are refused, unless `Checker` is told to expect them. float32 is refused, too: the subtraction leaves two or
+three digits.
 """
 
 import inspect
@@ -30,20 +31,20 @@ _STREAM = 1970
 
 
 class Refused(ValueError):
-    """This check could not tell right from wrong; the message says why."""
+    """This check would pass with a wrong gradient, too; the message says why."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found for one argument, or for one array of it where it is a dict or a tuple."""
+    """The result for one argument, or for one array of it if it is a dict or a tuple."""
 
     name: str
     passed: bool
     error: float = math.inf                              # worst difference / largest slope of this tensor
-    index: tuple[int, ...] | None = None                 # where it is worst; None where nothing could be compared
-    analytic: float = math.nan                           # what backward says there
-    numeric: float = math.nan                            # what the central difference says there
-    cause: str = ""                                      # a guess, or what made comparing impossible
+    index: tuple[int, ...] | None = None                 # of the worst entry; None if nothing was compared
+    analytic: float = math.nan                           # backward's value there
+    numeric: float = math.nan                            # the central difference there
+    cause: str = ""                                      # a guess, or why no comparison was possible
 
     def __str__(self):
         if self.passed:
@@ -56,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class GradCheck:
-    """The verdict on one pair: a finding for each argument."""
+    """The result for one pair: a Finding per argument."""
 
     op: str
     findings: tuple[Finding, ...]
@@ -83,10 +84,10 @@ class GradCheck:
 def check_grads(forward: Any, backward: Any, /, *inputs: Any, **constants: Any) -> GradCheck:
     """Compare `backward` with central differences of `forward` at every entry of every positional argument.
 
-    forward(*inputs, **constants) -> (outputs..., cache),   backward(*upstreams, cache) -> one gradient an input
+    forward(*inputs, **constants) -> (outputs..., cache),   backward(*upstreams, cache) -> one gradient per input
 
     Inputs are float64 arrays, or dicts or tuples of them; None stands for an absent one. A gradient that is None, or
-    missing from a dict of gradients, says zero. -> GradCheck. Raises Refused (a ValueError) where the check is blind.
+    missing from a dict of gradients, means zero. -> GradCheck. Raises Refused (a ValueError) where the check is blind.
     """
     return Checker().check(forward, backward, *inputs, **constants)
 
@@ -95,10 +96,10 @@ def check_grads(forward: Any, backward: Any, /, *inputs: Any, **constants: Any) 
 class Checker:
     """How to check, and what to expect.
 
-    directions: None compares every entry; a number compares slopes along so many random directions a tensor, and the
-                entries only of a tensor that fails there.
+    directions: None compares every entry; a number compares slopes along this many random directions per tensor, and
+                single entries only of a tensor that fails.
     zero:       names of arguments whose gradient is truly zero (and is then checked to be).
-    single:     names of arguments that cannot but have an axis of length one.
+    single:     names of arguments that may have an axis of length one.
     op:         what to call the pair; the forward's own name when empty.
     """
 
@@ -117,7 +118,7 @@ class Checker:
         rng = np.random.default_rng([self.seed, _STREAM])
         dys, others = point.upstreams(rng), point.upstreams(rng)
         try:
-            point.ask(backward, others)                  # a backward that remembers is wrong the second time
+            point.ask(backward, others)                  # finds a backward that keeps state
             gradients = point.by_name(point.ask(backward, dys))
         except Misfit as misfit:
             return GradCheck(point.op, (Finding(misfit.name, False, cause=misfit.cause),))
@@ -144,7 +145,7 @@ class Checker:
                               "a sum over a single place hides errors")
 
     def _look_along(self, point, name, a, dys, rng):
-        """The quick look: a's slopes along random moves, each a mixture of all entries."""
+        """The quick check: slopes along random moves, each of which changes all entries."""
         x = point.arrays[name]
         if cause := _misshapen(a, x):
             return Finding(name, False, cause=cause)
@@ -153,7 +154,7 @@ class Checker:
                              self._slopes(point, name, moves, dys), dys)
 
     def _look_at_entries(self, point, name, a, slopes, dys):
-        """The thorough look, and a guess at what is wrong; slopes are those of every doubtful argument."""
+        """The check of every entry, with a guess at what is wrong. slopes: those of every argument that is in doubt."""
         n = slopes[name].reshape(point.arrays[name].shape)
         if cause := _misshapen(a, n):
             return Finding(name, False, cause=cause + guess_shape(a, n, self.tolerance))
@@ -169,14 +170,14 @@ class Checker:
         return central_differences(lambda: point.weighed(dys), point.arrays[name], moves, eps=self.eps)
 
     def _compare(self, point, name, analytic, slopes, dys):
-        """A finding without a guess.  Refused where no slope stands out of the noise and none was declared zero."""
-        # what rounding makes of a slope that is zero: some units in the last place of every output, over eps
+        """A Finding without a guess.  Refused where all slopes are within rounding and were not declared zero."""
+        # the rounding error of a slope: some units in the last place of every output, divided by eps
         noise = 10 * 2.0**-52 / self.eps * sum(float(abs(dy * y).sum()) for dy, y in zip(dys, point.ys, strict=True))
         scale, cause = abs(slopes).max(), ""
         if name in self.zero:
             if scale > noise:
                 return Finding(name, False, cause=f"it was declared zero, but {name} moves the outputs")
-            scale = noise / self.tolerance or 1.0        # a zero passes when it is as small as the noise
+            scale = noise / self.tolerance or 1.0        # a zero passes if it is as small as the rounding error
             cause = f"it must be zero, for {name} moves no output"
         elif scale <= noise:
             raise Refused(f"{point.op}: {name} moves no output, its slopes are zero within rounding, and there is "
@@ -188,12 +189,12 @@ class Checker:
 
 
 def central_differences(f: Any, x: Array, moves: Any, *, eps: float = 1e-5) -> Array:
-    """How fast the sum of f() rises with x along each move.  -> one slope a move
+    """The slope of the sum of f() along each move of x.  -> one slope per move
 
     slope = sum(f at x + eps move  -  f at x - eps move) / (2 eps)
 
-    f takes nothing and looks at x, which is moved in place and put back. Its entries are subtracted before they are
-    summed: two sums that are nearly equal would have lost more digits.
+    f has no arguments and reads x, which is changed in place and restored. Entries are subtracted before the sum:
+    the difference of two nearly equal sums would lose more digits.
     """
     here, slopes = x.copy(), []
     for move in moves:
@@ -207,14 +208,14 @@ def central_differences(f: Any, x: Array, moves: Any, *, eps: float = 1e-5) -> A
 
 
 def worst_entry(analytic: Array, slopes: Array, scale: float | None = None) -> tuple[float, Any]:
-    """How far the two are apart where they are farthest, relative to a scale, and where.  -> error, index
+    """The largest difference, relative to a scale, and its index.  -> error, index
 
     error = max |analytic - slopes| / scale             scale: the largest |slope|, unless another one is given
 
     A NaN anywhere makes the error infinite: compared with a tolerance, it would be neither above nor below.
     """
     distance = abs(analytic - slopes)
-    index = np.unravel_index(distance.argmax(), distance.shape)          # of a NaN, where there is one
+    index = np.unravel_index(distance.argmax(), distance.shape)          # of a NaN, if there is one
     error = float(distance[index] / (abs(slopes).max() if scale is None else scale))
     return math.inf if math.isnan(error) else error, tuple(int(i) for i in index)
 
@@ -228,7 +229,7 @@ def _entries(shape):
 
 
 def _directions(n, shape, rng):
-    """n random moves of length one; every entry moves equally far up or down, so none hides behind a small weight."""
+    """n random moves of length one. Every entry changes by the same amount, up or down."""
     return (rng.integers(0, 2, (n, *shape)) * 2.0 - 1) / math.prod(shape) ** 0.5
 
 
@@ -236,7 +237,7 @@ def _directions(n, shape, rng):
 
 
 class Misfit(Exception):
-    """What came back cannot be compared at all."""
+    """The gradients cannot be compared at all."""
 
     def __init__(self, name: str, cause: str) -> None:
         super().__init__(name, cause)
@@ -244,7 +245,7 @@ class Misfit(Exception):
 
 
 class _Point:
-    """A forward and the place where it is asked: `arrays`, by name, are copies on the host, to be moved in place."""
+    """A forward and its arguments. `arrays`: copies of them on the host by name, changed in place by the check."""
 
     def __init__(self, op, forward, inputs, constants):
         self.op, self.forward, self.inputs, self.constants = op, forward, inputs, constants
@@ -257,18 +258,18 @@ class _Point:
 
     @cached_property
     def ys(self):
-        """The outputs where nothing was moved yet."""
+        """The outputs for the unchanged arguments."""
         return self.outputs()
 
     def upstreams(self, rng):
         return [rng.standard_normal(y.shape) for y in self.ys]
 
     def lengths(self):
-        """The lengths of all axes, and the numbers of rows: where a constant factor may come from."""
+        """The lengths of all axes, and the numbers of rows: a constant factor may be one of them."""
         return {n for x in (*self.arrays.values(), *self.ys) if x.ndim for n in (*x.shape, x[..., 0].size) if n > 1}
 
     def run(self):
-        """The arrays that went in, the outputs as the forward made them, and the cache."""
+        """(the input arrays, the outputs of the forward, the cache)."""
         here = {name: to_device(x, self.xp) for name, x in self.arrays.items()}
         results = self.forward(*_rebuild(self.inputs, iter(here.values())), **self.constants)
         if not isinstance(results, tuple) or len(results) < 2:
@@ -285,11 +286,11 @@ class _Point:
         return ys
 
     def weighed(self, dys):
-        """All entries of the outputs, times dys, in one row."""
+        """All entries of the outputs, times dys, in one vector."""
         return np.concatenate([(dy * y).reshape(-1) for dy, y in zip(dys, self.outputs(), strict=True)])
 
     def ask(self, backward, dys):
-        """What backward returns for these upstreams.  Misfit where it changed an argument, or the forward did."""
+        """The gradients for these upstreams.  Misfit where forward or backward changed an argument."""
         here, outputs, cache = self.run()
         _unchanged("forward", self.given, here)
         upstreams = {f"dy{i}": to_device(dy.copy(), self.xp) for i, dy in enumerate(dys)}
@@ -299,9 +300,9 @@ class _Point:
         return gradients
 
     def by_name(self, gradients):
-        """Name -> gradient on the host, zeros where it is left out.  Misfit where they do not match the arguments."""
+        """Name -> gradient on the host, zeros if it is missing.  Misfit where they do not match the arguments."""
         if len(self.inputs) == 1 and not isinstance(gradients, tuple):
-            gradients = (gradients,)                     # a lone gradient needs no tuple around it
+            gradients = (gradients,)                     # a single gradient needs no tuple
         if not isinstance(gradients, tuple) or len(gradients) != len(self.inputs):
             found = f"{len(gradients)} gradients" if isinstance(gradients, tuple) else f"a {type(gradients).__name__}"
             raise Misfit(", d".join(self.names), f"backward returned {found}, expected a tuple of {len(self.inputs)}")
@@ -367,7 +368,7 @@ def matched(name: str, tree: Any, gradient: Any) -> Iterator:
 
 
 def _host(x):
-    """An array on the host; NumPy has scalars where an array () is meant."""
+    """An array on the host. A NumPy scalar becomes an array of shape ()."""
     return np.asarray(x) if isinstance(x, np.generic) else to_host(x)
 
 
@@ -378,7 +379,7 @@ def _unchanged(who, before, after):
 
 
 def _misshapen(gradient, x):
-    """What makes a gradient no gradient of x, in words, or ""."""
+    """Why this cannot be a gradient of x, as text, or ""."""
     if gradient.shape != x.shape:
         return f"its shape is {gradient.shape}, expected {x.shape}"
     return "" if gradient.dtype == x.dtype else f"it is {gradient.dtype}, expected {x.dtype}"
@@ -388,9 +389,9 @@ def _misshapen(gradient, x):
 
 
 def guess_shape(a: Array, n: Array, tolerance: float) -> str:
-    """The usual slip that would make a gradient of another shape right, or "".
+    """A common mistake that explains a gradient of another shape, or "".
 
-    Beyond six axes no slip is looked for: there would be more choices of axes to sum over than there is time.
+    With more than six axes nothing is tried: there would be too many choices of axes to sum over.
     """
     if a.ndim > max(n.ndim, 6):
         return ""
@@ -410,9 +411,9 @@ def guess_shape(a: Array, n: Array, tolerance: float) -> str:
 
 
 def guess(a: Array, n: Array, tolerance: float, lengths: Any, others: Any) -> str:
-    """What stands between the gradient a and the slopes n: a usual slip, or else a symptom, in words.
+    """A guess at what is wrong with the gradient a, given the slopes n: a common mistake, or a symptom, as text.
 
-    lengths are those of the axes at hand, others the slopes of arguments that have n's shape, by name.
+    lengths: of the axes. others: name -> slopes of other arguments with n's shape.
     """
     size = abs(n).max()
 

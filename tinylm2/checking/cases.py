@@ -1,9 +1,9 @@
-"""The cases that the tests and `python -m tinylm2 gradcheck` walk; the course's grader draws with the same `Draw`.
+"""The cases of the gradient check, for the tests and for `python -m tinylm2 gradcheck`.
 
-A case says how to draw the arguments of one pair: shapes small, no two lengths alike where it can be, no axis of one.
-Every public pair of ops, layers, memories/primitives, model and recurrence has one, and so has each use of it that
-takes a path of its own.
-The cases of a memory are made from what its file declares, so a new memory needs none here.
+A case says how to draw the arguments of one pair: small shapes, different lengths where possible, no axis of length
+one. Every public pair of ops, layers, memories/primitives, model and recurrence has a case, and so has each use of it
+that runs other code. The cases of a memory are made from what its file declares, so a new memory needs none here.
+The course's grader uses the same `Draw`.
 """
 
 import inspect
@@ -26,10 +26,10 @@ PARTS |= dict.fromkeys(NAMES, "memory")
 
 @dataclass(frozen=True)
 class Case:
-    """One pair at one set of arguments.
+    """One pair with one kind of arguments.
 
-    draw(Draw) -> (inputs, constants). `zero` and `single` are what the checker must be told to expect. `slope_of` is
-    the function whose slopes backward promises, where that is not the forward itself.
+    draw(Draw) -> (inputs, constants). zero, single: see `gradcheck.Checker`. slope_of: the function of which backward
+    gives the gradient, where it is not the forward itself.
     """
 
     module: ModuleType
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def forward(self) -> Any:
-        """Looked up at every use, so that a function put in its place is the one that runs."""
+        """The forward. It is looked up at every use, so a replaced function is the one that is checked."""
         return self.slope_of or getattr(self.module, f"{self.pair}_forward")
 
     @property
@@ -79,7 +79,7 @@ class Draw:
         return (mean + std * self.rng.standard_normal(shape)).astype(self.dtype)
 
     def W(self, *shape: Any) -> Array:
-        """A matrix that keeps the size of what it multiplies."""
+        """A matrix with std 1/sqrt(rows): products keep the size of what is multiplied."""
         return self(*shape, std=shape[0] ** -0.5)
 
     def positive(self, *shape: int) -> Array:
@@ -94,7 +94,7 @@ class Draw:
         return self.rng.integers(0, V, shape)
 
     def params(self, shapes: Any) -> dict[str, Array]:
-        """Parameters by name, drawn by what they are.
+        """Parameters by name, drawn by their kind.
 
         Token rows are long and what a block adds to them is short: near zero, rmsnorm turns faster than a central
         difference can follow.
@@ -186,7 +186,7 @@ PRIMITIVES = (
 
 # ------------------------------------------------------------------------------------------------------------- memories
 
-MEMORY_N = 7                                             # more than T, so that a window keeps some of what it had
+MEMORY_N = 7                                             # more than T, so that a window keeps some old positions
 LETTERS = {"B": B, "T": T, "D": D, "C": D // 2, "H": H, "G": G, "K": K, "F": F, "N": MEMORY_N, "QKV": Wqkv[1],
            "HK": Wo[0]}
 
@@ -197,7 +197,7 @@ def _state(d, memory, cfg):
 
 
 def memory_cases(name: str) -> Iterator:
-    """Every pair of a memory: those of the interface, and those that its PAIRS declares."""
+    """A case for every pair of a memory: those of the interface, and those in its PAIRS."""
     memory, cfg = MEMORIES[name], replace(CFG, memory=name, N=MEMORY_N)
     place = cfg.memories.index(memory)
 
@@ -227,7 +227,7 @@ def memory_cases(name: str) -> Iterator:
 
 
 def _with_padding(memory, pair, draw):
-    """The case, and once more with padding where the pair knows of any. What gets no gradient must need none."""
+    """The case, and one with padding if the pair takes `pad`. Arrays without a gradient must have slope zero."""
     padded = "pad" in inspect.signature(getattr(memory, f"{pair}_forward")).parameters
     for variant, extra in (("", {}), *([("padded", {"pad": PAD})] if padded else [])):
         def drawn(d, extra=extra):
@@ -236,7 +236,7 @@ def _with_padding(memory, pair, draw):
         case = Case(memory, pair, variant, drawn)
         try:
             zero = _without_gradient(case)
-        except Exception:                                # the check itself will say what is wrong
+        except Exception:                                # the check itself will report it
             zero = ()
         yield replace(case, zero=zero)
 
@@ -248,7 +248,7 @@ def _named(case):
 
 
 def _without_gradient(case):
-    """Names of the arrays for which backward returns None or nothing: the checker holds them to slopes of zero."""
+    """Names of the arrays for which backward returns no gradient: the checker then expects slopes of zero."""
     inputs, constants = case.build(np.random.default_rng(0))
     *outputs, cache = case.forward(*inputs, **constants)
     gradients = case.backward(*outputs, cache)
@@ -260,7 +260,7 @@ def _without_gradient(case):
 
 # ---------------------------------------------------------------------------------------------------------------- model
 
-SMALL = replace(CFG, D=4, H=2)                           # every entry of a story is two stories more to compute
+SMALL = replace(CFG, D=4, H=2)                           # each entry needs two more stories
 GROUPED: dict[str, Any] = {"D": CFG.D, "H": CFG.H}
 
 
@@ -289,7 +289,7 @@ def _story(constants=None, length=None, memory=CFG.memory, **variant: Any):
 
 
 def _cut_story(**variant: Any):
-    """Cut before the third segment: the writes before it still have gradients, from the second."""
+    """A story that is truncated before the third segment: earlier writes still get gradients from the second one."""
     def draw(d):
         (params,), constants = _story({"truncate": 2}, **variant)(d)
         _, cache = recurrence.story_forward(params, **constants)
@@ -298,10 +298,10 @@ def _cut_story(**variant: Any):
 
 
 def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, states: tuple) -> tuple[Array, Any]:
-    """What `story_backward` promises the slopes of when it is told to truncate.
+    """The function of which `story_backward` gives the gradient when it truncates.
 
-    The forward itself knows no cut: a state moves with the parameters wherever it is read. Here the state that enters
-    segment s > 0 stands still, at states[s], when s is a multiple of `truncate`.
+    In the real forward every state depends on the parameters. Here the state that enters segment s > 0 is a constant,
+    states[s], if s is a multiple of `truncate`.
     """
     _, cache = recurrence.story_forward(params, ids=ids, cfg=cfg, truncate=truncate)
     logits = []
@@ -314,7 +314,7 @@ def cut_story_forward(params: Any, *, ids: Array, cfg: Any, truncate: int, state
 
 
 def story_cases(name: str) -> Iterator:
-    """A story with a memory, in the ways that a memory can get wrong; one block is enough for all but the first."""
+    """A story with a memory, in several variants; one block is enough for all but the first."""
     yield Case(recurrence, "story", name, _story(memory=name))
     yield Case(recurrence, "story", f"{name}, padded, last", _story({"pad": (2, 0), "last": 2}, memory=name, L=1))
     if MEMORIES[name] is not None:
@@ -323,12 +323,12 @@ def story_cases(name: str) -> Iterator:
 
 
 def segment_case(module: Any, pair: str, variant: str, draw: Any) -> Case:
-    """A case of a block or a segment: what gets no gradient must need none."""
+    """A case of a block or a segment. Arrays without a gradient must have slope zero."""
     return Case(module, pair, variant, draw, zero=_without_gradient(Case(module, pair, "", draw)))
 
 
 def block_cases(name: str) -> Iterator:
-    """A block with a memory of its own; no write leaves the write's parameters without a gradient."""
+    """A block with a memory. Without a write, the parameters of the write have no gradient."""
     if replace(SMALL, memory=name).memories[0] is not None:
         yield segment_case(model, "block", name, _block(memory=name))
         for variant, constants in (("padded, last rows", {"pad": PAD, "last": 2}), ("no write", {"write": False})):

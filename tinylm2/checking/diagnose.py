@@ -1,7 +1,7 @@
-"""Numbers gone wrong: which operation was the first whose result is not finite.
+"""Find the first operation whose result is not finite.
 
-A training step asks for two numbers only. When one of them is no number, the same step is done once more with every
-pair of the library watched, through the modules' names, as a student's own function would be put in its place.
+A training step looks only at the loss and the gradient norm. If one of them is not finite, the step is repeated with
+every pair of the library wrapped, by replacing the functions in their modules.
 """
 
 import inspect
@@ -20,14 +20,14 @@ COUNTED = ("segment", "block")
 
 
 class _Found(Exception):
-    """Ends the watched pass at once: what follows is only the echo."""
+    """Ends the wrapped step: all later results only follow from this one."""
 
 
 def first_not_finite(step: Callable, params: dict) -> str:
-    """Do `step()` again and name what went wrong first; "" where all that it computed is finite.
+    """Repeat `step()` and name the first result that is not finite; "" where all are.
 
-    "blocks.1.ff.Wdown, a parameter", or the way to an operation: "story > segment 3 > block 2 > attend, forward".
-    Backward walks from the end, and so it counts.
+    "blocks.1.ff.Wdown, a parameter", or the path to an operation: "story > segment 3 > block 2 > attend, forward".
+    In backward, segments and blocks are counted from the end.
     """
     for name, W in params.items():
         if not finite(W):
@@ -42,7 +42,7 @@ def first_not_finite(step: Callable, params: dict) -> str:
 
 @contextmanager
 def _watching():
-    """Every pair of the library raises _Found when it is the innermost whose result is not finite."""
+    """In this context, the innermost pair with a result that is not finite raises _Found."""
     way, before = [_Call("")], []
     for module in WATCHED:
         for name, function in inspect.getmembers(module, inspect.isfunction):
@@ -57,7 +57,7 @@ def _watching():
 
 
 class _Call:
-    """A call on the way down: its name, and how often it called each pair so far."""
+    """A call in progress: its name, and how often it has called each pair so far."""
 
     def __init__(self, name):
         self.name, self.calls = name, {}
@@ -70,7 +70,7 @@ def _watched(function, name, way):
         count = way[-1].calls[pair] = way[-1].calls.get(pair, 0) + 1
         way.append(_Call(f"{pair} {count}" if pair in COUNTED else pair))
         result = function(*args, **keywords)
-        outputs = result[:-1] if direction == "forward" else result          # a cache may hold -inf: what nobody sees
+        outputs = result[:-1] if direction == "forward" else result          # a cache may hold -inf, of masked scores
         if not finite(outputs):
             raise _Found(" > ".join(step.name for step in way[1:]) + f", {direction}")
         way.pop()
@@ -80,7 +80,7 @@ def _watched(function, name, way):
 
 
 def finite(tree: Any) -> Any:
-    """Is every number of an array, or of a tuple or dict of them, finite?"""
+    """Whether every number of an array, or of a tuple or dict of arrays, is finite."""
     if isinstance(tree, dict):
         return finite(tuple(tree.values()))
     if isinstance(tree, list | tuple):

@@ -1,1 +1,1 @@
-"""What a user types: one file a command, each with `add_arguments(parser)` and `main(args)`."""
+"""The commands, one file each, with `add_arguments(parser)` and `main(args)`."""

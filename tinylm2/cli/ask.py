@@ -1,4 +1,4 @@
-"""Ask a trained run a question about a story of your own; --show prints what its memory did."""
+"""Ask a trained run about a story of your own; --show prints what its memory did."""
 
 from argparse import Namespace
 from textwrap import wrap
@@ -22,8 +22,8 @@ def add_arguments(parser: Any) -> None:
                         "it, its last sentence asks, or its first question in the official format")
     parser.add_argument("--length", type=whole(0, 10**5), default=0,
                         help="tokens of filler and story together, in whole segments (0: no filler)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="which filler, and where the facts stand in it (0)")
-    parser.add_argument("--show", action="store_true", help="print what each token read of the memory")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the filler and of the facts' places (0)")
+    parser.add_argument("--show", action="store_true", help="print which slots each token read")
 
 
 def main(args: Namespace) -> None:
@@ -45,15 +45,15 @@ def main(args: Namespace) -> None:
 
 
 def heat_map(trace: Any, row: Any, words: Any) -> Any:
-    """The story as lines of text, a token a line: how dark each slot is shows how much the token read of it.
+    """The story as text, one token per line with one character per slot: the darker, the more the token read the slot.
 
-    Of all heads the one that read a slot most counts; darkest is the most read slot of the block in the segment.
+    The largest weight over the heads is shown. The darkest is the largest of the block in this segment.
     """
     blocks = [i for i, place in enumerate(trace.places[0]) if place.read is not None]
     if not blocks:
         return _changes(trace)
     words = ["".join(c if c.isprintable() else "?" for c in word) or "·" for word in words]
-    lines = [f"Each line is a token, each place a slot: {SHADES.strip()} the more it was read.", ""]
+    lines = [f"Each line is a token, each column a slot: {SHADES.strip()} from little to much read.", ""]
     for s, places in enumerate(trace.places):
         start, end = max(s * row.segment_len, row.pad), min((s + 1) * row.segment_len, len(words))
         shown = words[start:end]
@@ -74,7 +74,7 @@ def heat_map(trace: Any, row: Any, words: Any) -> Any:
 
 
 def _changes(trace):
-    """For a memory without slots that tokens read: how much each segment changed its state."""
+    """For a memory without slots to show: the size of its state before each segment."""
     kept = [(i, name) for i, place in enumerate(trace.places[-1]) for name in place.before]
     if not kept:
         return "This model has no memory to show.\n"
@@ -87,5 +87,5 @@ def _changes(trace):
 
 
 def _shaded(weights):
-    """A character a slot, for weights from 0 to 1."""
+    """One character per slot, for weights from 0 to 1."""
     return "".join(SHADES[min(int(w * len(SHADES)), len(SHADES) - 1)] for w in weights)

@@ -1,4 +1,4 @@
-"""What the commands share at the terminal: errors in one line, tables, sparklines."""
+"""Shared by the commands: errors in one line, tables, progress, sparklines."""
 
 import argparse
 import ctypes
@@ -20,23 +20,23 @@ from tinylm2.training.loop import Stopped
 from tinylm2.training.step import NotFinite
 from tinylm2.training.trainer import NotLearned
 
-LONGEST = 500                                            # characters of a message: what it quotes may be megabytes
+LONGEST = 500                                            # characters of a message, which may quote megabytes
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # numbers of mallopt's options, from malloc.h
 
 
 def command(main: Any) -> Any:
-    """Wrap a command: bad input leaves with status 2 and one line, a run that failed with 1, a signal with 128 + it."""
+    """Wrap a command: bad input ends it with one line and status 2, a failed run with 1, signal n with 128 + n."""
 
     @wraps(main)
     def run(argv=None):
         keep_memory()
-        if not _can_speak():
+        if not _has_output():
             return _say("error: output: found it closed, expected a terminal, a file or a pipe", 2)
-        for stream in (sys.stdout, sys.stderr):          # a name that no terminal can show must not end a run
+        for stream in (sys.stdout, sys.stderr):          # a name that the terminal cannot show must not end a run
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")    # type: ignore[attr-defined]
         try:
-            with np.errstate(all="ignore"):              # numbers that went wrong are looked for, and named, by us
+            with np.errstate(all="ignore"):              # the trainer finds and names numbers that are not finite
                 status = main(argv) or 0
             sys.stdout.flush()
             return status
@@ -49,10 +49,10 @@ def command(main: Any) -> Any:
         except KeyboardInterrupt:
             return _say("stopped by SIGINT", 130)
         except MemoryError as error:
-            return _say(f"error: out of memory ({error}), expected less to do at once", 2)
-        except BrokenPipeError:                          # the reader of our output went away: `... | head`
+            return _say(f"error: out of memory ({error}), expected a smaller model, batch or story", 2)
+        except BrokenPipeError:                          # the reader of the output ended: `... | head`
             with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # Python's own last flush goes there
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())      # for Python's last flush
             return _leave(1)
         except OSError as error:
             return _say(f"error: {error.filename or 'output'}: {error.strerror or error}", 2)
@@ -60,39 +60,39 @@ def command(main: Any) -> Any:
             if _world().size == 1:
                 raise
             traceback.print_exc()
-            return _world().abort(1)                     # at once: the others wait for this process without end
+            return _world().abort(1)                     # now: the other processes would wait for ever
 
     return run
 
 
-def _can_speak():
-    """Whether there is an output. A closed place (`>&-`) is given to nothing: the next file that is opened would get
-    it, and what is printed would stand in a checkpoint."""
-    spoken = sys.stdout is not None
+def _has_output():
+    """Whether standard output is open. If a standard stream is closed (`>&-`), open it on /dev/null: otherwise the next
+    file gets its number, and printed text could end up in a checkpoint."""
+    has_output = sys.stdout is not None
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue
     os.close(handle)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")               # noqa: SIM115, to the process's end
-    return spoken
+    return has_output
 
 
 def keep_memory() -> None:
-    """Let the C library keep what arrays leave behind, for the arrays of the next step; commands ask for it.
+    """Let the C library keep the memory of freed arrays for the next step. Commands call this.
 
-    Without, glibc hands large arrays back to the system and gets them again page by page, each one zeroed: up to a
-    third of a step. Other C libraries have no such knob, and nothing happens.
+    Otherwise glibc returns large arrays to the system and gets them again page by page, each page zeroed. This costs up
+    to a third of a step. Other C libraries have no such option, and nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):         # macOS, musl, Windows
         return
-    for knob in MMAP_THRESHOLD, TRIM_THRESHOLD:
-        mallopt(knob, 2**30)
+    for option in MMAP_THRESHOLD, TRIM_THRESHOLD:
+        mallopt(option, 2**30)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its errors as one line like all others, and with options wherever a user puts them."""
+    """argparse, with one-line errors like all others, and with options anywhere on the command line."""
 
     mixing = False
 
@@ -116,12 +116,12 @@ def whole(low: int, high: int = 2**63 - 1) -> Any:
         if not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"found {text:.40}, expected a whole number from {low} to {high}")
         return int(text)
-    parse.__name__ = "whole number"                      # how argparse calls it in its own message
+    parse.__name__ = "whole number"                      # argparse uses it in its own message
     return parse
 
 
 def number(low: Any, high: Any) -> Any:
-    """For an argument's `type=`: a number from low to high; nan is none."""
+    """For an argument's `type=`: a number from low to high; nan is refused."""
     def parse(text):
         if not low <= float(text) <= high:
             raise argparse.ArgumentTypeError(f"found {text:.40}, expected a number from {low:g} to {high:g}")
@@ -131,14 +131,14 @@ def number(low: Any, high: Any) -> Any:
 
 
 def place(text: str) -> str:
-    """For an argument's `type=`: the name of a file or folder. An empty one would be the folder where we stand."""
+    """For an argument's `type=`: the name of a file or folder, not empty: that would be the current folder."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("found an empty name, expected that of a file or a folder")
+        raise argparse.ArgumentTypeError("found an empty name, expected a file or a folder")
     return text
 
 
 def _say(text, status):
-    """Print one line and return the status. Of several processes that end alike only the first one speaks."""
+    """Print one line and return the status. If several processes end in the same way, only the first one prints."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST])      # one line, always
     if _world().rank:
         return _leave(status, f"rank {_world().rank}: {text}")
@@ -147,7 +147,7 @@ def _say(text, status):
 
 
 def _leave(status, text=None):
-    """The status. A process that ends alone says why and ends the others: they would wait for it without end."""
+    """Return the status. A process that ends alone prints why and ends the others, which would wait for it for ever."""
     comm = _world()
     if not comm.all_end():
         if text:
@@ -164,8 +164,8 @@ def _world():
 
 
 class Progress:
-    """How far a training is: a bar at a terminal, a line every few seconds elsewhere. The end is the latest: a stage
-    that learns sooner ends sooner."""
+    """Progress of training: a bar at a terminal, else a line every few seconds. The end shown is the latest possible
+    one, because a stage may end early."""
 
     EVERY = 5                                            # seconds between two lines
 
@@ -176,7 +176,7 @@ class Progress:
         return self
 
     def show(self, step: int, left: Any, stage: Any, text: str) -> None:
-        """After step number `step`, when at most `left` more follow."""
+        """Show that step number `step` is done and at most `left` more follow."""
         self.first = step - 1 if self.first is None else self.first
         if self.bar is not None:
             self.bar.total, self.bar.n, self.bar.initial = step + left, step, self.first
@@ -214,7 +214,7 @@ def question_bar(total: int) -> Any:
 
 
 def table(header: Any, rows: Any) -> str:
-    """Rows of text under a header, in columns: the first to the left, the others to the right."""
+    """A table as text. The first column is aligned left, the others right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [" ".join([row[0].ljust(widths[0]), *(c.rjust(w + 1) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -227,7 +227,7 @@ def percent(accuracy: Any) -> Any:
 
 
 def sparkline(values: Any, width: int = 60) -> str:
-    """A curve in one line of text: `values` averaged into at most `width` bars."""
+    """A curve in one line of text: at most `width` bars, each the mean of several `values`."""
     if not values:
         return ""
     width = min(width, len(values))

@@ -1,4 +1,4 @@
-"""Count parameters, multiply-adds and bytes of a model, without making one."""
+"""Count parameters, multiply-adds and bytes of a model without creating it."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -21,7 +21,7 @@ FLOAT = 4                                                # bytes of a float32
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="which model (tiny)")
-    parser.add_argument("--memory", choices=tuple(MEMORIES), help="its memory, at as many parameters (the preset's)")
+    parser.add_argument("--memory", choices=tuple(MEMORIES), help="another memory, with the same number of parameters")
 
 
 def main(args: Namespace) -> None:
@@ -34,13 +34,13 @@ def main(args: Namespace) -> None:
     rows.append(["all", f"{count_params(cfg):,}", amount(total), ""])
     print(table([f"{args.preset}: {cfg.memory}, L={cfg.L} D={cfg.D} N={cfg.N} T={cfg.T}", "parameters",
                  "multiply-adds per segment", "share"], rows))
-    print(f"a token costs {amount(total / cfg.T)} multiply-adds forward, three times that in training")
+    print(f"a token costs {amount(total / cfg.T)} multiply-adds forward, three times as many in training")
     for what, size in stored(cfg).items():
         print(f"{what}: {byte_size(size)}")
 
 
 def parameters(cfg: Config) -> dict:
-    """Part -> how many numbers it learns."""
+    """Part -> number of its parameters."""
     shapes = param_shapes(cfg)
     return {part: sum(prod(shape) for name, shape in shapes.items()
                       if any(name.startswith(mark) or mark[0] == "." and mark in name for mark in marks))
@@ -48,8 +48,8 @@ def parameters(cfg: Config) -> dict:
 
 
 def multiply_adds(cfg: Config) -> dict:
-    """Part -> multiply-adds of the matrix products in one forward pass of one story's segment of T tokens, with all
-    its logits and the write. Masked scores are computed like others, as `attend` does it. Backward has twice as many.
+    """Part -> multiply-adds of the matrix products in the forward pass of a segment of T tokens of one story, with all
+    logits and the write. Masked scores count, too, because `attend` computes them. Backward has twice as many.
     """
     D, H, T = cfg.D, cfg.H, cfg.T
     width = H * cfg.K
@@ -61,7 +61,7 @@ def multiply_adds(cfg: Config) -> dict:
 
 
 def stored(cfg: Config) -> dict:
-    """What -> bytes in float32, for one story."""
+    """Name of what is stored -> bytes in float32, for one story."""
     memories = [memory for memory in cfg.memories if memory is not None]
     states = sum(prod(shape) for memory in memories for shape in memory.state_shapes(cfg).values())
     weights = cfg.L * cfg.H * cfg.T**2 + sum(memory.cost(cfg)[1] for memory in memories)
@@ -76,12 +76,12 @@ def stored(cfg: Config) -> dict:
 
 
 def amount(n: float) -> str:
-    """A count in words: 4.59 T."""
+    """A count with a unit: 4.59 T."""
     return _in_units(n, (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1)))
 
 
 def byte_size(n: float) -> str:
-    """Bytes in words: 26.4 GiB."""
+    """Bytes with a unit: 26.4 GiB."""
     return _in_units(n, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
 
 

@@ -1,4 +1,4 @@
-"""Judge a trained run: a table of tasks by lengths, as the field prints it, on fresh or official questions."""
+"""Evaluate a run: a table of tasks by lengths, on generated, official or BABILong questions."""
 
 import json
 import re
@@ -17,22 +17,23 @@ from tinylm2.inspect.evaluate import METRICS, evaluate
 from tinylm2.training.run_dir import output_path
 from tinylm2.training.settings import tasks_of
 
-FEWEST = 100                                             # questions that a cell needs to be worth a number
-AT_ONCE = 10**8                                          # tokens laid out at once
+FEWEST = 100                                             # questions that a cell needs to show an accuracy
+AT_ONCE = 10**8                                          # tokens of all questions of a cell
 SOLVED = 0.95                                            # Weston et al. 2015
 
 
 def add_arguments(parser: Any) -> None:
     add_model_arguments(parser)
     parser.add_argument("--tasks", help="as train's --task (the run's own)")
-    parser.add_argument("--lengths", default="0,128,256,512", help="in tokens, k for 1,024; 0: no filler (%(default)s)")
-    parser.add_argument("--questions", type=whole(1), default=200, help="asked in a cell (200)")
+    parser.add_argument("--lengths", default="0,128,256,512",
+                        help="tokens per story, k for 1,024; 0: no filler (%(default)s)")
+    parser.add_argument("--questions", type=whole(1), default=200, help="questions per cell (200)")
     parser.add_argument("--stories", type=place,
-                        help="ask from a folder of official bAbI files instead of fresh stories")
-    parser.add_argument("--babilong", type=place, nargs="+", metavar="FILE", help="ask from BABILong's JSON files")
-    parser.add_argument("--metric", choices=METRICS, default="exact", help="what counts as correct (exact)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the fresh stories and of the filler (0)")
-    parser.add_argument("--out", type=place, help="write this .json, and a .md beside it (RUN/table.json)")
+                        help="ask questions of the official bAbI files in this folder instead of generated ones")
+    parser.add_argument("--babilong", type=place, nargs="+", metavar="FILE", help="ask questions of BABILong's files")
+    parser.add_argument("--metric", choices=METRICS, default="exact", help="when an answer counts as correct (exact)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the generated stories and of the filler (0)")
+    parser.add_argument("--out", type=place, help="write this .json, and a .md with the same name (RUN/table.json)")
 
 
 def main(args: Namespace) -> None:
@@ -40,7 +41,7 @@ def main(args: Namespace) -> None:
     if args.questions * max(lengths) > AT_ONCE:
         raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
                        f"{AT_ONCE:,} tokens in all")
-    outputs = output_paths(args)                         # hours of questions before a file is refused are hours lost
+    outputs = output_paths(args)                         # before hours of work, refuse what cannot be written
     model = model_of(args)
     sources = babilong_sources(args, model) if args.babilong else task_sources(args, model)
     if args.babilong:
@@ -68,10 +69,10 @@ def main(args: Namespace) -> None:
 
 
 def output_paths(args: Namespace) -> list:
-    """The .json and the .md that are written.  BadInput where they cannot be, or are one file."""
+    """The paths of the .json and the .md.  BadInput where they cannot be written."""
     out = Path(args.out or Path(args.run) / "table.json")
     if out.suffix == ".md":
-        raise BadInput(f"--out: found {out}, expected a name for the .json, beside which the .md is written")
+        raise BadInput(f"--out: found {out}, expected the name of the .json; the .md gets the same name")
     inputs = [args.filler, args.tasks, *(args.babilong or ())]
     return [output_path(path, inputs=inputs) for path in (out, out.with_suffix(".md"))]
 
@@ -99,7 +100,7 @@ def babilong_sources(args: Namespace, model: Any) -> dict:
 
 
 def render(cells: Any, lengths: Any) -> Any:
-    """The table as text. A cell tells how many questions remain where some do not fit, and no accuracy below 100."""
+    """The table as text. A cell shows how many questions fit where not all do, and no accuracy below 100 questions."""
     rows = [[name, *(_cell(row[str(n)]) for n in lengths)] for name, row in cells.items()]
     columns = [[row[str(n)] for row in cells.values()] for n in lengths]
     known = [[s["accuracy"] for s in column if s["questions"] >= FEWEST] for column in columns]

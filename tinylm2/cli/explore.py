@@ -1,4 +1,4 @@
-"""Write a page, one HTML file, to walk through a story, change it and see what the memory does."""
+"""Write one HTML file in which you step through a story, change it and see what the memory does."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -29,7 +29,7 @@ def main(args: Namespace) -> None:
 
 
 def about(model: Any, row: Any, args: Namespace) -> str:
-    """A line that says what is shown."""
+    """The line under the page's title: the run and the story."""
     cfg = model.cfg
     source = args.story or f"{row.example.task}, seed {args.seed}"
     return (f"{Path(args.run).name}: memory “{cfg.memory}”, {cfg.L} blocks, {cfg.H} heads, {cfg.N} slots. "

@@ -1,4 +1,4 @@
-"""Let a run go on with a text: the likeliest tokens, or drawn ones; printed as they come."""
+"""Continue a text with a run: the likeliest tokens, or sampled ones."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ from tinylm2.training import run_dir
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("run", type=place, help="a run's folder, such as one that `tinylm2 import` made")
-    parser.add_argument("text", metavar="TEXT", help="the text to go on with")
-    parser.add_argument("--tokens", type=whole(1, 10**6), default=40, help="tokens at most (40)")
+    parser.add_argument("text", metavar="TEXT", help="the text to continue")
+    parser.add_argument("--tokens", type=whole(1, 10**6), default=40, help="number of tokens at most (40)")
     parser.add_argument("--temperature", type=number(0, 100), default=0.0,
-                        help="0: always the likeliest token; else drawn, the wilder the higher (0)")
+                        help="0: always the likeliest token; above 0: sample, more evenly the higher it is (0)")
     parser.add_argument("--top-p", type=number(0, 1), default=1.0,
-                        help="draw from the likeliest tokens that have this probability together (1)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="seed of what is drawn (0)")
+                        help="sample from the likeliest tokens that have this probability together (1)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling (0)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 
 
@@ -30,7 +30,7 @@ def main(args: Namespace) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
         if not count:
-            began = time.perf_counter()                  # reading the text is no part of the rate
+            began = time.perf_counter()                  # the time to read the text does not count
         count += 1
     seconds = time.perf_counter() - began
     rate = f", {(count - 1) / seconds:.1f} tokens per second" if count > 1 else ""

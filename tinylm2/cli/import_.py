@@ -1,4 +1,4 @@
-"""Make a run of a published Llama: a Hugging Face folder or a GGUF file, with a memory if you like."""
+"""Turn a published Llama (a Hugging Face folder or a GGUF file) into a run, with a memory if you like."""
 
 import time
 from argparse import Namespace
@@ -20,7 +20,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--slots", type=whole(1, 16384), default=16, help="slots of the memory (16)")
     parser.add_argument("--segment", type=whole(1, 65536), help="tokens per segment (256 with a memory, else all "
                                                                 "positions of the model)")
-    parser.add_argument("--memory-blocks", help="blocks that carry the memory, such as 0,2 (all)")
+    parser.add_argument("--memory-blocks", help="blocks that get the memory, such as 0,2 (all)")
     parser.add_argument("--seed", type=whole(0), default=0, help="seed of the memory's first parameters (0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
@@ -31,7 +31,7 @@ def main(args: Namespace) -> None:
     model = import_model(args.source, memory=args.memory, slots=args.slots, segment=args.segment, memory_blocks=blocks,
                          seed=args.seed)
     folder = RunDir(args.out)
-    folder.claim(overwrite=args.overwrite)               # only now: a source that is refused removes no run
+    folder.claim(overwrite=args.overwrite)               # after the import: a bad source must not remove a run
     folder.save_imported(model)
     print(f"{count_params(model.cfg):,} parameters, {model.cfg.V:,} tokens, {model.cfg.L} blocks, memory: "
           f"{model.cfg.memory}, segments of {model.cfg.T}, into {args.out}/ in {time.perf_counter() - began:.1f} s")

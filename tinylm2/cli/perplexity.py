@@ -1,4 +1,4 @@
-"""Measure how well a run predicts a text, with its memory and with the memory frozen."""
+"""Measure the perplexity of a text, with the run's memory and with the memory frozen."""
 
 from argparse import Namespace
 from typing import Any
@@ -14,7 +14,7 @@ from tinylm2.training import run_dir
 def add_arguments(parser: Any) -> None:
     parser.add_argument("run", type=place, help="a run's folder, such as one that `tinylm2 import` made")
     parser.add_argument("--text", type=place, required=True, metavar="FILE", help="a text file")
-    parser.add_argument("--tokens", type=whole(2), default=10**9, help="only the first so many tokens (all)")
+    parser.add_argument("--tokens", type=whole(2), default=10**9, help="use only the first so many tokens (all)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 
 

@@ -1,4 +1,4 @@
-"""Draw a run and one of its stories: training, gates, what was read and written, as PNG and SVG."""
+"""Draw a run and a story as PNG and SVG: training curves, gates, what the memory read and wrote."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.inspect import plots, terminal
 from tinylm2.inspect.trace import pieces
 
-LONGEST_NAME, MOST_SOURCES = 60, 20                      # of what a picture shows
+LONGEST_NAME, MOST_SOURCES = 60, 20                      # limits of what a picture shows
 
 
 def add_arguments(parser: Any) -> None:
     add_story_arguments(parser)
     parser.add_argument("--out", type=place, help="the folder to write to (default: RUN/pictures)")
-    parser.add_argument("--terminal", action="store_true", help="loss and accuracy here, in characters; writes nothing")
+    parser.add_argument("--terminal", action="store_true", help="print loss and accuracy as text here; write no file")
 
 
 def main(args: Namespace) -> None:
@@ -39,9 +39,9 @@ def main(args: Namespace) -> None:
 
 
 def of_run(run: Any) -> Iterator:
-    """(name, figure) of how training went and how the run did, where it left the files."""
+    """(name, figure) of training and of evaluation, as far as the run has their files."""
     readers = {"metrics.jsonl": read_metrics, "evaluation.json": read_evaluation}
-    left = {name: read(run / name) for name, read in readers.items() if (run / name).exists()}     # before the pictures
+    left = {name: read(run / name) for name, read in readers.items() if (run / name).exists()}     # before any picture
     if "metrics.jsonl" in left:
         yield "curves", plots.curves(left["metrics.jsonl"])
     if "evaluation.json" in left:
@@ -49,7 +49,7 @@ def of_run(run: Any) -> Iterator:
 
 
 def of_story(model: Any, row: Any) -> Iterator:
-    """(name, figure) of what the memory did in one story: what it has, block by block, and how its state changed."""
+    """(name, figure) of what the memory did in one story. What a memory does not have is left out."""
     trace, frozen = (model.traced(row, frozen=frozen).trace for frozen in (False, True))
     words = pieces(model.tokenizer, row.prompt)
     if plots.places_with(trace, "input"):
@@ -67,7 +67,7 @@ def of_story(model: Any, row: Any) -> Iterator:
 
 
 def read_metrics(path: Any) -> list:
-    """The lines of a metrics.jsonl.  BadInput names the first that no step of a training leaves."""
+    """The lines of a metrics.jsonl as dicts.  BadInput names the first line that training cannot have written."""
     found = []
     for number, line in enumerate(read_lines(path), 1):
         metrics = parse_json(line, path, number)
@@ -80,10 +80,10 @@ def read_metrics(path: Any) -> list:
 
 
 def read_evaluation(path: Any) -> dict:
-    """An evaluation.json.  BadInput where it is not one."""
+    """An evaluation.json as a dict.  BadInput where it is not one."""
     found = parse_json("\n".join(read_lines(path)), path)
     if not isinstance(found, dict) or not 1 <= len(found) <= MOST_SOURCES:
-        raise BadInput(f"{path}: found {str(found)[:40]!r}, expected the stories that were asked about")
+        raise BadInput(f"{path}: found {str(found)[:40]!r}, expected scores by source of the stories")
     for source, lengths in found.items():
         if not isinstance(lengths, dict) or len(source) > LONGEST_NAME:
             raise BadInput(f"{path}: found {str(lengths)[:40]!r} under {source!r:.40}, expected numbers of segments")

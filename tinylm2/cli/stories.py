@@ -1,4 +1,4 @@
-"""Print stories to look at, supporting facts marked, or write them in the official format."""
+"""Print generated stories with their supporting facts marked, or in the official format."""
 
 from argparse import Namespace
 from itertools import islice
@@ -20,16 +20,16 @@ from tinylm2.errors import BadInput
 from tinylm2.training.material import load_tasks
 from tinylm2.training.settings import tasks_of
 
-LONGEST = 2**20                                          # tokens: more is nothing to look at
+LONGEST = 2**20                                          # tokens of a story to look at
 
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument("--task", default="qa1", help="as train's --task (qa1)")
-    parser.add_argument("--length", default="0", help="hidden in filler, in tokens, k for 1,024; 0: no filler (0)")
+    parser.add_argument("--length", default="0", help="tokens of story and filler, k for 1,024; 0: no filler (0)")
     parser.add_argument("--count", type=whole(1, 10**5), default=1, help="stories per task (1)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="which stories (0)")
-    parser.add_argument("--segment", type=whole(1), default=32, help="tokens of a segment (32)")
-    parser.add_argument("--official", action="store_true", help="whole stories in the official files' format")
+    parser.add_argument("--seed", type=whole(0), default=0, help="seed of the stories (0)")
+    parser.add_argument("--segment", type=whole(1), default=32, help="tokens per segment (32)")
+    parser.add_argument("--official", action="store_true", help="print whole stories in the official format")
 
 
 def main(args: Namespace) -> None:
@@ -50,7 +50,7 @@ def main(args: Namespace) -> None:
 
 
 def marked(example: Any, length: int, args: Namespace, number: int) -> Any:
-    """A question with its text, a fact a line and `>` before what the answer rests on; None where it does not fit."""
+    """A story with its question, one fact per line, `>` before each supporting one; None where it does not fit."""
     lines = [("> " if i in example.support else "  ") + fact for i, fact in enumerate(example.facts)]
     if length:
         lines = hidden(example, -(-length // args.segment), args, number)
@@ -58,8 +58,8 @@ def marked(example: Any, length: int, args: Namespace, number: int) -> Any:
 
 
 def hidden(example: Any, segments: Any, args: Namespace, number: Any) -> list | None:
-    """The text that hides the facts, a segment a paragraph, support in brackets; None where it is too short."""
-    texts = *example.facts, example.question, example.answer                # a task of one's own has words of its own
+    """The facts in filler, one paragraph per segment, supporting facts in brackets; None where they do not fit."""
+    texts = *example.facts, example.question, example.answer                # a user's task may have new words
     tokenizer = word_tokenizer([word for text in texts for word in words_of(text)])
     row = insert_in_haystack(example, Rng(args.seed, DATA, 0, number), tokenizer=tokenizer, filler=GrammarFiller(),
                segments=segments, segment_len=args.segment)

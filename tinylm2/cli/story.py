@@ -1,4 +1,4 @@
-"""Which model and which story: the arguments and the choice that ask, explore and plot share."""
+"""The model and the story that ask, explore and plot are asked for: their arguments, and what these choose."""
 
 import re
 import sys
@@ -18,22 +18,22 @@ LENGTH = 256                                             # tokens of a generated
 
 
 def add_model_arguments(parser: Any) -> None:
-    """A run, and what it needs beside itself."""
+    """The arguments that choose a run, its filler and its device."""
     parser.add_argument("run", type=place, help="a run's folder, such as runs/tiny")
     parser.add_argument("--filler", type=place, metavar="FILE",
-                        help="a text file to hide the facts in (a built-in grammar)")
+                        help="a text file with sentences to put between the facts (a built-in grammar)")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="where the arrays live (cpu)")
 
 
 def add_story_arguments(parser: Any) -> None:
-    """A run, and which story to look at."""
+    """The arguments that choose a run and a story."""
     add_model_arguments(parser)
     parser.add_argument("--task", help="a generated story of this task, such as qa1 or my_task.py (the run's first)")
-    parser.add_argument("--seed", type=whole(0), default=3, help="which story is generated (3)")
-    parser.add_argument("--story", type=place, metavar="FILE", help="a file with a story of your own: sentences, the "
-                        "last of which asks, or the official format, whose first story is taken")
-    parser.add_argument("--length", type=whole(0, 10**5), help="tokens to hide the story in, in whole segments "
-                                                               f"({LENGTH}; with --story: as long as the story is)")
+    parser.add_argument("--seed", type=whole(0), default=3, help="seed of the generated story (3)")
+    parser.add_argument("--story", type=place, metavar="FILE", help="a file with a story of your own: sentences with "
+                        "the question last, or the official format (its first question)")
+    parser.add_argument("--length", type=whole(0, 10**5), help="tokens of story and filler, in whole segments "
+                                                               f"({LENGTH}; with --story: no filler)")
 
 
 def model_of(args: Namespace) -> Any:
@@ -72,7 +72,7 @@ def named_tasks(given: str | None, settings: Any, options: tuple) -> list:
 
 
 def generated_story(args: Namespace, model: Any) -> list:
-    """The questions of a generated story; the one whose facts lie farthest back is the one to look at."""
+    """The questions of a generated story. `story_of` takes the one whose facts lie farthest back."""
     (task, *_) = named_tasks(args.task, model.settings, ("--task", "--story"))
     return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
 
@@ -87,7 +87,7 @@ def read_facts(path: Any) -> str:
 
 
 def read_story(path: Any, model: Any) -> Any:
-    """The first question of a file in the official format, or the one that a plain text ends in."""
+    """The first question of a file in the official format, or the question at the end of a plain text."""
     lines = read_lines(path)
     if re.match(r"\d+ ", lines[0]):
         return read_examples(path, "a file", model.tokenizer)[:1]

@@ -24,11 +24,11 @@ from tinylm2.training.settings import Settings, given_settings, segment_counts, 
 from tinylm2.training.step import SINGLE
 from tinylm2.training.watch import watched
 
-QUESTIONS = 1000                                         # asked at each length
-SHOWN = 8                                                # segments of the story that is shown at the end
+QUESTIONS = 1000                                         # per length
+SHOWN = 8                                                # segments of the story shown at the end
 GROUPS = {"task": "what is learned", "memory": "the model", "lr": "how it is learned", "tokenizer": "words and filler",
           "text": "with --from: a text instead of stories"}      # the first setting of each group in --help
-NOT_GIVEN = None                                         # a stored run then keeps its own value
+NOT_GIVEN = None                                         # a resumed run then keeps its value
 
 
 def add_arguments(parser: Any) -> None:
@@ -42,22 +42,23 @@ def add_arguments(parser: Any) -> None:
             text += f" ({f.default})" if f.default != "" else ""
             group.add_argument(name, type=type(f.default), choices=f.metadata["choices"], default=NOT_GIVEN, help=text)
     parser = parser.add_argument_group("the run")
-    parser.add_argument("--eval-segments", default="4,8,16", help="lengths to ask at, beside length 0 (4,8,16)")
-    parser.add_argument("--stories", type=place, help="a folder of official bAbI files to ask questions from, too")
+    parser.add_argument("--eval-segments", default="4,8,16",
+                        help="numbers of segments to evaluate at, besides no filler (4,8,16)")
+    parser.add_argument("--stories", type=place, help="also ask questions of the official bAbI files in this folder")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="where the arrays live (auto)")
     parser.add_argument("--out", type=place, default="runs/tiny", help="the run's folder (runs/tiny)")
     parser.add_argument("--save-every", type=whole(0), default=200,
-                        help="steps from checkpoint to checkpoint (200; 0: at the end only)")
-    parser.add_argument("--from", dest="source", metavar="RUN", help="begin with the parameters of another run")
+                        help="steps between checkpoints (200; 0: only at the end)")
+    parser.add_argument("--from", dest="source", metavar="RUN", help="start from the parameters of another run")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--watch", type=whole(0, 65535), nargs="?", const=0, metavar="PORT",
-                        help="serve a page that follows the run, to this machine alone (any free port)")
+                        help="serve a page that follows the run, only to this machine (any free port)")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
 
 
 def main(args: Namespace) -> None:
     comm = world()
-    with _quiet() if comm.rank else nullcontext():       # of several processes one speaks
+    with _quiet() if comm.rank else nullcontext():       # only the first process prints
         folder = run_dir.RunDir(args.out)
         model, trainer = start(folder, args, comm)
         port = None if comm.rank else args.watch
@@ -71,13 +72,13 @@ def main(args: Namespace) -> None:
 
 @contextmanager
 def _quiet():
-    """Nothing is printed, no bar is drawn."""
+    """Nothing is printed."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
 def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
-    """(TrainedModel, Trainer): a new run in its folder, or the one that lies there."""
+    """(TrainedModel, Trainer) of a new run, or of the run in the folder with --resume."""
     agree(comm, version=__version__, numpy=np.__version__,
           **{f"--{name.replace('_', '-')}": value for name, value in vars(args).items()})
     xp = array_module(args.device, comm.rank)
@@ -90,15 +91,15 @@ def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
         if comm.size > 1 and args.shards is None:
             given = given | {"shards": comm.size}
         model, material = _new(args, given, xp)
-        trainer = model.trainer(comm, material)          # bad settings are found before another run is removed
-    if args.stories:                                     # every file is checked before anything is trained
+        trainer = model.trainer(comm, material)          # finds bad settings before another run is removed
+    if args.stories:                                     # checks every file before training
         official_examples(args.stories, trainer.stories.tasks, model.tokenizer)
     if comm.size > 1:                                    # the ranks may have read different files
         agree(comm, **asdict(model.settings), config=model.cfg, step=trainer.progress.step,
               **{"a vocabulary with the checksum": zlib.crc32(model.tokenizer.to_json().encode()),
                  "parameters with the checksum": checksum(trainer.params.buffer)})
     refused = comm.gather(_begin(folder, model, args) if comm.rank == 0 else None)[0]
-    if refused:                                          # on every rank, so that all end together
+    if refused:                                          # on every rank, so all end together
         raise BadInput(refused)
     if args.resume:
         print(f"continuing {folder.path} at step {trainer.progress.step}")
@@ -108,31 +109,31 @@ def start(folder: Any, args: Namespace, comm: Any = SINGLE) -> tuple:
 
 
 def _new(args, given, xp):
-    """A new TrainedModel with its Material, or one that goes on from another run, which needs none."""
+    """(new TrainedModel, its Material), or (a TrainedModel that continues another run, None)."""
     if args.source:
         return run_dir.continue_from(args.source, given, xp=xp), None
     settings = given_settings(given)
     if settings.text or settings.freeze:
-        raise BadInput("--text and --freeze: found no --from, expected the run to go on from")
+        raise BadInput("--text and --freeze: found no --from, expected a run to start from")
     material = gather_material(settings)
     return run_dir.new(settings, xp=xp, material=material), material
 
 
 def _begin(folder, model, args):
-    """Make the folder ready; why it cannot be, as text."""
+    """Prepare the folder. Returns an error message, or None."""
     try:
         if not args.resume:
             folder.claim(overwrite=args.overwrite)
         if args.source:
-            folder.save_imported(model)                  # a killed run resumes from the source's parameters
-        folder.describe(model)                           # killed between its two files, a run had the first alone
+            folder.save_imported(model)                  # if killed, the run resumes from these parameters
+        folder.describe(model)                           # both files: an earlier kill may have left only the first
     except BadInput as error:
         return str(error)
     return None
 
 
 def train(folder: Any, model: Any, trainer: Any, args: Namespace) -> None:
-    """Train with a progress bar, then draw the loss as a line."""
+    """Train with a progress bar, then print the loss as a sparkline."""
     cfg = model.cfg
     unit = "words" if model.settings.tokenizer == "word" else "tokens"
     print(f"{count_params(cfg):,} parameters, {cfg.V} {unit}, memory: {cfg.memory}, into {folder.path}/")
@@ -151,7 +152,7 @@ def train(folder: Any, model: Any, trainer: Any, args: Namespace) -> None:
 
 
 def evaluate(folder: Any, model: Any, tasks: Any, args: Namespace, comm: Any = SINGLE) -> None:
-    """Ask the tasks' stories, and official ones where there are, at every length; print the table and one story."""
+    """Evaluate on generated (and official) questions at every length; print the table and one story."""
     counts = list(dict.fromkeys([0, *whole_numbers("eval-segments", args.eval_segments)]))
     name = "trained on" if model.settings.train_on else "generated"
     sources = {name: [e for task in tasks for e in generated_examples(task, QUESTIONS, seed=model.settings.seed)]}
@@ -175,7 +176,7 @@ def official_examples(path: str, tasks: Any, tokenizer: Any = None) -> list:
 
 
 def accuracy_table(results: Any) -> Any:
-    """A line a length and source, accuracy in all and by distance."""
+    """A line per length and source: accuracy over all questions and by distance."""
     far = max((int(d) for scores in results.values() for s in scores.values() for d in s["by_distance"]), default=0)
     bins = _bins(far)
     rows = []
@@ -188,7 +189,7 @@ def accuracy_table(results: Any) -> Any:
 
 
 def _bins(far):
-    """Distances 0, 1, 2-3, 4-7, ... up to the farthest."""
+    """Bins of distances: 0, 1, 2-3, 4-7, ... up to the largest."""
     bins, low = [(0, 0)], 1
     while low <= far:
         bins.append((low, 2 * low - 1))
@@ -202,7 +203,7 @@ def _within(by_distance, low, high):
 
 
 def show_story(model: Any, examples: Any) -> None:
-    """Print a story whose fact lies several segments back, with the model's answer, and without its memory."""
+    """Print a story whose fact lies several segments back, with the model's answers with and without its memory."""
     rows, _ = encode_examples(examples[:100], SHOWN, tokenizer=model.tokenizer, filler=model.filler,
                               segment_len=model.cfg.T, seed=0, answer_len=model.answer_len)
     if not rows:

@@ -1,4 +1,4 @@
-"""How often a model is right: by length of the text, by distance and by depth of the facts that an answer needs."""
+"""Accuracy of a model by length of the text, and by distance and depth of the facts that an answer needs."""
 
 from collections import defaultdict
 from typing import Any
@@ -11,15 +11,15 @@ from tinylm2.errors import BadInput
 from tinylm2.flat import Flat
 from tinylm2.model import Config
 
-BATCH = 64                                               # rows answered at once
+BATCH = 64                                               # rows answered together
 DEPTHS = 5                                               # bins of equal width over the text
 
 
 def ask(params: Flat, rows: Any, *, cfg: Config, tokenizer: Any, answer_len: int, frozen: bool = False,
         progress: Any = None, comm: Any = None) -> list:
-    """The answer to each EncodedExample, as text, in order. Those of one number of segments are answered together.
+    """The answer to each EncodedExample, as text, in order. Rows with equal numbers of segments are answered together.
 
-    comm: a communicator whose processes answer every R-th batch each; all of them get all answers.
+    comm: a communicator of R processes, each of which answers every R-th batch. All of them get all answers.
     """
     groups = defaultdict(list)
     for i, row in enumerate(rows):
@@ -41,7 +41,7 @@ def ask(params: Flat, rows: Any, *, cfg: Config, tokenizer: Any, answer_len: int
 
 
 def exact(text: str, example: Any, tokenizer: Any) -> bool:
-    """The answer, the whole answer and nothing else."""
+    """Whether the text is the whole answer and nothing else."""
     return text == tokenizer.plain(example.answer)
 
 
@@ -57,12 +57,12 @@ LABELS = {task: frozenset(labels.split()) for task, labels in {
 
 
 def babilong(text: str, example: Any, tokenizer: Any = None) -> bool:
-    """BABILong's rule for free text (Kuratov et al. 2024): of all labels of the task, exactly the target's are named.
+    """BABILong's rule for free text (Kuratov et al. 2024): of the task's labels, the text has exactly the target's.
 
-    Only the text before the first full stop, `<context>` or `<example>` counts, in lower case. Labels are found as
-    parts of it; those that the question names do not count. A target of several parts ("football,milk", longer than
-    three characters) asks for exactly its parts; a path ("n,w") is one label. tokenizer: one that drops punctuation
-    prints a path as "n w", which is read as "n,w".
+    Only the text before the first full stop, `<context>` or `<example>` counts, in lower case. A label counts if it is
+    a part of this text and not of the question. A target with a comma and more than three characters
+    ("football,milk") stands for several labels; a path ("n,w") is one label. tokenizer: if given, a path that it
+    prints as "n w" is read as "n,w".
     """
     if example.task not in LABELS:
         raise BadInput(f"--metric: found the task {example.task!r}, expected one whose labels BABILong publishes")
@@ -80,10 +80,10 @@ METRICS = {"exact": exact, "babilong": babilong}
 
 
 def score(rows: Any, texts: Any, tokenizer: Any, metric: Any = exact) -> dict:
-    """How often the metric holds: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
+    """The metric's means: {"accuracy", "questions", "by_distance": {"0": ...}, "by_depth": {"0.0": ...}}.
 
-    Distance counts the borders between segments that the farthest supporting fact must cross; depth is where in the
-    text it starts, in fifths. Rows that do not know their support count in the accuracy only.
+    Distance: the number of segment borders that the farthest supporting fact must cross. Depth: where in the text this
+    fact starts, in fifths. Rows without known support count only in the accuracy.
     """
     correct = [metric(text, row.example, tokenizer) for row, text in zip(rows, texts, strict=True)]
     by_distance, by_depth = defaultdict(list), defaultdict(list)
@@ -106,9 +106,9 @@ def _mean(values):
 def evaluate(params: Flat, examples: Any, segments: Any, *, cfg: Config, tokenizer: Any, filler: Any, seed: int,
              segment_len: int | None = None, frozen: bool = False, progress: Any = None, metric: Any = exact,
              comm: Any = None) -> Any:
-    """Ask the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
+    """Scores of the examples over each number of segments (0: without filler): {"0": score, "4": score, ...}.
 
-    A segment has `segment_len` tokens, cfg.T if not given. "left_out" counts the examples whose facts do not fit.
+    segment_len: tokens per segment (default: cfg.T). "left_out" counts the examples whose facts do not fit.
     """
     answer_len = max_answer_len(examples, tokenizer)
     scores = {}

@@ -1,7 +1,7 @@
-"""A page to walk through a story and to change it: one HTML file with everything in it, made of inspect/page/.
+"""The explorer: one HTML file in which a reader steps through a story and changes it. Its parts are in inspect/page/.
 
-The run's weights travel inside, and page/model.js computes what is shown. Where it cannot, the page shows a recording:
-what Python computed of this one story. A memory without slots is shown by its state.
+The file contains the run's weights, and page/model.js computes the model. Where it cannot, the page shows a recording:
+the numbers that Python computed for this one story. Of a memory without slots, the page shows the state.
 """
 
 import base64
@@ -20,11 +20,11 @@ from tinylm2.inspect.trace import pieces
 from tinylm2.model import Config
 
 UNIT = 10_000                                            # a weight of 1 in a recording; as in page.js
-LIKELIEST = 5                                            # words shown for a token of a recorded answer; as in page.js
+LIKELIEST = 5                                            # words per token of a recorded answer; as in page.js
 SCRIPTS = ("model.js", "story.js", "page.js", "change.js")
 MOST = 3_000_000                                         # bytes of a page
 LONGEST = 64                                             # segments that a page computes; as in page.js
-CELLS = 64                                               # most cells that a state has in a segment
+CELLS = 64                                               # cells per segment and state, at most
 SPARE = 60                                               # sentences of filler for the reader's own stories
 
 
@@ -32,10 +32,10 @@ def page(row: Any, live: Any, frozen: Any, *, cfg: Any, tokenizer: Any, about: s
          filler: Any = None, answer_len: int = 1) -> str:
     """The page of an EncodedExample, as text.
 
-    `params` are the weights, with which the page computes, for answers of at most `answer_len` tokens; `filler` gives
-    the sentences with which a reader can make the story longer. `live` and `frozen` are the row's `traced_answer`s,
-    with and without writes: without params, or where the page cannot compute this run, it shows them. `about` is a
-    line under the title.  BadInput where the page would be larger than 3 MB.
+    params: the weights, with which the page computes answers of at most `answer_len` tokens. filler: sentences for a
+    reader who makes the story longer. live, frozen: the row's `traced_answer`s with and without writes, shown where
+    there are no params or the page cannot compute this run. about: a line under the title.  BadInput where the page
+    would be larger than 3 MB.
     """
     data = {
         "about": about, "S": row.segments, "T": cfg.T, "L": cfg.L, "H": cfg.H, "N": cfg.N,
@@ -61,14 +61,14 @@ def page(row: Any, live: Any, frozen: Any, *, cfg: Any, tokenizer: Any, about: s
 
 def _html(data):
     """The page with its data."""
-    text = json.dumps(data, separators=(",", ":")).replace("<", r"\u003c")       # "<" stands inside JSON strings alone
+    text = json.dumps(data, separators=(",", ":")).replace("<", r"\u003c")       # "<" occurs only inside JSON strings
     return filled("page.html", style="page.css", script=SCRIPTS, data=text)
 
 
 def filled(template: str, *, style: str, script: Any, **parts: str) -> str:
-    """A template of page/ with its style, its script (a file or several) and other parts in the place of {{names}}.
+    """A template of page/ whose {{names}} are replaced by its style, its script (one file or several) and other parts.
 
-    The page may run and show only what stands in it now: its policy names both by hash.
+    Its Content-Security-Policy names style and script by hash, so the browser uses nothing else.
     """
     scripts = [script] if isinstance(script, str) else script
     parts |= {"style": _part(style), "script": "\n".join(map(_part, scripts))}
@@ -85,12 +85,12 @@ def _part(name):
 
 
 def _writes(cfg):
-    """How model.js has to write the bank of each block, as its memory declares; None where a block has no memory."""
+    """Per block, the PAGE_WRITE of its memory: the write of model.js to use. None where a block has no memory."""
     return [None if memory is None else memory.PAGE_WRITE for memory in cfg.memories[:cfg.L]]
 
 
 def _obstacle(row, cfg, tokenizer):
-    """Why the page cannot compute this story, in words; None where it can."""
+    """The reason why the page cannot compute this story, as text; None where it can."""
     if any(memory is not None and not hasattr(memory, "PAGE_WRITE") for memory in cfg.memories):
         return f"This page cannot compute the memory “{cfg.memory}”"
     if (cfg.base, cfg.scaling, cfg.eps, cfg.K * cfg.H) != (Config.base, Config.scaling, Config.eps, cfg.D):
@@ -126,17 +126,16 @@ def _computing(row, params, cfg, tokenizer, filler, answer_len):
 
 
 def _sentences(row, tokenizer, filler):
-    """The sentences that a row was laid out from, [text, kind] in order, and its opening words ("" where it has none).
-    Kinds are "filler", "fact", and "support", a fact that the answer needs.
+    """The sentences of a row, [text, kind] in order, and its opening words ("" where it has none).
 
-    A row holds tokens only. They are read from the question backwards, one sentence at a time; where two sentences
-    end alike, the wrong one leads to a dead end and the other one is tried.
+    kind: "filler", "fact", or "support", a fact that the answer needs. A row has only tokens. They are split from the
+    question backwards, one sentence at a time. Where two sentences end alike and one fails later, the other is tried.
     """
     facts = [tuple(tokenizer.encode(fact)) for fact in row.example.facts]
     known = {tuple(tokenizer.encode(text)): text for text in (filler.sentences if filler else ())}
     lengths = sorted({len(ids) for ids in known} - {0})
     tried: set = set()
-    todo: list[Any] = [(row.asked, len(facts), ())]      # (where the rest ends, facts left, the sentences behind it)
+    todo: list[Any] = [(row.asked, len(facts), ())]      # (end of the rest, facts left, sentences after it)
     while todo:
         end, left, behind = todo.pop()
         if (end, left) in tried:
@@ -151,7 +150,7 @@ def _sentences(row, tokenizer, filler):
         if left and opening[len(opening) - len(facts[left - 1]):] == facts[left - 1]:
             kind = "support" if left - 1 in row.example.support else "fact"
             todo.append((end - len(facts[left - 1]), left - 1, ([row.example.facts[left - 1], kind], behind)))
-    return [[tokenizer.decode(row.prompt[row.pad:row.asked]), "fact"]], ""           # of a filler that is not this one
+    return [[tokenizer.decode(row.prompt[row.pad:row.asked]), "fact"]], ""           # the row has another filler
 
 
 def _listed(linked):
@@ -164,8 +163,8 @@ def _listed(linked):
 
 
 def _recording(live, frozen, truth, cfg, tokenizer):
-    """The two TracedAnswers. Segment by segment and block by block, null where a block has no slots; weights and gates
-    as whole ten-thousandths, gates averaged over the width."""
+    """The two TracedAnswers, by segment and block; null where a block has no slots. Weights and gates are multiples
+    of 1 / UNIT. Gates are means over D."""
     return {
         "looks": [[_look(place) for place in places[:cfg.L]] for places in live.trace.places],
         "frozen": [[_whole(place.read) for place in places[:cfg.L]] for places in frozen.trace.places],
@@ -176,7 +175,7 @@ def _recording(live, frozen, truth, cfg, tokenizer):
 
 
 def _look(place):
-    """Weights and gates of a block's memory; null where it has no slots that tokens read."""
+    """Weights and gates of a block's memory; None where it has no slots that tokens read."""
     if place.read is None:
         return None
     gates = {name: getattr(place, name) for name in ("output", "input", "forget")}
@@ -185,13 +184,13 @@ def _look(place):
 
 
 def _plotted(place):
-    """The arrays of a state that the page draws where there are no slots to draw."""
+    """The names of the state's arrays that the page draws if there are no slots."""
     return [name for name, x in place.before.items() if place.read is None and x.ndim > 1]
 
 
 def _state(places, i, name):
-    """One array of the state of place i. Segment by segment: the root mean squares of the rows that it read, `size`
-    rows together where there are many, and how much the segment changed it, null where that is not defined."""
+    """One array of the state of place i, by segment: the root mean square of each `size` rows before the segment, and
+    the relative change by the segment (None where it is not defined)."""
     squares = [(x.reshape(-1, x.shape[-1]) ** 2).mean(-1) for x in (place.before[name][0] for place in places)]
     size = max(1, -(-max(map(len, squares)) // CELLS))
     rows = [[np.sqrt(row[start:start + size].mean()) for start in range(0, len(row), size)] for row in squares]
@@ -206,10 +205,10 @@ def _whole(x):
 
 
 def _answer(answer, truth, tokenizer):
-    """What was said, whether that is right, and the likeliest words of each place with their probabilities."""
+    """The answer, whether it is correct, and the likeliest words at each position with their probabilities."""
     places = []
     for token, probs in zip(answer.tokens, answer.probs, strict=True):
-        if token != tokenizer.end or len(answer.tokens) == 1:           # that an answer ends is no news
+        if token != tokenizer.end or len(answer.tokens) == 1:           # the end token of an answer is not shown
             likeliest = np.argsort(-probs)[:LIKELIEST].tolist()
             places.append([[_name(tokenizer, i), round(float(probs[i]) * UNIT)] for i in likeliest])
     correct = None if truth is None else answer.text == tokenizer.plain(truth)

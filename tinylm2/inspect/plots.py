@@ -1,7 +1,7 @@
-"""Pictures of a run and of a story read: each function returns a matplotlib figure, `save` writes it as PNG and SVG.
+"""Pictures of a run and of a story. Each function returns a matplotlib figure; `save` writes it as PNG and SVG.
 
-Maps are drawn in cividis and lines differ in mark and dash, so that they read the same in grey and to every eye.
-matplotlib is imported when the first picture is drawn: nothing else needs it.
+Maps use the colour map cividis, and lines differ in marker and dash, so all readers can tell them apart, in grey, too.
+matplotlib is imported when the first picture is drawn.
 """
 
 import warnings
@@ -22,12 +22,12 @@ STYLE = {
     "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#dddddd", "grid.linewidth": 0.6, "lines.markersize": 4, "lines.linewidth": 1.4,
     "text.parse_math": False,                            # a story's "$" is a dollar
-    "svg.hashsalt": "tinylm2",                           # the same picture is the same file
+    "svg.hashsalt": "tinylm2",                           # equal pictures give equal files
 }
 
 
 def _picture(draw):
-    """A function that draws: in our style, and with one line said where matplotlib is missing."""
+    """Decorate a function that draws: use STYLE.  BadInput where matplotlib is missing."""
 
     @wraps(draw)
     def drawn(*args, **options):
@@ -43,14 +43,14 @@ def _picture(draw):
 
 @_picture
 def save(figure: Any, path: Any) -> Any:
-    """Write `path` with the endings .png and .svg; the two paths."""
+    """Write the figure as `path`.png and `path`.svg. Returns the two paths."""
     paths = [Path(f"{path}.{kind}") for kind in ("png", "svg")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")       # a character that the font lacks is drawn as a box
-        warnings.filterwarnings("ignore", "constrained_layout not applied")          # so much text that no map is left
+        warnings.filterwarnings("ignore", "constrained_layout not applied")          # much text, no space for maps
         with replacing(paths[0]) as file:
             figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
-        figure.set_layout_engine("none")                 # laid out once
+        figure.set_layout_engine("none")                 # keep the layout of the PNG
         with replacing(paths[1]) as file:
             figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return paths
@@ -69,14 +69,14 @@ def _figure(title, width, height, rows=1, columns=1, **options):
 
 @_picture
 def curves(metrics: Any) -> Any:
-    """Loss and accuracy over the steps, the stages marked. `metrics`: the lines of metrics.jsonl as dicts."""
+    """Loss and accuracy over the steps, with the stages marked. metrics: the lines of metrics.jsonl as dicts."""
     figure, axes = _figure("Training", 7, 4.6, rows=2, sharex=True)
     steps = np.array([m["step"] for m in metrics])
     stages = [m["stage"] for m in metrics]
     first = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     for ax, name, (colour, _, _) in zip(axes[:, 0], ("loss", "accuracy"), LINES, strict=False):
         values = np.array([m[name] for m in metrics])
-        ax.plot(steps, values, color="#bbbbbb", linewidth=0.6, label="a step")
+        ax.plot(steps, values, color="#bbbbbb", linewidth=0.6, label="per step")
         ax.plot(steps, _running_mean(values), color=colour, label=f"mean of {SMOOTH}")
         ax.set_ylabel(name)
         for k, i in enumerate(first):
@@ -87,7 +87,7 @@ def curves(metrics: Any) -> Any:
                 ax.annotate(f"stage {stages[i]}" if len(steps) < 12 * (end - steps[i]) else stages[i],
                             ((steps[i] + end) / 2, 1), (0, 2), xycoords=("data", "axes fraction"),
                             textcoords="offset points", ha="center")
-    if any(m["loss"] > 0 for m in metrics):              # a log axis has no place for a zero alone
+    if any(m["loss"] > 0 for m in metrics):              # a log axis cannot show only zeros
         axes[0, 0].set_yscale("log")
     axes[0, 0].yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes[0, 0].legend(loc="upper right")
@@ -106,20 +106,20 @@ def _running_mean(values):
 
 @_picture
 def accuracy_by_distance(evaluation: Any) -> Any:
-    """Accuracy over the borders that the farthest supporting fact must cross, a line a length; of evaluation.json."""
+    """Accuracy over distance, in segments, with one line per length. evaluation: the content of evaluation.json."""
     figure, axes = _figure("Accuracy by distance", 1 + 3.7 * len(evaluation), 3.3, columns=len(evaluation), sharey=True)
     for ax, (source, lengths) in zip(axes[0], evaluation.items(), strict=True):
-        told = [(length, score["by_distance"]) for length, score in lengths.items() if score["by_distance"]]
-        for i, (length, by_distance) in enumerate(told):
+        known = [(length, score["by_distance"]) for length, score in lengths.items() if score["by_distance"]]
+        for i, (length, by_distance) in enumerate(known):
             colour, mark, dash = LINES[i % len(LINES)]
             name = "no filler" if length == "0" else f"{length} segments"
             ax.plot([int(d) for d in by_distance], by_distance.values(), color=colour, marker=mark, linestyle=dash,
-                    label=name, clip_on=False, zorder=3 + len(told) - i)         # the short ones above the long ones
+                    label=name, clip_on=False, zorder=3 + len(known) - i)        # short ones above long ones
         ax.set_title(f"{source} stories" if source == "generated" else f"official {source}")
         ax.set_xlabel("segments back")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_ylim(0, 1.02)
-        if told:
+        if known:
             ax.legend(loc="lower left")
     axes[0, 0].set_ylabel("accuracy")
     return figure
@@ -129,12 +129,12 @@ def accuracy_by_distance(evaluation: Any) -> Any:
 
 
 def places_with_memory(trace: Any) -> list:
-    """The numbers of the places that keep a state: blocks, and behind them the segment as a whole."""
+    """The numbers of the places with a state: blocks, then the segment as a whole."""
     return [i for i, place in enumerate(trace.places[0]) if place.before]
 
 
 def places_with(trace: Any, name: str) -> list:
-    """The numbers of the places whose memory has such weights or gates, in the first segment or the next."""
+    """The numbers of the places whose memory has these weights or gates in any segment."""
     return [i for i, _ in enumerate(trace.places[0])
             if any(getattr(places[i], name) is not None for places in trace.places)]
 
@@ -144,16 +144,16 @@ def place_name(trace: Any, i: Any) -> Any:
     return f"block {i + 1}" if i + 1 < len(trace.places[0]) else "the segment's memory"
 
 
-def telling_segments(row: Any) -> list:
-    """The segments where the answer is told (the first, where that is not known) and the last, where it is asked."""
+def key_segments(row: Any) -> list:
+    """The segments with supporting facts (if not known, the first one) and the last one, which has the question."""
     return sorted({row.segments - 1, *([(end - 1) // row.segment_len for _, end in row.support] or [0])})
 
 
 @_picture
 def read_map(trace: Any, row: Any, words: Any, *, block: Any) -> Any:
-    """Tokens x slots: what each token read, head by head, where the answer is told and where it is asked."""
+    """Tokens x slots: what each token read, per head, in the segments with supporting facts and the question."""
     panels = []
-    for s in telling_segments(row):
+    for s in key_segments(row):
         labels, rows = _tokens(row, words, s)
         panels += [(f"segment {s + 1}, head {h + 1}", labels, weights[rows])
                    for h, weights in enumerate(trace.places[s][block].read[0])]
@@ -162,16 +162,16 @@ def read_map(trace: Any, row: Any, words: Any, *, block: Any) -> Any:
 
 @_picture
 def write_map(trace: Any, row: Any, words: Any, *, block: Any) -> Any:
-    """Tokens x slots: from which tokens each slot wrote, head by head, where the answer is told.
+    """Tokens x slots: from which tokens each slot wrote, per head, in the segments with supporting facts.
 
-    The last segment writes nothing, so a fact told there makes room for the last segment that wrote.  ValueError where
-    the story has one segment only.
+    The last segment writes nothing. If all supporting facts are there, the segment before it is shown.  ValueError
+    where the story has only one segment.
     """
     if row.segments == 1:
         raise ValueError("write_map: the story has one segment, expected more: the last one writes nothing")
     panels = []
     last = row.segments - 1
-    for s in [s for s in telling_segments(row) if s < last] or [last - 1]:
+    for s in [s for s in key_segments(row) if s < last] or [last - 1]:
         labels, rows = _tokens(row, words, s)
         panels += [(f"segment {s + 1}, head {h + 1}", labels, weights.T[rows])
                    for h, weights in enumerate(trace.places[s][block].write[0])]
@@ -180,8 +180,10 @@ def write_map(trace: Any, row: Any, words: Any, *, block: Any) -> Any:
 
 @_picture
 def before_and_after(trace: Any, frozen: Any, row: Any, words: Any, *, block: Any) -> Any:
-    """What the question's segment reads of the bank as it began and of the bank as the story left it (the paper's
-    Figure 6). `trace` and `frozen` are the same story's, with and without the writes."""
+    """What the question's segment reads from the first bank and from the last bank (the paper's Figure 6).
+
+    trace, frozen: traces of the same story with and without writes.
+    """
     panels = []
     labels, rows = _tokens(row, words, row.segments - 1)
     for h in range(len(trace.places[-1][block].read[0])):
@@ -193,7 +195,7 @@ def before_and_after(trace: Any, frozen: Any, row: Any, words: Any, *, block: An
 
 @_picture
 def gates(trace: Any) -> Any:
-    """The gates over the segments, a panel a block: the mean over tokens or slots, and over the width."""
+    """The gates over the segments, one panel per block: means over tokens or slots, and over D."""
     blocks = places_with(trace, "output")
     figure, axes = _figure("How far the gates open", 1 + 3.2 * len(blocks), 3.2, columns=len(blocks), sharey=True)
     for ax, i in zip(axes[0], blocks, strict=True):
@@ -212,8 +214,10 @@ def gates(trace: Any) -> Any:
 
 @_picture
 def state_similarity(trace: Any) -> Any:
-    """How alike the states of two segments are, a panel per place and array of the state: the cosine of a row then and
-    later, on average over its rows. Arrays that grow with the story cannot be compared and are left out."""
+    """The similarity of the states of any two segments: the cosine between their rows, averaged over the rows.
+
+    One panel per place and array of the state. Arrays that grow with the story are left out; None if none is left.
+    """
     panels = [(i, name) for i in places_with_memory(trace) for name in trace.places[-1][i].before
               if len({places[i].before.get(name, np.empty(0)).shape for places in trace.places}) == 1
               and trace.places[0][i].before[name].ndim > 2]
@@ -240,9 +244,9 @@ def state_similarity(trace: Any) -> Any:
 
 @_picture
 def state_change(trace: Any) -> Any:
-    """How much each segment changed the memory, a line per place and array: |after - before| / |before|, rms.
+    """How much each segment changed the memory, one line per place and array: |after - before| / |before|.
 
-    Arrays that grow with the story cannot be compared and are left out; None where nothing is left.
+    Arrays that grow with the story are left out; None if none is left.
     """
     figure, axes = _figure("How much a segment changes the memory", 7, 3.2)
     for k, i in enumerate(places_with_memory(trace)):
@@ -263,17 +267,17 @@ def state_change(trace: Any) -> Any:
 
 
 def _tokens(row, words, s):
-    """Of the story's tokens in a segment, padding left out: [(text, "support", "question" or "")], and their rows."""
+    """The tokens of a segment, without padding: [(text, "support", "question" or "")], and a slice of their rows."""
     start, end = max(s * row.segment_len, row.pad), min((s + 1) * row.segment_len, len(words))
     labels = []
     for t in range(start, end):
-        told = any(low <= t < high for low, high in row.support)
-        labels.append((words[t] or "·", "support" if told else "question" if t >= row.asked else ""))
+        support = any(low <= t < high for low, high in row.support)
+        labels.append((words[t] or "·", "support" if support else "question" if t >= row.asked else ""))
     return labels, slice(start - s * row.segment_len, end - s * row.segment_len)
 
 
 def _maps(title, panels, unit):
-    """Maps side by side; the tokens stand beside the first map and wherever they change."""
+    """Maps side by side. The tokens are shown left of the first map, and again where they change."""
     tall = max(len(labels) for _, labels, _ in panels)
     cell = min(max(5.3 / tall, 0.08), 0.17)              # inches
     changes = [k == 0 or labels is not panels[k - 1][1] for k, (_, labels, _) in enumerate(panels)]

@@ -1,12 +1,12 @@
-"""Curves for a terminal, of characters alone: where there is no browser and no matplotlib."""
+"""Curves as text for a terminal, without a browser or matplotlib."""
 
 import sys
 from typing import Any
 
 import numpy as np
 
-BARS = " ▁▂▃▄▅▆▇█"                                       # eighths of a cell
-PLAIN = " .....###"                                      # for a terminal that cannot show these
+BARS = " ▁▂▃▄▅▆▇█"                                       # eighths of a character cell
+PLAIN = " .....###"                                      # for a terminal that cannot show BARS
 HEIGHT = 8                                               # lines of a curve
 MARGIN = 9                                               # columns for the numbers at the left
 
@@ -30,10 +30,10 @@ def curves(metrics: Any, *, width: int = 80, bars: str | None = None) -> str:
 
 
 def area(values: Any, low: float, high: float, bars: str | None = None) -> list:
-    """HEIGHT lines in which column i is filled from below as far as values[i] lies between low and high."""
+    """HEIGHT lines: a bar chart whose column i goes up to values[i], on a scale from low to high."""
     bars = bars or fitting()
     span, lines = (high - low) or 1.0, []
-    eighths = [round(8 * HEIGHT * min(max((v - low) / span, 0.0), 1.0)) or 1 for v in values]        # a trace at least
+    eighths = [round(8 * HEIGHT * min(max((v - low) / span, 0.0), 1.0)) or 1 for v in values]     # at least one eighth
     for row in reversed(range(HEIGHT)):
         lines.append("".join(bars[min(max(n - 8 * row, 0), 8)] for n in eighths))
     return lines
@@ -49,13 +49,13 @@ def fitting() -> str:
 
 
 def _beside(lines, top, bottom):
-    """Lines behind their scale."""
+    """The lines with a scale on the left."""
     names = [top, *[""] * (len(lines) - 2), bottom]
     return [f"{name:>{MARGIN - 2}}  {line}".rstrip() for name, line in zip(names, lines, strict=True)]
 
 
 def _names(stages):
-    """Where each stage begins: its name, as far as there is room before the next one."""
+    """A line with the name of each stage where it begins, shortened if the next one is near."""
     line = ""
     for i, name in enumerate(stages):
         if i == 0 or name != stages[i - 1]:

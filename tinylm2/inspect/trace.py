@@ -1,7 +1,7 @@
-"""What the memory did while a story was read, as plain arrays: what pictures, the page and the terminal show.
+"""What a memory did while a story was read, as plain arrays for pictures, the page and the terminal.
 
-Nothing here computes a model. `trace` runs the forward pass that training runs, whose caches hold every number already,
-and each memory names what its caches hold (`looks`): training pays nothing to be traced.
+`trace` runs the forward pass of training. Its caches already hold every number, and each memory names what its caches
+hold (`looks`). So tracing costs training nothing.
 """
 
 from dataclasses import dataclass, field
@@ -19,22 +19,22 @@ from tinylm2.model import Config
 class PlaceTrace:
     """One memory during one segment, on the host: a block's, or the segment's own.
 
-    `before` and `after` are its state by name, empty where there is no memory. What a memory does not have is None, and
-    so are write, input and forget where nothing was written (the last segment, a frozen memory).
+    `before` and `after` are its state by name, empty without a memory. Anything that a memory does not have is None. So
+    are write, input and forget where nothing was written (last segment, frozen memory).
     """
 
-    before: dict[str, np.ndarray] = field(default_factory=dict)          # the state that the segment read
-    after: dict[str, np.ndarray] = field(default_factory=dict)           # the state that it left
-    read: np.ndarray | None = None                       # (B, H, T, N) how much a token read of each slot; sums to 1
-    output: np.ndarray | None = None                     # (B, T, D) the gate that lets in what it read
-    write: np.ndarray | None = None                      # (B, H, N, T) how much a slot gathered of each token
-    input: np.ndarray | None = None                      # (B, N, D) the gate that lets in what it gathered
-    forget: np.ndarray | None = None                     # (B, N, D) the gate that lets stay what it held
+    before: dict[str, np.ndarray] = field(default_factory=dict)          # state that the segment read
+    after: dict[str, np.ndarray] = field(default_factory=dict)           # state after the segment
+    read: np.ndarray | None = None                       # (B, H, T, N) weights of slots per token; sum to 1
+    output: np.ndarray | None = None                     # (B, T, D) output gate: how much of the read counts
+    write: np.ndarray | None = None                      # (B, H, N, T) weights of tokens per slot; sum to 1
+    input: np.ndarray | None = None                      # (B, N, D) input gate: how much new content comes in
+    forget: np.ndarray | None = None                     # (B, N, D) forget gate: how much old content stays
 
     def change(self, name: str) -> float | None:
-        """How much the segment changed this array of the state, |after - before| / |before|.
+        """The relative change of an array of the state by the segment, |after - before| / |before|.
 
-        None where it was zero or had another shape: some states grow with the story.
+        None where it was zero, or where its shape changed: some states grow with the story.
         """
         before, after = self.before.get(name), self.after.get(name)
         if before is None or after is None or before.shape != after.shape or not before.any():
@@ -44,18 +44,18 @@ class PlaceTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """A story read: logits (B, length, V), and `places[s][i]`, the PlaceTrace of block i in segment s; the last place
-    of a segment is the memory of the segment as a whole."""
+    """The trace of a story: logits (B, length, V), and `places[s][i]`, the PlaceTrace of block i in segment s. The last
+    place of a segment is the memory of the segment as a whole."""
 
     logits: np.ndarray
     places: list[list[PlaceTrace]]
 
 
 def trace(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, frozen: bool = False) -> Any:
-    """Read a story and keep what the memory did.
+    """Run a story through the model and keep what the memory did.
 
-    ids (B, any) and pad (B,) as in story_forward -> Trace, its logits bit for bit those of story_forward. frozen:
-    nothing is written, so every segment reads the state as it began.  ValueError as in story_forward.
+    ids (B, any), pad (B,) as in story_forward -> Trace; the logits are those of story_forward bit for bit. frozen:
+    nothing is written, so every segment reads the first state.  ValueError as in story_forward.
     """
     xp = get_xp(params["embed.W"])
     ids = to_device(ids, xp)
@@ -69,7 +69,7 @@ def trace(params: Flat, *, ids: Array, cfg: Config, pad: Any = None, frozen: boo
         parts = [model.segment_forward(params, states[0], ids=ids[:, start:start + cfg.T], cfg=cfg, write=False,
                                        pad=None if start else pad) for start in starts]
         logits, segments = xp.concatenate([part[0] for part in parts], 1), [part[2] for part in parts]
-    left = [*states[1:], states[-1]]                     # what a segment left is what the next one read
+    left = [*states[1:], states[-1]]                     # the state after a segment is what the next one reads
     return Trace(to_host(logits), [
         [_place(*each, cfg) for each in zip(cfg.memories, [*segment["blocks"], {}], before, after, strict=True)]
         for segment, before, after in zip(segments, states, left, strict=True)])
@@ -90,8 +90,8 @@ def _place(memory, block, before, after, cfg):
 
 @dataclass(frozen=True)
 class TracedAnswer:
-    """One story and a model's answer to it: the trace, the answer's `tokens` up to the end token, their `text`, and the
-    probabilities (len(tokens), V) with which each of those tokens was chosen."""
+    """A model's answer to a story: the trace, the answer's `tokens` with the end token, their `text`, and `probs`
+    (len(tokens), V), the distribution from which each token was chosen."""
 
     trace: Trace
     tokens: list[int]
@@ -101,7 +101,7 @@ class TracedAnswer:
 
 def traced_answer(params: Flat, example: Any, *, cfg: Config, tokenizer: Any, answer_len: int,
                   frozen: bool = False) -> Any:
-    """Let a model answer an EncodedExample in at most `answer_len` tokens, and trace it."""
+    """The TracedAnswer of a model to an EncodedExample, of at most `answer_len` tokens."""
     ids, pad = np.array([example.prompt]), np.array([example.pad])
     tokens = decoding.answer(params, ids=ids, cfg=cfg, answer_len=answer_len, end=tokenizer.end, pad=pad,
                                frozen=frozen)[0].tolist()
@@ -116,8 +116,8 @@ def traced_answer(params: Flat, example: Any, *, cfg: Config, tokenizer: Any, an
 
 
 def pieces(tokenizer: Any, ids: Array) -> Any:
-    """The text of each token. Where a character is cut into several tokens (byte-level ones do that) the last of them
-    shows it and the others are empty, as is padding."""
+    """The text of each token. If a character has several tokens (byte-level BPE), the last one shows it and the others
+    are empty. Padding is empty, too."""
     texts, held = [], []
     for token in ids:
         held.append(token)

@@ -1,8 +1,8 @@
-"""One file holds a run: parameters, moments, and a JSON text with everything else. Written so that no crash loses it.
+"""A checkpoint: one file with parameters, moments, and a JSON text with everything else. A crash never loses it.
 
-The file is NumPy's .npz, read without pickle: `param.NAME`, `moment.m.NAME`, `moment.v.NAME` a tensor each, and `meta`,
-the JSON text as bytes. It is written beside its place, flushed to the disk and renamed; the one before stays as
-`NAME.previous.npz`.
+The file is NumPy's .npz, read without pickle: one tensor per `param.NAME`, `moment.m.NAME` and `moment.v.NAME`, and
+`meta`, the JSON text as bytes. It is written under another name, flushed to the disk and renamed. The previous
+checkpoint stays as `NAME.previous.npz`.
 """
 
 import io
@@ -25,9 +25,11 @@ MOMENTS = ("m", "v")
 
 
 def save(path: Any, params: Flat, moments: Any, meta: Any) -> None:
-    """Write a checkpoint: `params` a Flat dict, `moments` {"m": buffer like the parameters', "v": ...} or {} before
-    the first step, where they are zero, `meta` JSON values.  BadInput where the disk refuses; what stood at `path` then
-    stands there still."""
+    """Write a checkpoint.
+
+    params: a Flat dict. moments: {"m": buffer like that of the parameters, "v": ...}, or {} before the first step, when
+    they are zero. meta: JSON values.  BadInput where the disk refuses; then the old file stays.
+    """
     arrays = {f"param.{name}": to_host(W) for name, W in params.items()}
     for kind, buffer in moments.items():
         arrays |= {f"moment.{kind}.{name}": to_host(part) for name, part in params.like(buffer).items()}
@@ -39,18 +41,18 @@ def save(path: Any, params: Flat, moments: Any, meta: Any) -> None:
 
 
 def previous(path: Any) -> Any:
-    """Where the checkpoint before the one at `path` is kept: model.previous.npz of model.npz."""
+    """The path of the checkpoint before the one at `path`: model.previous.npz for model.npz."""
     path = Path(path)
     return path.with_name(path.stem + ".previous" + path.suffix)
 
 
 def load(path: Any, *, xp: Any = np) -> tuple:
-    """Read a checkpoint: (params, moments, meta).  BadInput, one line, for whatever is not a whole checkpoint."""
+    """Read a checkpoint: (params, moments, meta).  BadInput for anything that is not a complete checkpoint."""
     refuse_special(path)
     try:
         arrays = _read(path)
         meta = json.loads(arrays.pop("meta").tobytes().decode())
-        if (found := meta.pop("format")) != FORMAT:      # first: what else another format holds, nobody knows
+        if (found := meta.pop("format")) != FORMAT:      # first: another format may hold anything
             raise BadInput(f"{path}: found checkpoint format {found!r:.20}, expected {FORMAT}: train the run again, or "
                            "use the version of tinylm2 that made it (format 1: 0.1.0)")
         dtype = np.dtype(meta.pop("dtype"))
@@ -62,7 +64,7 @@ def load(path: Any, *, xp: Any = np) -> tuple:
         raise
     except FileNotFoundError:
         raise BadInput(f"{path}: found no such file, expected a checkpoint") from None
-    except Exception as error:                           # of broken bytes, zipfile, ast and json can make any error
+    except Exception as error:                           # for damaged bytes, zipfile, ast and json raise many types
         raise BadInput(f"{path}: found a damaged file, expected a checkpoint ({_line(error)})") from None
     if dtype.kind != "f":
         raise BadInput(f"{path}: found numbers of type {dtype}, expected float32 or float64")
@@ -73,9 +75,9 @@ def load(path: Any, *, xp: Any = np) -> tuple:
         if x.shape != shape or x.dtype != dtype:
             raise BadInput(f"{path}: {name:.60} is {x.dtype} {list(x.shape)}, expected {dtype} {list(shape)}"[:300])
         if not np.isfinite(x).all():
-            raise BadInput(f"{path}: {name:.60} holds numbers that are not finite, expected a model that learned")
+            raise BadInput(f"{path}: {name:.60} holds numbers that are not finite, expected finite ones")
     params = Flat(shapes, xp, dtype)
-    moments = {kind: xp.zeros(params.buffer.size, dtype) for kind in MOMENTS}      # taken from the system when written
+    moments = {kind: xp.zeros(params.buffer.size, dtype) for kind in MOMENTS}      # no memory is used before writing
     parts = {"param.": params} | {f"moment.{kind}.": params.like(moments[kind]) for kind in kept}
     for prefix, views in parts.items():
         for name, view in views.items():
@@ -86,8 +88,8 @@ def load(path: Any, *, xp: Any = np) -> tuple:
 def _read(path):
     """Name -> array of every entry of a .npz that `save` wrote.
 
-    Stricter than np.load: no entry is packed, and a shape is believed only where so many bytes follow. A file of a few
-    bytes cannot claim a terabyte.
+    Stricter than np.load: no entry is compressed, and the bytes must match the shape. So a small file cannot claim a
+    terabyte.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
@@ -95,13 +97,13 @@ def _read(path):
         if sum(entry.file_size for entry in entries) > os.path.getsize(path):
             raise ValueError("entries longer than the file")
         for entry in entries:
-            stream = io.BytesIO(archive.read(entry))     # checks the entry's sum
+            stream = io.BytesIO(archive.read(entry))     # checks the CRC
             if np.lib.format.read_magic(stream) != (1, 0):
                 raise ValueError(f"{entry.filename} is of another .npy version")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
             raw = stream.getbuffer()[stream.tell():]
             if dtype.hasobject or prod(shape) * dtype.itemsize != len(raw):
-                raise ValueError(f"{entry.filename} is no array of {list(shape)} plain numbers")
+                raise ValueError(f"{entry.filename} is not an array of {list(shape)} plain numbers")
             array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
             arrays[entry.filename.removesuffix(".npy")] = array
     return arrays

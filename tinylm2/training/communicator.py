@@ -1,8 +1,8 @@
-"""The only file that knows MPI: what the processes of one training run say to each other.
+"""Communication between the processes of one training run. Only this file uses MPI.
 
-A batch is cut into shards, and every shard's gradient is one forward and backward. Shards are added in the order of
-their numbers, so the bits of a run depend on the number of shards and never on the number of processes (ranks): rank r
-of R computes the shards r S/R .. (r+1) S/R - 1. With one process a communicator does nothing but add.
+A batch is cut into shards. Each shard's gradient is one forward and backward, and the gradients are added in the order
+of the shards. So the bits of a run depend on the number of shards S, never on the number of processes (ranks) R. Rank r
+computes the shards r S/R .. (r+1) S/R - 1. With one process, a communicator only adds.
 """
 
 import os
@@ -17,18 +17,18 @@ import numpy as np
 from tinylm2.backend import Array, get_xp, to_device, to_host
 from tinylm2.errors import BadInput
 
-STARTED_BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")      # what mpiexec tells its processes
-PATIENCE = 3                                             # seconds that a failing rank waits for the others to fail, too
+STARTED_BY_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")      # set by mpiexec
+PATIENCE = 3                                             # seconds that a failing rank waits for others to fail
 END = 1                                                  # tag of the messages of `all_end`
 
 
 class SingleProcess:
-    """One process: `gather` returns what it was given, and shards are added here."""
+    """The communicator of a single process."""
 
     rank, size = 0, 1
 
     def gather(self, value: Any) -> list:
-        """The value of every rank, in their order, on every rank."""
+        """The values of all ranks, in order, on every rank."""
         return [value]
 
     def sum_shards(self, buffers: Any) -> Array:
@@ -36,11 +36,11 @@ class SingleProcess:
         return _fold(buffers)
 
     def all_end(self) -> bool:
-        """Whether all processes of the run end now: each that calls this waits for the others, but not for long."""
+        """Whether all processes of the run call this now. Each waits up to 2 PATIENCE seconds for the others."""
         return True
 
     def abort(self, status: Any) -> None:
-        """End every process of the run; here there is none but this one."""
+        """End the other processes of the run: there are none."""
 
 
 class MPI:
@@ -54,10 +54,11 @@ class MPI:
         return self.comm.allgather(value)
 
     def sum_shards(self, buffers: Any) -> Any:
-        """As `SingleProcess.sum_shards`: each rank adds one slice of all shards in their order, then the slices meet.
+        """As `SingleProcess.sum_shards`. Each rank adds one slice of all shards, in order; then the slices are joined.
 
-        Every number travels twice (to the rank that adds its slice, and back to all), as in any all-reduce, but the
-        order of the additions is ours. Device arrays go over the host unless the MPI takes them (TINYLM2_CUDA_MPI=1).
+        Every number is sent twice (to the rank that adds its slice, and back to all), as in any all-reduce, but here
+        the order of the additions is fixed. Device arrays go through the host unless TINYLM2_CUDA_MPI=1 says that the
+        MPI accepts them.
         """
         xp, size, k = get_xp(*buffers), buffers[0].size, len(buffers)
         direct = xp is np or os.environ.get("TINYLM2_CUDA_MPI") == "1"
@@ -67,7 +68,7 @@ class MPI:
         ends = [size * rank // self.size for rank in range(self.size + 1)]
         widths = [high - low for low, high in zip(ends, ends[1:], strict=False)]
         mine, cut = widths[self.rank], here.reshape(-1)
-        if k > 1:                                        # one shard lies in the order of its slices already
+        if k > 1:                                        # a single shard is already in the order of the slices
             cut = module.concatenate([here[:, low:high].reshape(-1) for low, high in zip(ends, ends[1:], strict=False)])
         met = module.empty(self.size * k * mine, cut.dtype)
         _wait_for_device(module)
@@ -80,8 +81,8 @@ class MPI:
         return joined if direct else to_device(joined, xp)
 
     def all_end(self) -> bool:
-        """As `SingleProcess.all_end`. It sends messages, for processes that do not end are in some collective call."""
-        ends = time.monotonic() + PATIENCE * (2 if self.rank else 1)     # the first one speaks first
+        """As `SingleProcess.all_end`, with messages: a process that does not end may be inside a collective call."""
+        ends = time.monotonic() + PATIENCE * (2 if self.rank else 1)     # rank 0 gives up first, and prints
         others = [0] if self.rank else range(1, self.size)
         if self.rank:
             self.comm.send(None, 0, END)
@@ -101,7 +102,7 @@ class MPI:
 
 
 def _fold(buffers):
-    """((b0 + b1) + b2) + ...: float addition rounds, so another order would give other bits."""
+    """((b0 + b1) + b2) + ...: additions round, so another order would give other bits."""
     total, *others = buffers
     for buffer in others:
         total = total + buffer
@@ -109,22 +110,22 @@ def _fold(buffers):
 
 
 def _wait_for_device(module):
-    """Wait until all arrays are computed: an MPI that reads a GPU's memory does not know of its queue."""
+    """Wait until all arrays are computed: MPI reads a GPU's memory without waiting for its queue."""
     if hasattr(module, "cuda"):
         module.cuda.get_current_stream().synchronize()
 
 
 def ranks_started() -> int:
-    """How many processes mpiexec says it started; 1 without mpiexec."""
+    """The number of processes that mpiexec started; 1 without mpiexec."""
     return max([1, *(int(os.environ[name]) for name in STARTED_BY_MPI if os.environ.get(name, "").isdigit())])
 
 
 @cache
 def world() -> Any:
-    """The communicator of this process.  BadInput where mpiexec started several that cannot talk to each other: they
-    would be as many trainings in one folder."""
+    """The communicator of this process.  BadInput where mpiexec started several processes that cannot communicate: each
+    would train on its own, in the same folder."""
     started = ranks_started()
-    if started == 1 or "mpi4py.futures" in sys.modules:  # the processes of a pool share no training
+    if started == 1 or "mpi4py.futures" in sys.modules:  # the workers of a pool are independent
         return SingleProcess()
     try:
         from mpi4py import MPI as library
@@ -139,7 +140,7 @@ def world() -> Any:
 
 
 def agree(comm: Any, **values: Any) -> None:
-    """BadInput, on every rank, where the ranks do not hold the same values; it names the first difference."""
+    """BadInput, on every rank, where the ranks have different values. It names the first difference."""
     everyone = comm.gather({name: repr(value) for name, value in values.items()})
     for rank, theirs in enumerate(everyone):
         for name, expected in everyone[0].items():
@@ -149,7 +150,7 @@ def agree(comm: Any, **values: Any) -> None:
 
 
 def checksum(array: Any) -> int:
-    """A short number that differs, almost surely, where two arrays do."""
+    """A CRC of an array's bytes: different arrays have different ones, almost surely."""
     return zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes())
 
 

@@ -1,4 +1,4 @@
-"""The curriculum: stages of growing difficulty, without which answers are not learned (docs/MODEL.md)."""
+"""The curriculum: stages of growing difficulty, and the learning rate of each step (docs/MODEL.md)."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,15 +6,17 @@ from typing import Any
 
 from tinylm2.data import BucketSampler, HaystackSampler, TextSampler
 
-WINDOW = 20                                              # how many of the last losses a stage's threshold looks at
-MIXES = 1, 6, 12                                         # numbers of tasks that a growing mix has before it has all
+WINDOW = 20                                              # a threshold is for the mean of the last losses
+MIXES = 1, 6, 12                                         # numbers of tasks in a growing mix, before all of them
 LENGTHS = tuple(sorted({2**k for k in range(1, 13)} | {3 * 2**k for k in range(12)}))        # segments: 2 3 4 6 8 ...
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a curriculum: batches of a sampler for `steps` steps, or until the mean of the last 20 losses is below
-    `loss_threshold`. A `required` stage that does not reach its threshold ends the run."""
+    """A stage: batches of a sampler for `steps` steps, or until the mean of 20 losses is below `loss_threshold`.
+
+    A `required` stage that does not reach its threshold ends the run.
+    """
 
     name: str
     sampler: HaystackSampler | BucketSampler | TextSampler
@@ -26,15 +28,15 @@ class Stage:
 
 def curriculum(*, segment_len: int, segments: Any, steps: Any, mixed: int = 0, short: Any = (1, 16),
                required: bool = True) -> tuple:
-    """The stages that get answers learned. On full-length stories from the start, names are never bound to places.
+    """The stages of a run. With full-length stories from the start, a model never learns to bind names to places.
 
-    A learns to bind a name to a place in two facts, A2 to find them in one full segment, B to keep them over segments.
-    A's threshold is low because two names that are still mistaken for each other in A stay so, and with four names one
-    such pair costs only .04: few stories name both, and the end token, which costs nothing, halves the mean.
-    segments and steps: B's longest story and its length, one after another where there are several ("4,8,16" teaches
-    to keep facts longer and longer); 0 segments are stories without filler. mixed: how many tasks a mix has; it is
-    `growing` before B. 0 is one task alone. short: (segments, tokens per segment) of A's rows. required: whether a run
-    ends where A is not learned; nobody knows whether a task of the user's own can be, with two facts.
+    Stage A teaches to bind a name to a place in two facts, A2 to find them in one full segment, B to keep them over
+    segments. A's threshold is low: two names that are still confused after A stay confused, and one such pair of four
+    names costs only .04, because few stories have both and the end token, which is easy, halves the mean.
+    segments, steps: for each stage B, its longest story and its number of steps; 0 segments: stories without filler.
+    mixed: the number of tasks of a mix, which is trained by `growing` before B; 0: one task, without a mix.
+    short: (segments, tokens per segment) of A's rows.
+    required: does a run end where A is not learned? Nobody knows whether a task of the user's own can be learned there.
     """
     if mixed:
         facts = (None, None, 2, 4, 6, 8, 10)
@@ -59,14 +61,15 @@ def curriculum(*, segment_len: int, segments: Any, steps: Any, mixed: int = 0, s
 
 
 def growing(plan: Any, *, segment_len: int, batch_size: int = 64) -> tuple[Stage, ...]:
-    """Stages of a mix that grows, without filler: rows of `plan` are (number of tasks, steps on short stories, steps on
-    full stories), `batch_size` stories per batch on average, twice as many in the very first. Each stage but the last
-    ends when it has learned.
+    """Stages of a mix of tasks that grows, without filler.
 
-    All at once, twenty tasks are learned six times as slowly: most of them ask who is where, and a twentieth of a batch
-    teaches that badly. The first task comes alone and with the shortest stories, so that no two names are mistaken for
-    each other. Each mix is trained on short stories before full ones, for a question that needs a long story is
-    otherwise answered at random for thousands of steps.
+    plan: rows of (number of tasks, steps on short stories, steps on full stories). A batch has `batch_size` stories on
+    average, twice as many in the first stage. Each stage but the last may end early, at its threshold.
+
+    All at once, twenty tasks are learned six times more slowly: most of them ask who is where, and one batch has too
+    few questions of each. The first task is trained alone with the shortest stories, so that no two names are confused.
+    Each mix is trained on short stories before full ones: otherwise a question that needs a long story is answered at
+    random for thousands of steps.
     """
     stages = []
     for tasks, brief, full in plan:
@@ -79,15 +82,15 @@ def growing(plan: Any, *, segment_len: int, batch_size: int = 64) -> tuple[Stage
 
 
 def _natural(segment_len):
-    """Rows without filler: two in five as the real files tell them, half of these with all of their questions."""
+    """Rows without filler: two in five are full stories as in the official files, half of them with all questions."""
     return BucketSampler(facts=(None, None, 2, 4, 6), segment_len=segment_len, every=0.5)
 
 
-def learning_rate(peak: float, step: int, *, warmup: int, decay_from: int | None = None, decay_steps: int = 1,
+def learning_rate(max_lr: float, step: int, *, warmup: int, decay_from: int | None = None, decay_steps: int = 1,
                   floor: float = 0.05) -> float:
-    """The rate of a step: up in a line over `warmup` steps, then level; from `decay_from` on down a half cosine to
-    `floor` of the peak over `decay_steps` steps."""
-    rate = peak * min(1.0, (step + 1) / warmup)
+    """The learning rate of a step: a linear warm-up over `warmup` steps, then max_lr. From `decay_from` on, it falls
+    along a half cosine to `floor` * max_lr, over `decay_steps` steps."""
+    rate = max_lr * min(1.0, (step + 1) / warmup)
     if decay_from is not None:
         done = min(1.0, max(0.0, (step - decay_from) / decay_steps))
         rate *= floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2

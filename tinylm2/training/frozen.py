@@ -1,7 +1,7 @@
-"""Training a memory inside a model that stays as it is: gradients, clipping and AdamW for the memory alone.
+"""Training only the memories of a model: gradients, clipping and AdamW for their parameters alone.
 
-Backward must still pass through every block, for a gradient reaches a lower memory through what stands above it. What
-is saved is the other half of a product's backward: the gradient of each frozen matrix.
+Backward still goes through every block, because a gradient reaches a memory through the blocks above it. What is saved
+is half of each product's backward: the gradient of the frozen matrix.
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ from tinylm2.optim import AdamW
 
 
 def memory_names(params: Flat) -> list:
-    """The parameters of the memories.  BadInput where there are none."""
+    """The names of the memories' parameters.  BadInput where there are none."""
     names = [name for name in params if ".mem." in name or name.startswith("memory.")]
     if not names:
         raise BadInput("--freeze base: found a model without a memory's parameters, expected one with a memory")
@@ -24,10 +24,10 @@ def memory_names(params: Flat) -> list:
 
 
 class FrozenBase(AdamW):
-    """AdamW that moves the memories' parameters only. Its moments are as large as the model, zero for the rest."""
+    """AdamW for the memories' parameters only. Its moments have the size of the model; those of the rest are zero."""
 
     def step(self, params: Flat, grads: Flat, lr: float) -> None:
-        """A step of AdamW, and then everything frozen as it was: weight decay moves without a gradient."""
+        """A step of AdamW, then restore all frozen parameters: weight decay moves them even without a gradient."""
         before = params.like(params.buffer.copy())
         super().step(params, grads, lr)
         for name in params.keys() - set(memory_names(params)):
@@ -36,9 +36,9 @@ class FrozenBase(AdamW):
 
 @contextmanager
 def only_memories(params: Flat) -> Iterator:
-    """Inside, backward computes no gradient of a frozen matrix, and gives zeros for every frozen parameter.
+    """In this context, backward computes no gradient of a frozen matrix; gradients of frozen parameters are zero.
 
-    `ops` is called through its module everywhere, so one exchange reaches every product.
+    `ops` is called through its module everywhere, so replacing two functions is enough.
     """
     spans = sorted((_address(params[name]), params[name].nbytes) for name in memory_names(params))
     starts = [start for start, _ in spans]
@@ -61,7 +61,7 @@ def only_memories(params: Flat) -> Iterator:
     def story_backward(dlogits, cache):
         grads = story(dlogits, cache)
         for name in grads.keys() - names:
-            grads[name][...] = 0                         # the gains', which are cheap; the norm must not count them
+            grads[name][...] = 0                         # gains have one; it must not count in the norm
         return grads
 
     names = set(memory_names(params))
@@ -74,5 +74,5 @@ def only_memories(params: Flat) -> Iterator:
 
 
 def _address(x):
-    """Where an array's first number stands in memory."""
+    """The address of an array's first number."""
     return x.data.ptr if hasattr(x.data, "ptr") else x.__array_interface__["data"][0]

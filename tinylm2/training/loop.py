@@ -1,4 +1,4 @@
-"""A run from its first step to its last, saved on the way: signals, the lines of metrics.jsonl, a disk that refuses."""
+"""The training loop of a run: signals, checkpoints, the lines of metrics.jsonl, errors of the disk."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from tinylm2.training.communicator import agree, checksum
 
 
 class Stopped(Exception):
-    """A signal asked the run to end; it was saved. `status` is what the process should exit with."""
+    """A signal ended the run, after saving. `status` is the exit status."""
 
     def __init__(self, number: Any) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; --resume continues")
@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 @contextmanager
 def polite_signals() -> Iterator:
-    """SIGINT and SIGTERM are noted, so that the step in work can end and be saved; a second one ends the process."""
+    """Collect SIGINT and SIGTERM, so that the current step can end and be saved. A second one ends the process."""
     caught = []
 
     def note(number, frame):
@@ -39,11 +39,10 @@ def polite_signals() -> Iterator:
 
 
 def train(folder: Any, model: Any, trainer: Any, *, save_every: int = 200, show: Any = None) -> None:
-    """Train to the end of the curriculum, saving on the way; `show(metrics)` after each step.
+    """Train to the end of the curriculum. Save every `save_every` steps; call `show(metrics)` after each step.
 
-    Of several processes only the first writes; a signal to any of them ends the step everywhere. Raises what the
-    trainer raises (NotLearned, NotFinite) with the last good checkpoint in place, Stopped, and BadInput where the disk
-    refuses.
+    Only the first of several processes writes. A signal to any of them ends all after the current step. Raises Stopped,
+    NotLearned and NotFinite (the last good checkpoint stays), and BadInput where the disk refuses.
     """
     comm = trainer.comm
     writes = comm.rank == 0
@@ -51,12 +50,12 @@ def train(folder: Any, model: Any, trainer: Any, *, save_every: int = 200, show:
         with folder.metrics(trainer.progress.step) if writes else nullcontext() as lines, polite_signals() as caught:
 
             def save():
-                if comm.size > 1:                        # processors that round differently would drift apart unseen
+                if comm.size > 1:                        # different rounding would make the processes differ
                     agree(comm, **{"parameters with the checksum": checksum(trainer.params.buffer)})
                 if lines is not None:
-                    os.fsync(lines.fileno())             # first the lines, then the checkpoint that counts on them
+                    os.fsync(lines.fileno())             # the checkpoint relies on these lines
                     folder.save(model, trainer)
-                comm.gather(None)                        # no process ends while the first one writes
+                comm.gather(None)                        # all processes wait until the first one has written
 
             signals = []
             for metrics in trainer.steps():
@@ -78,7 +77,7 @@ def train(folder: Any, model: Any, trainer: Any, *, save_every: int = 200, show:
 
 def _write_line(file, text):
     line = text.encode() + b"\n"
-    if file.write(line) < len(line):                     # the disk took a part only: it is full
+    if file.write(line) < len(line):                     # only a part was written: the disk is full
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -1,7 +1,7 @@
-"""What a run trains on: its tasks, its filler and its vocabulary, from the files and names that the settings give.
+"""The material of a run: tasks, filler and vocabulary, from the names and files in its settings.
 
-Files that settings name are opened here alone, and only for a new run or one that is continued with the same options on
-the command line: a checkpoint is somebody else's file until its owner says otherwise.
+Files that settings name are opened only here, and only if the command line names them: for a new run, or for one that
+is resumed with the same options. A checkpoint from somebody else must not open files.
 """
 
 import re
@@ -31,7 +31,7 @@ from tinylm2.errors import BadInput, read_lines
 from tinylm2.training.settings import weighted_tasks
 
 OPENED = ("task", "train_on", "filler", "words", "text")         # settings that may name a file
-SAMPLE = 200                                             # stories of a task that are read for its words and its answers
+SAMPLE = 200                                             # stories per task that are searched for words and answers
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Material:
 
 
 def gather_material(settings: Any) -> Material:
-    """The Material that settings ask for.  BadInput names what is wrong with a file, before anything is trained."""
+    """The Material for these settings.  BadInput names what is wrong with a file, before training."""
     tasks = _tasks(settings)
     own = settings.task.endswith(".py") or bool(settings.train_on)
     filler = BookFiller(settings.filler) if settings.filler else GrammarFiller()
@@ -67,7 +67,7 @@ def gather_material(settings: Any) -> Material:
 
 
 def _tasks(settings):
-    """Task -> weight: of the twenty, of a Python file, or of a folder of official files."""
+    """Task -> weight: from the twenty tasks, a Python file, or a folder of official files."""
     if settings.task.endswith(".py"):
         return dict.fromkeys(load_tasks(settings.task), 1.0)
     tasks = weighted_tasks(settings.task)
@@ -77,9 +77,9 @@ def _tasks(settings):
 
 
 def load_tasks(path: Any) -> Any:
-    """The tasks that a Python file enters in TASKS (docs/DATA.md shows one), each tried on some stories.
+    """The tasks that a Python file adds to TASKS (docs/DATA.md shows one), each tried on some stories.
 
-    BadInput where the file enters none, where its code fails (with the line), and where a story is no story.
+    BadInput where the file adds none, where its code fails (with the line), and where a story is not valid.
     """
     if not Path(path).is_file():
         raise BadInput(f"{path}: found no such file, expected Python code that declares a task (docs/DATA.md)")
@@ -131,7 +131,7 @@ def _texts(examples, filler):
 
 
 def _all_texts(task):
-    """Every text of a file's task; of a generated one, those of a sample."""
+    """All texts of a FileTask; of another task, the texts of a sample."""
     stories = task.stories if isinstance(task, FileTask) else [task.story(rng) for rng in task.sample(SAMPLE)]
     for story in stories:
         for line in story:
@@ -141,9 +141,9 @@ def _all_texts(task):
 
 
 def short_rows(stories: Stories, segment_len: int, short: int = 16) -> tuple[int, int]:
-    """(segments, segment_len) that hold any story of two facts: the rows of the first stage, as short as can be.
+    """(segments, segment_len) of the first stage's rows: as short as possible for a story of two facts.
 
-    BadInput before the first step, and not hours later, where a segment is too short for a question and its answer.
+    BadInput, before the first step, where a segment is too short for a question and its answer.
     """
     longest = 0
     for task in stories.tasks:

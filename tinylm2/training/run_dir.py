@@ -1,9 +1,9 @@
-"""A run as a folder: what it was made of, what it learned, how it went, how it did. Nothing in it is lost by a crash.
+"""The folder of a run. A crash loses none of its files.
 
-    config.json        the settings, in the words of the command line, and the model's letters
+    config.json        the settings, named as on the command line, and the model's Config
     tokenizer.json     the vocabulary, a file of the `tokenizers` library
-    model.npz          the checkpoint, whole: a run continues from this file alone (model.previous.npz: the one before)
-    metrics.jsonl      a line a step
+    model.npz          the checkpoint: a run continues from this file alone (model.previous.npz: the previous one)
+    metrics.jsonl      one line per step
     evaluation.json    accuracy by length, distance and depth
 """
 
@@ -35,14 +35,14 @@ from tinylm2.training.step import SINGLE, NotFinite
 from tinylm2.training.trained_model import TrainedModel, new
 from tinylm2.training.trainer import Progress
 
-# In the order in which an old run is removed, so that a removal cut short leaves a run that is whole or can restart.
+# The order in which an old run is removed: after a crash in between, the run is whole or can start again.
 FILES = ("model.previous.npz", "model.npz", "metrics.jsonl", "evaluation.json", "tokenizer.json", "config.json")
 
 
 def load(folder: Any, *, xp: Any = np) -> tuple:
     """(TrainedModel, moments, progress) of a run's folder, from its model.npz alone.
 
-    Where only the checkpoint before is there, that one. A damaged one is never passed over in silence.
+    If there is only the previous checkpoint, it is used. A damaged checkpoint is always an error.
     """
     path = Path(folder) / "model.npz"
     if not Path(folder).is_dir():
@@ -57,7 +57,7 @@ def load(folder: Any, *, xp: Any = np) -> tuple:
     except BadInput as error:
         if not before.exists():
             raise
-        raise BadInput(f"{error}; {before.name} holds the one before: moved to {path.name}, it is continued") from None
+        raise BadInput(f"{error}; {before.name} is the one before: rename it to {path.name} to use it") from None
     return model, moments, progress
 
 
@@ -81,7 +81,7 @@ def _model(meta, params, path):
 
 
 def _checked_progress(found, path):
-    """Progress as a checkpoint tells it.  BadInput where no run can stand there."""
+    """The progress in a checkpoint.  BadInput where it is not possible."""
     try:
         counts, losses = [found[name] for name in ("step", "stage", "first")], found["losses"]
         sound = (len(found) == 4 and all(type(n) is int and n >= 0 for n in counts) and found["first"] <= found["step"]
@@ -89,15 +89,15 @@ def _checked_progress(found, path):
     except (KeyError, TypeError):
         sound = False
     if not sound:
-        raise BadInput(f"{path}: found the progress {str(found)[:60]}, expected where a run stands")
+        raise BadInput(f"{path}: found the progress {str(found)[:60]}, expected step, stage, first and losses of a run")
     return found
 
 
 def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = SINGLE) -> tuple:
-    """(TrainedModel, Trainer) as the folder's last checkpoint left them, or from the start where it has none yet.
+    """(TrainedModel, Trainer) from the folder's last checkpoint, or from the start where it has none yet.
 
-    given: the settings on the command line. A file that the run's settings name must be among them: it is opened only
-    because its owner asks for it again.
+    given: the settings on the command line. They must repeat every file that the run's settings name: files are opened
+    only if the command line names them.
     """
     path = folder.path
     refused = comm.gather(_hold(folder) if comm.rank == 0 else None)[0]
@@ -109,11 +109,11 @@ def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = 
         model = new(settings, xp=xp)
         return model, model.trainer(comm)
     if path.is_dir() and not folder.held():
-        raise BadInput(f"{path}: found no run in it, expected one that was begun; without --resume, one begins")
+        raise BadInput(f"{path}: found no run in it, expected one to resume (leave out --resume to begin a new one)")
     model, moments, progress = load(path, xp=xp)
     _check_files(model.settings, given)
     material = gather_material(model.settings)
-    model.filler = material.filler                       # questions are hidden in what the run was trained with
+    model.filler = material.filler                       # questions get the filler of the training
     trainer = model.trainer(comm, material)
     if progress["stage"] > len(trainer.stages):
         raise BadInput(f"{path}: found stage {progress['stage']}, expected at most {len(trainer.stages)}")
@@ -122,7 +122,7 @@ def resume(folder: Any, given: dict | None = None, *, xp: Any = np, comm: Any = 
 
 
 def _hold(folder):
-    """Lock a run before a byte of it is read, for another process may be writing it; why that fails, as text."""
+    """Lock a run before it is read: another process may be writing it. Returns an error message, or None."""
     try:
         if folder.path.is_dir():
             folder.hold()
@@ -132,9 +132,9 @@ def _hold(folder):
 
 
 def continue_from(source: Any, given: dict, *, xp: Any = np) -> TrainedModel:
-    """A run's model with the settings of another training: what `given` names, and the source's where it is silent.
+    """A run's model with new settings for training on a text: those in `given`, otherwise the source's.
 
-    BadInput where a setting that makes the model is another, and where there is no text to train on.
+    BadInput where `given` changes a setting of the model itself, or has no text.
     """
     model, _, _ = load(source, xp=xp)
     asked = {f.name: given[f.name] for f in fields(Settings) if given.get(f.name) is not None}
@@ -144,7 +144,7 @@ def continue_from(source: Any, given: dict, *, xp: Any = np) -> TrainedModel:
         fixed = f.metadata["letter"] or f.name in ("memory_blocks", "tokenizer", "vocab", "words")
         if fixed and asked.get(f.name, getattr(model.settings, f.name)) != getattr(model.settings, f.name):
             raise BadInput(f"--{f.name.replace('_', '-')}: found {asked[f.name]}, expected "
-                           f"{getattr(model.settings, f.name)}, with which {source} was made")
+                           f"{getattr(model.settings, f.name)}, the setting of {source}")
     model.settings = replace(model.settings, **asked)
     return model
 
@@ -156,11 +156,11 @@ def _check_files(settings, given):
         if value and (name != "task" or value.endswith(".py")) and given.get(name) != value:
             flag = "--" + name.replace("_", "-")
             raise BadInput(f"{flag}: found a run that was trained with {value!r:.80}, expected this option again: "
-                           "files are opened only where the command line names them")
+                           "files are opened only if the command line names them")
 
 
 def _begun(path):
-    """The Settings of a config.json."""
+    """The Settings in a config.json.  BadInput where it is damaged or of another version."""
     found = parse_json("\n".join(read_lines(path)), path)
     try:
         if found.get("format") != checkpoint.FORMAT:
@@ -172,19 +172,19 @@ def _begun(path):
 
 
 class RunDir:
-    """Where a run writes. Only the files named above are ever touched, by one process at a time."""
+    """The folder in which a run writes: only the files named above, and only one process at a time."""
 
     def __init__(self, path: str | Path) -> None:
         self.path, self._holds = Path(path), False
 
     def held(self) -> list:
-        """The files of a run that the folder holds already."""
+        """The files of a run that are in the folder."""
         return [name for name in FILES if (self.path / name).exists()]
 
     def hold(self) -> None:
-        """Keep all other processes from training here, as long as this object lives.  BadInput where one does.
+        """Lock the folder as long as this object lives, so no other process trains in it.  BadInput where one does.
 
-        The folder itself is locked: its files are replaced and removed. Where the system has no such lock, hope.
+        The folder itself is locked, because its files are replaced and removed. Some systems have no such lock.
         """
         if self._holds or not hasattr(os, "O_DIRECTORY"):
             return
@@ -195,23 +195,23 @@ class RunDir:
         except BaseException:
             os.close(handle)
             raise
-        weakref.finalize(self, os.close, handle)         # the system does it where the process is killed
+        weakref.finalize(self, os.close, handle)         # if the process is killed, the system closes it
         self._holds = True
 
     def _sweep(self):
-        """Remove what a killed process had not finished: nobody else writes here."""
+        """Remove the temporary files of a killed process. The lock is held, so no other process writes here."""
         for path in self.path.iterdir():
             if (match := re.fullmatch(r"(.+)\.\d+\.tmp", path.name)) and match[1] in FILES:
                 path.unlink(missing_ok=True)
 
     def claim(self, *, overwrite: bool = False) -> None:
-        """Make the folder ready for a new run.  BadInput where it holds another, unless that may be overwritten, and
-        where another process trains in it."""
+        """Prepare the folder for a new run.  BadInput where it has another run (unless `overwrite`), or where another
+        process trains in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not os.access(self.path, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            self.hold()                                  # first the lock, then the first touch
+            self.hold()                                  # lock before anything is changed
             held = self.held()
             if held and not overwrite:
                 raise BadInput(f"{self.path}: found another run ({', '.join(held)}), expected an empty folder; "
@@ -224,28 +224,28 @@ class RunDir:
             raise BadInput(f"{self.path}: cannot be written ({error.strerror})") from None
 
     def describe(self, model: Any) -> None:
-        """Write config.json, with which a run can begin, and tokenizer.json."""
+        """Write config.json, from which a run can start again, and tokenizer.json."""
         self.write_json("config.json", {"format": checkpoint.FORMAT, "settings": asdict(model.settings),
                                         "model": asdict(model.cfg), "parameters": count_params(model.cfg)})
         with replacing(self.path / "tokenizer.json") as file:
             file.write(model.tokenizer.to_json().encode())
 
     def save(self, model: Any, trainer: Any) -> None:
-        """Write model.npz.  NotFinite where the run has gone wrong: the last good one stays."""
+        """Write model.npz.  NotFinite where a parameter or moment is not finite: the last good checkpoint stays."""
         for name, W in (*trainer.params.items(), *trainer.moments.items()):
             if not finite(W):
-                raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the checkpoint before stays")
+                raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the last checkpoint stays")
         self._save(model, trainer.moments, trainer.progress)
 
     def save_imported(self, model: Any) -> None:
-        """Write the whole run of a model that was trained elsewhere: it has taken no step, so it has no moments."""
+        """Write the run of an imported model. It has no moments, because no step was taken."""
         self.describe(model)
         self._save(model, {}, Progress())
 
     def _save(self, model, moments, progress):
         meta = {"settings": asdict(model.settings), "tokenizer": model.tokenizer.to_json(),
                 "answer_len": model.answer_len, "progress": progress.state()}
-        if isinstance(model.tokenizer, PublishedTokenizer):              # the settings alone do not say what it is
+        if isinstance(model.tokenizer, PublishedTokenizer):              # the settings do not describe it completely
             meta["imported"] = {"config": asdict(model.cfg), "special": model.tokenizer.special}
         checkpoint.save(self.path / "model.npz", model.params, moments, meta)
 
@@ -255,22 +255,22 @@ class RunDir:
 
     @contextmanager
     def metrics(self, step: int) -> Iterator:
-        """metrics.jsonl, open for the line of `step`: later lines, which no checkpoint remembers, are cut off.
+        """metrics.jsonl, opened to append the line of `step`. Later lines, of steps after the checkpoint, are cut off.
 
-        BadInput where another process trains in this folder: its lines and ours would mix.
+        BadInput where another process trains in this folder.
         """
         self.hold()
         refuse_special(self.path / "metrics.jsonl")
         with open(self.path / "metrics.jsonl", "ab+", buffering=0) as file:
-            _lock(file, self.path)                       # on a network disk a folder's lock holds on one machine only
+            _lock(file, self.path)                       # on a network disk, a folder's lock is for one machine
             file.seek(0)
             kept = sum(len(line) for line in islice(file, step) if line.endswith(b"\n"))
-            file.truncate(kept)                          # in place: a crash here must not cost the lines that stay
+            file.truncate(kept)                          # in place: a crash here must not lose the kept lines
             yield file
 
 
 def output_path(path: Any, *, option: str = "--out", inputs: Any = ()) -> Path:
-    """Where a command may write a result.  BadInput for one of its inputs and for a run's own files."""
+    """The path at which a command writes a result.  BadInput for one of its inputs and for the files of a run."""
     path = Path(path)
     if path.name.lower() in FILES and RunDir(path.parent).held():
         raise BadInput(f"{option} {path}: found a name that belongs to the run in {path.parent}, expected another")
@@ -279,7 +279,7 @@ def output_path(path: Any, *, option: str = "--out", inputs: Any = ()) -> Path:
 
 
 def _lock(file, folder):
-    """Hold a file until this process ends, however it ends. False where the system has no such lock."""
+    """Lock a file until this process ends. False where the system has no such lock."""
     try:
         import fcntl
     except ImportError:
@@ -287,7 +287,7 @@ def _lock(file, folder):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BadInput(f"{folder}: found another process that trains in it, expected to be alone") from None
+        raise BadInput(f"{folder}: found another process that trains in it, expected none") from None
     except OSError:                                      # some network disks have no locks
         return False
     return True

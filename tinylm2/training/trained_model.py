@@ -1,4 +1,4 @@
-"""A model with its tokenizer and settings: what training makes, a folder keeps, and a user asks."""
+"""A model with its tokenizer and settings, for training, answering and generating."""
 
 import math
 import os
@@ -35,9 +35,9 @@ from tinylm2.training.trainer import Trainer
 
 @dataclass
 class TrainedModel:
-    """A run read back from its folder, or a new one: all that asking and training need.
+    """A run from its folder, or a new one, with all that questions and training need.
 
-    answer_len: tokens of the longest answer of its tasks. filler: what hides the facts of a question.
+    answer_len: tokens of the longest answer of its tasks. filler: the sentences to put between facts.
     """
 
     settings: Settings
@@ -52,9 +52,9 @@ class TrainedModel:
         return f"TrainedModel({count_params(self.cfg):,} parameters, {self.cfg})"
 
     def encoded(self, story: Any, question: str, *, length: int = 0, seed: int = 0) -> Any:
-        """The EncodedExample that asks a question of a story, hidden in `length` tokens of filler (0: none).
+        """The EncodedExample of a story and a question, with filler up to `length` tokens in all (0: none).
 
-        BadInput names every word that is not known, and where the story is too long for the length.
+        BadInput names every unknown word, and says where the story is too long for the length.
         """
         if unknown := self.tokenizer.unknown(f"{story} {question}"):
             raise BadInput(f"found {', '.join(unknown)}, expected words that the model knows (see tokenizer.json)")
@@ -64,7 +64,7 @@ class TrainedModel:
         rows, _ = encode_examples([example], segments, tokenizer=self.tokenizer, filler=self.filler,
                                   segment_len=self.cfg.T, seed=seed, answer_len=self.answer_len)
         if not rows:
-            raise BadInput(f"length: found {length} tokens, expected room for the whole story")
+            raise BadInput(f"length: found {length} tokens, expected enough for the whole story")
         return rows[0]
 
     def traced(self, example: Any, *, frozen: bool = False) -> Any:
@@ -77,7 +77,7 @@ class TrainedModel:
         return self.traced(self.encoded(story, question, length=length, seed=seed), frozen=frozen).text
 
     def banks(self, story: Any) -> list:
-        """What the memory held before each segment of a text: per segment and block a dict of arrays, "M" (N, D)."""
+        """The memory's state before each segment of a text: per segment and block a dict of arrays, as "M" (N, D)."""
         ids = np.array([self.tokenizer.encode(story)])
         if not ids.size:
             raise BadInput(f"story: found {story!r}, expected words")
@@ -86,13 +86,15 @@ class TrainedModel:
 
     def generate(self, text: str, *, tokens: int = 20, temperature: float = 0.0, top_p: float = 1.0,
                  seed: int = 0) -> str:
-        """The text that follows, up to the end token or so many tokens: the likeliest tokens, or drawn at a temperature
-        from the likeliest that have the probability top_p together."""
+        """A continuation of the text, up to the end token or `tokens` tokens.
+
+        temperature 0: the likeliest tokens; else sampled from the likeliest ones that have probability top_p together.
+        """
         return self.tokenizer.decode(self.generate_tokens(text, tokens, temperature, top_p, seed))
 
     def generate_tokens(self, text: str, tokens: int, temperature: float = 0.0, top_p: float = 1.0,
                         seed: int = 0) -> Iterator:
-        """The ids that `generate` turns to text, one by one. A segment's keys and values are kept while it lasts."""
+        """The ids of `generate`, one by one. Keys and values of the current segment are computed once."""
         ids, rng = np.array([self.tokenizer.encode(text)]), np.random.default_rng(seed)
         if not ids.size:
             raise BadInput(f"text: found {text!r}, expected words")
@@ -103,7 +105,7 @@ class TrainedModel:
             yield int(token[0])
 
     def stream(self, *args: Any, **options: Any) -> Iterator:
-        """What `generate` gives, in pieces as they come; a character of several tokens comes whole."""
+        """The text of `generate` in pieces, as they are computed. A character of several tokens comes in one piece."""
         ids, known = [], ""
         for token in self.generate_tokens(*args, **options):
             ids.append(token)
@@ -123,7 +125,7 @@ class TrainedModel:
         return decoding.surprise(self.params, ids=np.array([ids]), cfg=self.cfg, frozen=frozen)[0]
 
     def trainer(self, comm: Any = SINGLE, material: Any = None) -> Trainer:
-        """The Trainer that trains it, in this process or in all those of `comm`."""
+        """A Trainer for this model, in this process or in all processes of `comm`."""
         s = self.settings
         if s.text:
             return self._text_trainer(comm)
@@ -141,7 +143,7 @@ class TrainedModel:
                        truncate=s.truncate or None, recompute=s.recompute, shards=s.shards, comm=comm)
 
     def _text_trainer(self, comm):
-        """The Trainer on rows of the user's text."""
+        """A Trainer on rows of the user's text."""
         s = self.settings
         stories = Stories((), tokenizer=self.tokenizer, filler=self.filler, seed=s.seed)
         stages = _text_stages(self)
@@ -153,7 +155,7 @@ class TrainedModel:
 
 
 def _text_stages(model: Any) -> tuple:
-    """A stage for each of the settings' numbers of segments, on rows of the text that they name."""
+    """One stage per number of segments in the settings, on rows of the text that they name."""
     s = model.settings
     ids = np.array(model.tokenizer.encode("\n".join(read_lines(s.text))))
     return tuple(Stage(f"text {segments}", TextSampler(segments, s.segment, ids), s.batch, steps)
@@ -161,7 +163,7 @@ def _text_stages(model: Any) -> tuple:
 
 
 def _chooser(temperature, top_p, rng):
-    """logits (1, V) -> token (1,): the likeliest, or one drawn from softmax(logits / temperature), its tail cut off."""
+    """logits (1, V) -> token (1,): the likeliest, or sampled from the top_p part of softmax(logits / temperature)."""
     def choose(logits):
         z = to_host(logits)[0].astype(np.float64)
         if temperature <= 0:
@@ -175,7 +177,7 @@ def _chooser(temperature, top_p, rng):
 
 
 def _try_stages(stories, stages, shards):
-    """BadInput before the first step, and not hours later, where a stage finds no story: one row of every stage."""
+    """Make one row of every stage: BadInput, before the first step, where a stage finds no story."""
     for stage in stages:
         stage.sampler.batch(stories, 0, 1)
         if isinstance(stage.sampler, HaystackSampler | TextSampler) and stage.batch_size % shards:
@@ -184,7 +186,7 @@ def _try_stages(stories, stages, shards):
 
 
 def new(settings: Settings, *, xp: Any = np, material: Any = None) -> TrainedModel:
-    """A model that has learned nothing yet.  BadInput where the settings do not fit together, or into memory."""
+    """A new, untrained model.  BadInput where the settings contradict each other, or where memory is too small."""
     plan_of(settings)
     material = material or gather_material(settings)
     try:
@@ -199,13 +201,13 @@ def new(settings: Settings, *, xp: Any = np, material: Any = None) -> TrainedMod
 
 
 def least_memory(cfg: Config, rows: int = 64) -> int:
-    """Bytes that a training step cannot do without: four numbers per parameter, and what one segment leaves behind."""
+    """A lower bound for the bytes of a training step: four numbers per parameter, and the cache of one segment."""
     per_token = 8 * cfg.D + 3 * cfg.F + cfg.H * (cfg.T + cfg.N)
     return 16 * count_params(cfg) + 4 * rows * cfg.T * cfg.L * per_token
 
 
 def machine_memory() -> float:
-    """Bytes of memory that this machine has; infinite where the system does not say."""
+    """Bytes of memory of this machine; infinity where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -1,6 +1,6 @@
-"""The trainer: a model on its way through the stages of a curriculum.
+"""The trainer: takes a model through the stages of a curriculum.
 
-Every batch is a function of (seed, step), so a run continues from parameters, moments and `Progress`, bit for bit.
+Every batch is a function of (seed, step). So parameters, moments and `Progress` suffice to continue a run bit for bit.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from tinylm2.training.step import SINGLE, NotFinite, train_step
 
 @dataclass
 class Progress:
-    """Where a run stands: what a checkpoint must hold beside parameters and moments."""
+    """The position of a run in its curriculum. A checkpoint holds it beside parameters and moments."""
 
     step: int = 0
     stage: int = 0
@@ -40,10 +40,10 @@ class NotLearned(RuntimeError):
 class Trainer:
     """A model in training: `for metrics in trainer.steps(): ...` until the curriculum ends.
 
-    stories: a `tinylm2.data.Stories`. After each step `metrics` is a dict of plain numbers, one line of metrics.jsonl.
+    stories: a `tinylm2.data.Stories`. `metrics` is a dict of plain numbers for each step: one line of metrics.jsonl.
     Each batch is cut into `shards` parts, which the processes of `comm` share. ahead: make the next batch while the
-    device computes, the same one; None means on a GPU, where the host would only wait. frozen: only the memories'
-    parameters move.
+    device computes; None: only on a GPU, where the host would otherwise wait. frozen: train only the memories'
+    parameters.
     """
 
     def __init__(self, params: Flat, *, cfg: Config, stories: Any, stages: Any, max_lr: float = 6e-3, warmup: int = 100,
@@ -56,10 +56,10 @@ class Trainer:
         self.optimizer = FrozenBase(params) if frozen else AdamW(params)
         self.progress = Progress()
         self.ahead = get_xp(params.buffer) is not np if ahead is None else ahead
-        self._made = {}                                  # (stage, step) -> the parts of the batch that was made ahead
+        self._made = {}                                  # (stage, step) -> parts of the batch made ahead
 
     def restore(self, moments: Any, progress: Any) -> None:
-        """Continue where a checkpoint stood."""
+        """Continue from the moments and the progress of a checkpoint."""
         self.optimizer.m[...], self.optimizer.v[...] = moments["m"], moments["v"]
         self.optimizer.t = progress["step"]
         self.progress = Progress(**progress)
@@ -77,9 +77,9 @@ class Trainer:
         return self.progress.stage == len(self.stages)
 
     def steps(self) -> Iterator:
-        """Step until the last stage ends.  NotLearned where a required stage fails; NotFinite at once."""
+        """Train until the last stage ends.  NotLearned where a required stage fails; NotFinite from `train_step`."""
         while not self.done:
-            self._next_stage()                           # here, for a checkpoint may follow on a stage's last step
+            self._next_stage()                           # before the step: a checkpoint may be after a stage's last
             if not self.done:
                 yield self.step()
 
@@ -114,7 +114,7 @@ class Trainer:
                 for shard in own_shards(self.comm, self.shards)]
 
     def _make_ahead(self):
-        """The next step's batch, if the stage goes on; where it ends early, nobody asks for this one."""
+        """Make the next step's batch, if the stage has one. If the stage ends early, this batch is not used."""
         p = self.progress
         if self.ahead and p.step + 1 - p.first < self.stage.steps:
             self._made = {(p.stage, p.step + 1): self._batch(p.step + 1)}

@@ -1,7 +1,7 @@
-"""A page that follows a training run: `train --watch` serves it to browsers on this machine, and to nobody else.
+"""A page that follows a training run: `train --watch` serves it, only to browsers on this machine.
 
-Training knows nothing of it. A thread reads what the run writes anyway: the lines of metrics.jsonl when the page asks,
-and each new checkpoint, whose gates it looks at in one story. It draws no random number of the run and writes nothing.
+Training does not depend on it. A thread reads what the run writes anyway: the lines of metrics.jsonl when the page
+asks for them, and the gates of each new checkpoint in one story. It draws no random numbers and writes nothing.
 """
 
 import json
@@ -22,15 +22,15 @@ from tinylm2.training import run_dir
 
 ADDRESS = "127.0.0.1"
 AT_ONCE = 5000                                           # points in one answer; the page asks for the rest
-SEGMENTS = 4                                             # of the story whose gates are shown
-POLL = 0.2                                               # seconds between two looks at the checkpoint
+SEGMENTS = 4                                             # segments of the story whose gates are shown
+POLL = 0.2                                               # seconds between two checks for a new checkpoint
 PATIENCE = 60                                            # seconds that a silent browser may hold a connection
 
 
 class Watched:
-    """What the page may know of a run: its points, [step, stage, loss, accuracy], and its gates at each checkpoint.
+    """The data of the page: points [step, stage, loss, accuracy], and the gates at each checkpoint.
 
-    model and trainer are asked for what never changes, here, before the run begins. The rest is read from the folder.
+    What never changes is taken from model and trainer here, before the run begins. The rest is read from the folder.
     """
 
     def __init__(self, folder: Any, model: Any, trainer: Any) -> None:
@@ -38,11 +38,11 @@ class Watched:
         self.about = {"run": folder.path.name, "memory": model.cfg.memory, "parameters": count_params(model.cfg),
                       "stages": [[stage.name, stage.steps] for stage in trainer.stages]}
         self.row = _story(model, trainer)
-        self.version, self.points, self.read = 0, [], 0              # version: counts how often the lines began anew
+        self.version, self.points, self.read = 0, [], 0              # version: how often the file began again
         self.gates, self.seen = [], None
 
     def since(self, version: int, count: int) -> dict:
-        """What is new for a page that has `count` points of this version of the run."""
+        """New data for a page that has `count` points of this version of the run."""
         with self.lock:
             self._follow()
             start = min(count, len(self.points)) if version == self.version else 0
@@ -51,7 +51,7 @@ class Watched:
                     "more": start + len(points) < len(self.points)}
 
     def _follow(self):
-        """Read the lines that are new. A file that became shorter is another run's, or one that was resumed."""
+        """Read the new lines. A shorter file belongs to another run, or to one that was resumed."""
         with suppress(OSError), open(self.path / "metrics.jsonl", "rb") as file:
             if file.seek(0, 2) < self.read:
                 self.version, self.points, self.read, self.gates = self.version + 1, [], 0, []
@@ -64,7 +64,7 @@ class Watched:
                     self.points.append([found[name] for name in ("step", "stage", "loss", "accuracy")])
 
     def look(self) -> None:
-        """Look at the gates of the checkpoint, where it is new."""
+        """Compute the gates of the checkpoint, if it is new."""
         with self.lock, suppress(OSError, BadInput, ValueError):
             stamp = (self.path / "model.npz").stat().st_mtime_ns
             if self.row is None or stamp == self.seen:
@@ -82,7 +82,7 @@ class Watched:
 
 
 def _story(model, trainer):
-    """The tokens (1, length) of the first story of the run's first task that fits; None where none does."""
+    """The tokens (1, length) of the first story of the run's first task that fits; None if none does."""
     task = trainer.stories.tasks[0]
     with suppress(BadInput):
         rows, _ = encode_examples(generated_examples(task, 8, seed=model.settings.seed), SEGMENTS,
@@ -115,23 +115,23 @@ def watched(folder: Any, model: Any, trainer: Any, *, port: int = 0) -> Iterator
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True                                # no browser keeps the process from ending
+    daemon_threads = True                                # an open connection does not keep the process alive
     block_on_close = False
     run: Watched
     page: bytes
 
     def server_bind(self):
-        TCPServer.server_bind(self)                      # HTTPServer's own would ask a name server for our name
+        TCPServer.server_bind(self)                      # HTTPServer's would look up the host name
 
     def service_actions(self):
         self.run.look()                                  # every POLL seconds, whether a page is open or not
 
     def handle_error(self, request, client_address):
-        """A browser that goes away in the middle is no news."""
+        """Nothing is printed when a browser closes a connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Two answers, the page and its numbers, for a browser that asks for this machine by its own name."""
+    """Serves the page and its numbers, only for the host names 127.0.0.1 and localhost."""
 
     server: _Server
     timeout = PATIENCE
@@ -163,4 +163,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args):
-        """The terminal belongs to the training."""
+        """Nothing is printed: the terminal shows the training."""

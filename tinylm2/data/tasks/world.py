@@ -63,7 +63,7 @@ class World:
         return True
 
     def advance(self, facts: Any) -> bool:
-        """Add this number of facts, or as many as can happen. Return False when none can.  ValueError after MOST events."""
+        """Add this number of facts, or as many as can happen; False when none can.  ValueError after MOST events."""
         start = len(self.lines)
         while len(self.lines) < start + facts and self.happen() is not False:
             self.happened += 1
