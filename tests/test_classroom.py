@@ -18,6 +18,7 @@ from tutorials.assignments import classroom, handout, intake, pages
 from tutorials.assignments.__main__ import main
 from tutorials.assignments.grader import ASSIGNMENTS
 
+ROOT = handout.HERE.parents[1]
 A2 = ASSIGNMENTS["a2"]
 SOLVED, STUBS = (handout.students_file(A2, solved=solved) for solved in (True, False))
 HALF = SOLVED.replace("def rmsnorm_forward", "def rmsnorm_away")           # one pair of the two
@@ -419,10 +420,42 @@ def test_another_variable_makes_another_tree():
 
 
 def test_the_librarys_own_implementations_of_one_function_are_not_called_similar():
-    """attend_backward is written three times: in the library, in lesson 8, and on one page."""
+    """attend_backward is written five times: the library, lesson 8, one page, plain.py and by_hand.py."""
     ways = [found for where, found in classroom._published({}) if where.endswith(", attend_backward")]
-    assert len(ways) == 3
+    assert len(ways) == 5
     assert max(classroom.alike(a, b) for i, a in enumerate(ways) for b in ways[:i]) < 0.6
+
+
+@pytest.mark.parametrize("file", ["plain.py", "by_hand.py", "a7_solution.py"])
+def test_a_copy_of_a_solution_that_this_repository_holds_is_reported(file):
+    """Renamed, and compared with all that is published."""
+    source = (handout.HERE / file).read_text(encoding="utf-8")
+    renamed = re.sub(r"\b(cache|eps|rows|dy)\b", r"my_\1", source)
+    report = {"student": "ann", "pieces": intake.trees(renamed.encode())}
+    _, published, _ = classroom.similarities([report], ASSIGNMENTS["a3"])
+    like = {pair["function"]: pair["like"] for pair in published}
+    long = {name for name, found in report["pieces"].items() if found.total() >= classroom.LONG_ENOUGH}
+    assert long
+    assert long - {"self_attention_backward"} <= like.keys()
+    assert sum(f"assignments/{file}" in where for where in like.values()) > 0.6 * len(long)
+
+
+def test_no_file_outside_what_is_compared_holds_a_solution():
+    """Every function of the clone with the name of one that is asked for."""
+    asked = {name.partition(".")[2] for one in ASSIGNMENTS.values() for name in one.functions}
+    compared = {where.partition(",")[0] for where, _ in classroom._published({})}
+    for path in ROOT.rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith((".", "build/", "dist/")) or name in compared:
+            continue
+        found = intake.trees(path.read_bytes())
+        assert not [f for f in asked & found.keys() if found[f].total() >= classroom.LONG_ENOUGH], name
+
+
+def test_a_function_of_another_length_is_never_as_similar():
+    """What the comparison passes over could not have been listed."""
+    short, long = Counter(range(20)), Counter(range(31))
+    assert classroom.alike(short, long) < classroom.ALIKE <= classroom.alike(short, Counter(range(30)))
 
 
 def test_similar_functions_are_reported_and_never_marked(graded):

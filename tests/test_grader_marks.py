@@ -3,13 +3,25 @@
 import inspect
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tinylm2 import gradcheck, layers
+from tinylm2 import gradcheck, layers, ops
+from tinylm2.flat import Flat
 from tinylm2.memories import lm2
-from tutorials.assignments import changes, feedback, handout, plain, trying, variants, wrong_solutions
+from tutorials.assignments import (
+    changes,
+    checks,
+    context,
+    feedback,
+    handout,
+    plain,
+    trying,
+    variants,
+    wrong_solutions,
+)
 from tutorials.assignments.__main__ import main
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 from tutorials.assignments.wrong_solutions import WRONG_SOLUTIONS, WrongSolution
@@ -157,12 +169,20 @@ def test_a_claim_that_a_mistake_does_not_declare_misleads():
 
 # ------------------------------------------------------------------------------------------------------------ variants
 
-ALL = [variant for kinds in variants.CHOICES.values() for kind in kinds for variant in kind]
-MODULES = {"memory_update": lm2, "write_attention": lm2, "output_gate": layers}
-SHAPES = {"output_gate": ((2, 3, 4), (2, 3, 4), (2, 3, 4), (4, 4), (4,)),
+EVERY = [variant for kinds in variants.CHOICES.values() for kind in kinds for variant in kind]
+RULES = [variant for variant in EVERY if isinstance(variant, variants.Rule)]
+ALL = [variant for variant in EVERY if variant not in RULES]
+MODULES = {"memory_update": lm2, "write_attention": lm2, "output_gate": layers, "rmsnorm": ops, "cross_entropy": ops,
+           "attend": ops}
+SHAPES = {"rmsnorm": ((2, 3, 4), (4,)), "cross_entropy": ((2, 3, 5),),
+          "attend": ((2, 3, 4, 2), (2, 5, 2, 2), (2, 5, 2, 2)),
+          "output_gate": ((2, 3, 4), (2, 3, 4), (2, 3, 4), (4, 4), (4,)),
           "memory_update": ((2, 3, 4), (2, 3, 4), (4, 4), (4,), (4, 4), (4,)),
           "write_attention": ((2, 5, 2, 4), (2, 5, 2, 4), (6, 24), (8, 6))}
-CONSTANTS = {"output_gate": {}, "memory_update": {}, "write_attention": {"heads": (2, 2), "slots": 3}}
+CONSTANTS = {"rmsnorm": {"eps": 0.01}, "attend": {"causal": True, "pad": np.array([4, 0])},
+             "cross_entropy": {"targets": np.array([[0, 2, 4], [1, 1, 3]]),
+                               "weights": np.array([[1.0, 0, 2], [1, 1, 3]])},
+             "output_gate": {}, "memory_update": {}, "write_attention": {"heads": (2, 2), "slots": 3}}
 
 
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.about)
@@ -172,10 +192,10 @@ def test_what_a_variant_holds_for_right_is_the_slope_of_its_equation(variant):
     constants = CONSTANTS[variant.name]
     forward, backward = variant.pair()
     names = ", ".join(inspect.signature(getattr(MODULES[variant.name], f"{variant.name}_forward")).parameters)
-    names = names.partition(", heads")[0]
+    names = re.split(", (heads|eps|targets|causal)", names)[0]
     space = {"forward": forward}
     exec(f"def named({names}, **constants):\n    y, cache = forward({names}, **constants)\n    return y, cache", space)
-    check = gradcheck.check_grads(space["named"], lambda dy, cache: backward(dy, cache), *inputs, **constants)
+    check = gradcheck.check_grads(space["named"], backward, *inputs, **constants)
     assert check.passed, str(check)
     dy = rng.standard_normal(forward(*inputs, **constants)[0].shape)
     gradients = backward(dy, (tuple(inputs), constants))
@@ -192,12 +212,71 @@ def test_a_variant_is_not_the_librarys_equation(variant):
     assert not np.allclose(variant.forward(*inputs, **CONSTANTS[variant.name]), right)
 
 
-def test_the_librarys_solution_has_no_points_for_a_variant_and_the_report_says_why(tmp_path):
-    path = tmp_path / "my_a5.py"
-    path.write_text(handout.students_file(ASSIGNMENTS["a5"], solved=True))
-    report = grade(ASSIGNMENTS["a5:7"], path, seed=0, units=(1,))
-    assert report.points == 0
-    assert "is what the lessons' equation gives; the sheet asks for another one" in str(report)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.about)
+def test_the_check_of_a_handout_expects_the_first_step_of_another_rule(rule):
+    """The numbers in the check are those of the rule, and the rule is not AdamW's."""
+    expected = [[float(eval(number)) for number in re.search(r"\[(.*)\]", new)[1].split(",")]
+                for _, new in rule.check[1:]]
+    for decay, numbers in zip((0, 0.5), expected, strict=True):
+        params = Flat({"W": (1, 2), "b": (1,)}, np, "float64", np.ones(3))
+        grads = params.like(np.array([2.0, -0.5, 7.0]))
+        rule.names()["AdamW"](params, eps=0, decay=decay).step(params, grads, 0.1)
+        assert np.allclose(params.buffer, numbers)
+    moved = []
+    for optimizer in (rule.names()["AdamW"], plain.AdamW):
+        params = Flat({"W": (1, 2), "b": (1,)}, np, "float64", np.ones(3))
+        stepping = optimizer(params)
+        for numbers in ([2.0, -0.5, 7.0], [1.0, 3.0, -1.0]):
+            stepping.step(params, params.like(np.array(numbers)), 0.1)
+        moved.append(params.buffer)
+    assert not np.allclose(*moved)
+
+
+LEFT = {"a2": 0, "a3": 40, "a4": 60, "a5": 0, "a6": 72}         # points of what no variant changes
+DRAWN = [f"{name}:{next(n for n in range(99) if variant in ASSIGNMENTS[f'{name}:{n}'].variants)}"
+         for name, kinds in variants.CHOICES.items() for kind in kinds for variant in kind]
+
+
+@pytest.mark.parametrize("name", sorted(set(DRAWN)))
+def test_the_librarys_solution_has_no_points_for_a_variant_and_the_report_says_why(name, tmp_path):
+    assignment = ASSIGNMENTS[name]
+    path = tmp_path / f"my_{name[:2]}.py"
+    path.write_text(handout.students_file(ASSIGNMENTS[name[:2]], solved=True))
+    report = grade(assignment, path, seed=0)
+    assert report.points == LEFT[name[:2]], str(report)
+    said = [line for line in report.feedback() if "the sheet asks for" in line]
+    assert {line.partition(":")[0] for line in said} >= {
+        "AdamW.step" if variant in RULES else f"{variant.name}_forward" for variant in assignment.variants}
+
+
+@pytest.mark.parametrize("name", sorted(set(DRAWN)))
+def test_what_is_right_for_a_variant_has_all_points(name, tmp_path, monkeypatch):
+    """No solution of a variant stands in the repository, so the truth itself answers here, but for large arrays."""
+    assignment = ASSIGNMENTS[name]
+    slope = variants.Variant.gradient
+    monkeypatch.setattr(variants.Variant, "gradient", lambda self, i, inputs, *others: slope(
+        self, i, inputs, *others) if max(x.size for x in inputs) < 6000 else np.zeros_like(inputs[i]))
+    monkeypatch.setattr(checks.Pair, "_along_directions", lambda *_: ())
+    monkeypatch.setattr(context, "Worker", lambda client: SimpleNamespace(client=client))
+    monkeypatch.setattr(context.Context, "student", lambda self, call, layout="", **arguments: self.truth(
+        call, **arguments))
+    names = {variant.name for variant in assignment.variants}
+    path = tmp_path / f"my_{name[:2]}.py"
+    path.write_text(handout.students_file(assignment))
+    assignment = replace(assignment, units=tuple(       # a contract is that of a process
+        replace(unit, tests=tuple(test for test in unit.tests if "contract" not in test.title))
+        for unit in assignment.units))
+    for number, unit in enumerate(assignment.units):
+        if any(name.split(".")[1].removesuffix("_forward") in names for name in unit.functions):
+            report = grade(assignment, path, seed=number, units=(number,))
+            assert report.points == report.out_of > 10, str(report)
+
+
+@pytest.mark.parametrize("name", sorted(set(DRAWN)))
+def test_a_variants_stub_has_no_points(name, tmp_path):
+    path = tmp_path / f"my_{name[:2]}.py"
+    path.write_text(handout.students_file(ASSIGNMENTS[name]))
+    assert grade(ASSIGNMENTS[name], path, seed=0).points == 0
 
 
 def test_a_right_solution_of_a_variant_has_all_points(tmp_path, monkeypatch):
@@ -240,11 +319,13 @@ def test_no_lesson_and_no_page_holds_a_variants_equation():
                                      (handout.LIBRARY, "**/*.py"))
              for path in folder.glob(pattern)}
     for equation in ("sigmoid(MWforget", "(1-gin)*", "(1-g_in)*", "sigmoid((R-M)", "M@Wforget", "(R-M)@Win",
-                     "sigmoid((Emem", "(Emem+a)@", "(Emem*x)@", "(Emem-x)@"):
+                     "sigmoid((Emem", "(Emem+a)@", "(Emem*x)@", "(Emem-x)@", "x**4", "x*x*x*x", "0.9*picked", "lse**2",
+                     "z**2/100", "(1-p_target)", "x.mean(-1,keepdims=True)/2", "(1-g)*n", "tanh(q", "4*np.tanh",
+                     "1/(1+d", "(g-m)**2", "(g-self.m)", "(1-b2)*abs(g)", "b1*m+(1-b1)*g)/"):
         assert not [path for path, text in texts.items() if equation in text], equation
 
 
-@pytest.mark.parametrize(("name", "said"), [("a5:x", "invalid choice"), ("a3:7", "invalid choice"),
+@pytest.mark.parametrize(("name", "said"), [("a5:x", "invalid choice"), ("a1:7", "invalid choice"),
                                             ("a5:-1", "invalid choice")])
 def test_a_variant_that_is_not_there_is_refused(name, said, tmp_path, capsys):
     assert main(["handout", name, "-o", str(tmp_path / "x")]) == 2

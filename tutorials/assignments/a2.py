@@ -50,13 +50,13 @@ def _rows_add_up_to_zero(ctx, pair, inputs, constants, upstreams, gradients):
     if getattr(dlogits, "shape", None) != inputs[0].shape:
         return
     off = dlogits.sum(-1)
-    if not np.allclose(off, 0):
+    several = list(_takes_off_the_target(inputs, constants, upstreams, dlogits))
+    if not np.allclose(off, 0) and not several:
         yield ("dlogits must add up to zero over V at every place, for probabilities add up to one; here they add up "
                f"to {off.flat[abs(off).argmax()]:.4g}: is the target's one taken off?")
     elif dlogits[constants["weights"] == 0].any():
         yield "dlogits at a place of weight zero must be zero, and is not: where do the weights come in?"
-    else:
-        yield from _takes_off_the_target(inputs, constants, upstreams, dlogits)
+    yield from several
 
 
 def _takes_off_the_target(inputs, constants, upstreams, dlogits):
@@ -65,7 +65,14 @@ def _takes_off_the_target(inputs, constants, upstreams, dlogits):
     p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     scale = float(upstreams[0]) * constants["weights"] / constants["weights"].sum()
     ones = p - dlogits / np.where(scale == 0, 1, scale)[..., None]
-    if not np.isin(np.round(ones[scale != 0], 6), (0, 1)).all() or (np.round(ones[scale != 0]).sum(-1) != 1).any():
+    if not np.isin(np.round(ones[scale != 0], 6), (0, 1)).all():
+        return
+    for place in zip(*np.nonzero((np.round(ones).sum(-1) > 1) & (scale != 0)), strict=True):
+        tokens = ", ".join(map(str, np.nonzero(np.round(ones[place]))[0][:4]))
+        yield (f"dlogits at place {[int(i) for i in place]}: a one is taken off at the tokens {tokens}, and the only "
+               f"target there is token {constants['targets'][place]}; each place has its own target")
+        return
+    if (np.round(ones[scale != 0]).sum(-1) != 1).any():
         return
     for place in zip(*np.nonzero((ones.argmax(-1) != constants["targets"]) & (scale != 0)), strict=True):
         yield (f"dlogits at place {[int(i) for i in place]}: the one is taken off at token {ones[place].argmax()}, and "

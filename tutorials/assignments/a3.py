@@ -84,17 +84,20 @@ def _shares(ctx, pair, inputs, constants):
 
 
 def _grouped(ctx, pair, inputs, constants):
-    """Query head h asks key head h // (H/G)."""
+    """Query head h asks key head h // (H/G), and what it finds is head h of y."""
     q, k, v = inputs
     y, _ = first_output(ctx, pair, inputs, constants)
+    if y is None:
+        return
     R = q.shape[2] // k.shape[2]
-    for h in range(q.shape[2]) if y is not None else ():
-        for g in range(k.shape[2]):
-            alone = q[:, :, h:h + 1], k[:, :, g:g + 1], v[:, :, g:g + 1]
-            right = ctx.truth("forward", **pair.call(alone, constants))
-            if g != h // R and np.allclose(y[:, :, h:h + 1], right["outputs"][0]):
-                yield (f"y: query head {h} asks key head {g}, and must ask head {h // R}: the first {R} query heads "
-                       "share key head 0")
+    for asking, g in np.ndindex(q.shape[2], k.shape[2]):
+        alone = q[:, :, asking:asking + 1], k[:, :, g:g + 1], v[:, :, g:g + 1]
+        right = ctx.truth("forward", **pair.call(alone, constants))["outputs"][0]
+        for h in range(q.shape[2]):
+            if np.allclose(y[:, :, h:h + 1], right) and (asking, g) != (h, h // R):
+                place = "" if h == asking else f", and it stands at head {h}"
+                yield (f"y: query head {asking} asks key head {g}{place}; it must ask head {asking // R}: the first "
+                       f"{R} query heads share key head 0")
                 return
 
 

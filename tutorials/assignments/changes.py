@@ -53,6 +53,7 @@ class _Edits:
             elif isinstance(stmt, ast.If):
                 where = f"in what `if {ast.unparse(stmt.test)}` asks"
             yield from ((*edit, None) for edit in self.statement(body, i, stmt, known, made))
+            yield from self.throughout(body, i, stmt, where)
             for field_name, value in ast.iter_fields(stmt):
                 if field_name in ("body", "orelse"):
                     continue
@@ -116,6 +117,17 @@ class _Edits:
             for order, words in _ranges(stmt.iter):
                 yield *_set(stmt, "iter", order), f"{words} (the loop over {ast.unparse(stmt.target)})", 2
 
+    def throughout(self, body, i, stmt, where):
+        """One name for another wherever it stands in a step: another tensor's cache, whole."""
+        if not isinstance(stmt, ast.Assign | ast.AugAssign):
+            return
+        used = [part.id for part in ast.walk(stmt) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)]
+        for old in sorted({name for name in used if used.count(name) > 1} - SKIPPED):
+            for new in self.names:
+                if new != old:
+                    text = f"{new} stands where {old} belongs, all through, {where}"
+                    yield *_swap(body, i, _renamed(stmt, {old: new})), text, 5, (old, new)
+
     def inside(self, parent, field_name, value, where):
         if isinstance(value, list):
             for i, part in enumerate(value):
@@ -140,7 +152,7 @@ class _Edits:
                 if name != node.id:
                     yield ast.Name(name, ast.Load()), f"{name} stands where {node.id} belongs, {where}", 5
             for step in (1, -1) if node.id in INDICES else ():
-                yield ast.BinOp(node, ast.Add(), _number(step)), f"{node.id} is shifted by {step}, {where}", 5
+                yield ast.BinOp(node, ast.Add(), _number(step)), f"{node.id} is shifted by {step}, {where}", 4
         elif isinstance(node, ast.Attribute) and node.attr == "T":
             yield node.value, f"{_short(node.value)} is not transposed where it must be, {where}", 2
             if isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "reshape":
@@ -215,9 +227,10 @@ class _Edits:
         turned = {ast.Gt: ast.Lt, ast.Lt: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
         left, (right,), (op,) = node.left, node.comparators, node.ops
         for kinds, words in ((off, "off by one"), (turned, "the wrong way round")):
-            if new := kinds.get(type(op)):
+            if new := kinds.get(type(op)):               # an index off by one may give the same, and is more frequent
                 yield ast.Compare(left, [new()], [right]), (
-                    f"{signs[new]} stands where {signs[type(op)]} belongs ({words}), {where}"), 2
+                    f"{signs[new]} stands where {signs[type(op)]} belongs ({words}), {where}"), (
+                        6 if isinstance(op, ast.Eq) else 2)
         for step, words in ((1, "one too late"), (-1, "one too early")):
             moved = ast.BinOp(right, ast.Add(), _number(step))
             yield ast.Compare(left, [op], [moved]), f"the bound is {words} (off by one), {where}", 4
@@ -387,10 +400,15 @@ def _targets(stmt):
 
 def _exchanged(stmt, one, other):
     """A statement in which two names have changed places."""
+    return _renamed(stmt, {one: other, other: one})
+
+
+def _renamed(stmt, names):
+    """A statement that reads other names, {old: new}."""
     stmt = copy.deepcopy(stmt)
     for part in ast.walk(stmt):
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load) and part.id in (one, other):
-            part.id = other if part.id == one else one
+        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load):
+            part.id = names.get(part.id, part.id)
     return stmt
 
 

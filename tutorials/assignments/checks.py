@@ -253,7 +253,9 @@ class Pair:
         draw, inputs, constants, (dy,) = drawn
         for i, (name, x) in enumerate(zip(self.names(inputs), inputs, strict=True)):
             move = draw.rng.choice((-1.0, 1.0), x.shape)
-            a = found["gradients"][i] if isinstance(found["gradients"], tuple) else None
+            gradients = found["gradients"] if len(inputs) > 1 or isinstance(found["gradients"], tuple) else (
+                found["gradients"],)                     # a lone gradient needs no tuple around it
+            a = gradients[i] if isinstance(gradients, tuple) and len(gradients) == len(inputs) else None
             if getattr(a, "shape", None) != x.shape:
                 yield f"d{name} has not the shape {x.shape}"
                 continue

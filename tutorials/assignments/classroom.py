@@ -5,6 +5,7 @@ runs into a limit, costs nobody else anything. What cannot be opened gets a repo
 """
 
 import base64
+import bisect
 import json
 import os
 import re
@@ -290,15 +291,16 @@ def _blank(assignment, seed, *, problem, file):
 def similarities(reports, assignment):
     """(functions of two students that are alike, functions that are like a published one, the median of all pairs).
 
-    Each function of a student is compared with the same function of every other student, and with every function of the
-    library and of the lessons. The share is that of the pieces of both syntax trees (intake.py) that both have, without
-    the lines that the handout gives to everyone.
+    Each function of a student is compared with the same function of every other student, and with every published
+    function that is about as long. The share is that of the pieces of both syntax trees (intake.py) that both have,
+    without the lines that the handout gives to everyone.
     """
     given = intake.trees(handout.students_file(assignment).encode())
     theirs = [{name: Counter(pieces) - given.get(name, Counter()) for name, pieces in report["pieces"].items()}
               for report in reports]
     theirs = [{name: pieces for name, pieces in one.items() if pieces.total() >= LONG_ENOUGH} for one in theirs]
-    known, shares, similar, published = list(_published(given)), [], [], []
+    known = sorted(((pieces.total(), where, pieces) for where, pieces in _published(given)), key=lambda one: one[:2])
+    shares, similar, published = [], [], []
     for (i, one), (j, other) in combinations(enumerate(theirs), 2):
         for name in sorted(one.keys() & other.keys()):
             shares.append(alike(one[name], other[name]))
@@ -306,7 +308,10 @@ def similarities(reports, assignment):
                 similar.append([shares[-1], name, reports[i]["student"], reports[j]["student"]])
     for report, one in zip(reports, theirs, strict=True):
         for name, pieces in one.items():
-            share, where = max(((alike(pieces, other), where) for where, other in known), default=(0, ""))
+            n = pieces.total()                           # of another length nothing can be as similar as that
+            low, high = (bisect.bisect(known, m, key=lambda one: one[0]) for m in (
+                n * ALIKE / (2 - ALIKE) - 1, n * (2 - ALIKE) / ALIKE + 1))
+            share, where = max(((alike(pieces, other), where) for _, where, other in known[low:high]), default=(0, ""))
             if share >= ALIKE:
                 published.append([share, name, report["student"], where])
     similar, published = ([{"share": round(share, 2), "function": name, "student": student, "like": like}
@@ -321,17 +326,20 @@ def alike(one, other):
 
 
 def _published(given):
-    """(where, pieces) of the functions that students can read: the library's, and those of the lessons and the folds in
-    them, without what the handout gives."""
-    lessons = [*sorted(HERE.parent.glob("[0-9][0-9]_*.py")), HERE.parent / "lm2_on_one_page.py"]
-    for path in [*sorted(handout.LIBRARY.rglob("*.py")), *filter(Path.exists, lessons)]:
+    """(where, pieces) of the functions that students can read, without what the handout gives: those of the library, of
+    the lessons and the folds in them, and of the assignments (plain.py, by_hand.py); in a clone also those of the
+    experiments, which have memories with their gradients."""
+    root = HERE.parents[1]
+    clone = (root / "pyproject.toml").is_file()          # beside an installed package they are somebody else's
+    folders = [handout.LIBRARY, HERE.parent, *([root / "experiments"] if clone else [])]
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         folds = re.findall(r"^# ```python\n(.*?)^# ```", text, flags=re.DOTALL | re.MULTILINE)
         for source in [text, *(re.sub("^# ?", "", fold, flags=re.MULTILINE) for fold in folds)]:
             for name, pieces in intake.trees(source.encode()).items():
                 pieces = pieces - given.get(name, Counter())
                 if pieces.total() >= LONG_ENOUGH:
-                    yield f"{path.relative_to(HERE.parents[1]).as_posix()}, {name}", pieces
+                    yield f"{path.relative_to(root).as_posix()}, {name}", pieces
 
 
 # ---------------------------------------------------------------------------------------------------- the whole class

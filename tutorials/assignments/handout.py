@@ -21,6 +21,12 @@ LIBRARY = HERE.parents[1] / "tinylm2"
 ELSEWHERE = re.compile(r"; docs/\w+\.md says why| \(docs/\w+\.md\)|; data/rng\.py has the others"
                        r"|\s+PAGE_WRITE names the write of[^.]*\.js`[^.]*\.")
 HEADING = re.compile(r"# -{20,}.*")                      # "# ------------ attend": the title of a part of a file
+RULES = """Rules for every function here. Arrays are NumPy's: `Array` is a hint for the reader, `get_xp(x)` gives numpy.
+Of the imports use what you need, and `import numpy as np` if you like. What you return has the dtype of the arguments:
+x / 8**0.5 keeps float32, x / np.sqrt(8) does not. Arguments are left as they came, and may have any layout in memory.
+A backward returns a tuple with one gradient for each argument before the star, in their order. All that it needs of its
+forward goes into the cache: two calls may be under way at once.
+"""
 
 
 # ------------------------------------------------------------------------------------------------------ taking it apart
@@ -219,7 +225,7 @@ def students_file(assignment, *, solved=False):
                         text = text.replace(home.text(function(name)), stub(name, assignment.title))
                 parts.append((Statement(statement.node, statement.above, text), ""))
     about = (f"{assignment.title}: {assignment.subject}.\n\n{assignment.name}.md says what each function must do; "
-             "`python check.py` checks them as far as you have come.\n")
+             f"`python check.py` checks them as far as you have come.\n\n{RULES}")
     text = _file(about, homes, parts, offered(assignment))
     return text if solved else varied(text, assignment, "stub")
 
@@ -306,7 +312,7 @@ def files(assignment, *, solved=False):
     return {
         f"{assignment.name}.md": varied(sheet.read_text(encoding="utf-8"), assignment, "sheet"),
         f"my_{assignment.name}.py": students_file(assignment, solved=solved),
-        "check.py": (HERE / f"check_{assignment.name}.py").read_text(encoding="utf-8"),
+        "check.py": varied((HERE / f"check_{assignment.name}.py").read_text(encoding="utf-8"), assignment, "check"),
         "checking.py": (HERE / "checking.py").read_text(encoding="utf-8"),
         **(assignment.library() if hasattr(assignment, "library") else
            library(offered(assignment), [top(name)[0] for name in assignment.functions])),

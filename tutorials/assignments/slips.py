@@ -305,3 +305,50 @@ LATE = [
         ("dstates = (None,) * (cfg.L + 1)\n",
          "dstates = (None,) * (cfg.L + 1)\n    dstates = (*dstates[-2::-1], None)\n")]),
 ]
+
+# By a second author, who had not read how the feedback is made, in a solution of another structure (by_hand.py).
+SECOND = [
+    ("a1", "a mean over what f gives", "central_differences", "slopes", r"mean|factor|times what", [
+        ("np.sum(above - below)", "np.mean(above - below)")]),
+    ("a1", "x kept as a view", "central_differences", "asked at x - eps move|x is not", r"one-sided|never asked", [
+        ("before = x.copy()", "before = x")]),
+    ("a1", "relative to the other array", "worst_entry", "error", r"analytic|scale|largest slope", [
+        ("scale = np.abs(slopes).max()", "scale = np.abs(analytic).max()")]),
+    ("a1", "a reshape where a transpose belongs", "linear_backward", "dW", r"reshape|transpose|order", [
+        ("rows = x.reshape(-1, W.shape[0])\n    dW = rows.T @", "rows = x.reshape(W.shape[0], -1)\n    dW = rows @")]),
+    ("a2", "one taken off at every target of the story", "cross_entropy_backward", "dlogits",
+     r"add up|target|taken off", [
+         ("one = np.arange(p.shape[-1]) == targets[..., None]\n", "d = p.copy()\n    d[..., targets] -= 1\n"),
+         ("(p - one)", "d")]),
+    ("a2", "dy where dn belongs in the mean", "rmsnorm_backward", "dx", r"dy .*dn|orthogonal", [
+        ("(dn * n).mean(-1, keepdims=True)", "(dy * n).mean(-1, keepdims=True)")]),
+    ("a2", "a mean over everything", "rmsnorm_forward", "y", r"root mean square|axis|axes", [
+        ("(x * x).mean(-1, keepdims=True)", "(x * x).mean(keepdims=True)")]),
+    ("a3", "w by half the width", "rope_forward", "y", r"w_i|angle|frequenc|base|K // 2|exponent", [
+        ("-2.0 * np.arange(K // 2) / K", "-2.0 * np.arange(K // 2) / (K // 2)")]),
+    ("a3", "a query sees the next place, too", "attend_forward", "y", r"must not|later|after", [
+        ("place[None, None, :] <= at[None, :, None]", "place[None, None, :] <= at[None, :, None] + 1")]),
+    ("a3", "the sum of the softmax along the queries", "attend_backward", "dq", r"axis|axes|add up", [
+        ("(P * dP).sum(-1, keepdims=True)", "(P * dP).sum(-2, keepdims=True)")]),
+    ("a3", "key heads dealt in turns", "attend_forward", "y", r"head|group", [
+        ("qg = q.reshape(B, T, G, R, K)", "qg = q.reshape(B, T, R, G, K).swapaxes(2, 3)")]),
+    ("a3", "past and own keys cut the wrong way", "self_attention_backward", "dpast", r"past|cut|own|places|shape", [
+        ("dpast = (dkeys[:, :U], dvalues[:, :U]) if U", "dpast = (dkeys[:, T:], dvalues[:, T:]) if U"),
+        ("dkeys, dvalues = dkeys[:, U:], dvalues[:, U:]", "dkeys, dvalues = dkeys[:, :T], dvalues[:, :T]")]),
+    ("a3", "float64 tables", "rope_forward", "y", r"float64", [
+        (".astype(x.dtype)[None, :, None, :]", "[None, :, None, :]"), ("np.empty_like(x)", "np.empty(x.shape)")]),
+    ("a4", "dWk and dWv in the wrong order", "cross_attention_backward", "dWk|dWv", r"gradient of dW|swapped", [
+        ("dM1 + dM2, dWq, dWk, dWv", "dM1 + dM2, dWq, dWv, dWk")]),
+    ("a4", "the gate's share without Emem", "output_gate_backward", "dWout|dEmem|dbout", r"Emem", [
+        ("ops.sigmoid_backward(dy * Emem, cs)", "ops.sigmoid_backward(dy, cs)")]),
+    ("a5", "the other gate's cache", "memory_update_backward", "dWin|dbin|dR", r"gforget|gin\b|gate", [
+        ("ops.sigmoid_backward(dM_next * t, si)", "ops.sigmoid_backward(dM_next * t, sf)")]),
+    ("a5", "a mean of the stories' queries", "write_attention_backward", "dWqkv", r"1/B|mean", [
+        ("dq.sum(0, keepdims=True)", "dq.mean(0, keepdims=True)")]),
+    ("a6", "tied: the head's share overwrites", "segment_backward", 'grads["embed.W"]', r"left out|missing|share", [
+        ("dW = dW + dhead.T", "dW = dhead.T")]),
+    ("a6", "the cut falls one segment off", "story_backward", "grads", r"cut|truncate", [
+        ("s % k == 0", "(s + 1) % k == 0")]),
+    ("a6", "1 - b1 for 1 - b2", "AdamW.step", "v|update", r"b1 .*b2|b2 .*b1|beta|times what", [
+        ("(1 - b2) * g * g", "(1 - b1) * g * g")]),
+]

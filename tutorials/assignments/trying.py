@@ -203,6 +203,8 @@ def candidates(runs, found, right, only=None):
         except Exception:                                # most changes do not even run: shapes do not fit
             continue
         hit = {key for key in wrong if key in made and close(found[key], made[key])}
+        if any(not close(made[key], right[key]) for key in made if key in right and key not in wrong):
+            continue                                     # it would spoil what the student has right
         everything = hit and all(key in made and close(a, made[key]) for key, a in found.items())
         for key in hit:
             (whole if everything else parts)[key].append(text)

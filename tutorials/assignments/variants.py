@@ -3,7 +3,8 @@ draws it.
 
 A variant changes one line of a function's equation. The sheet and the stub say the new line, so the forward is no
 secret. The backward is what students are to find, and it stands nowhere: what is right is taken from the forward by
-complex steps, entry by entry on small arrays and along random directions on large ones.
+complex steps, entry by entry on small arrays and along random directions on large ones. Of an optimizer the rule is
+changed, and there is no backward.
 """
 
 import zlib
@@ -22,7 +23,7 @@ STEP = 1e-30                                             # of a complex step: no
 class Variant:
     """One changed line.
 
-    name: of the pair.  about: one line for the teacher.  sheet, stub: (old, new) in the texts that students get.
+    name: of the pair.  about: one line for the teacher.  sheet, stub, check: (old, new) in the texts that students get.
     forward: plain NumPy that also takes complex numbers, f(*inputs, **constants) -> output.
     """
 
@@ -31,9 +32,15 @@ class Variant:
     sheet: tuple[tuple[str, str], ...]
     stub: tuple[tuple[str, str], ...]
     forward: Callable
+    check: tuple[tuple[str, str], ...] = ()
+
+    def names(self):
+        """What stands in the library's place, by its names there: the truth for the grader."""
+        forward, backward = self.pair()
+        return {f"{self.name}_forward": forward, f"{self.name}_backward": backward}
 
     def pair(self):
-        """(forward, backward) as the library has them: the truth for the grader."""
+        """(forward, backward) as the library has them."""
         def forward(*inputs, **constants):
             return self.forward(*inputs, **constants), (inputs, constants)
 
@@ -45,10 +52,10 @@ class Variant:
 
     def gradient(self, i, inputs, constants, dy):
         """The gradient at one argument. Stories do not touch each other, so arrays with a story axis take one complex
-        step per entry of a story."""
+        step per entry of a story, where the output has that axis, too."""
         x = inputs[i]
         wide = [np.asarray(a, "complex128") for a in inputs]
-        gradient, stories = np.zeros(x.shape), x.ndim > 2
+        gradient, stories = np.zeros(x.shape), x.ndim > 2 and np.ndim(dy) > 0
         for index in np.ndindex(x.shape[1:] if stories else x.shape):
             place = (slice(None), *index) if stories else index
             moved = wide[i].copy()
@@ -62,6 +69,24 @@ class Variant:
         wide = [np.asarray(a, "complex128") for a in inputs]
         wide[i] = wide[i] + 1j * STEP * move
         return float((dy * self.forward(*wide, **constants).imag).sum() / STEP)
+
+
+@dataclass(frozen=True)
+class Rule(Variant):
+    """Another rule of the optimizer.  forward: f(m, v, g, b1, b2, t, eps) -> m, v, what lr is multiplied by."""
+
+    def names(self):
+        rule = self.forward
+
+        class AdamW(plain.AdamW):
+            def step(self, params, grads, lr):
+                self.t += 1
+                m, v, way = rule(self.m, self.v, grads.buffer, *self.betas, self.t, self.eps)
+                self.m[...], self.v[...] = m, v
+                params.matrices[...] *= 1 - lr * self.decay
+                params.buffer[...] -= lr * way
+
+        return {"AdamW": AdamW}
 
 
 def _sigmoid(z):
@@ -85,9 +110,10 @@ def _gates(about, gin, gforget, total, forward):
     """A variant of the memory update: its three equations."""
     sheet = f"    gin     = {gin}\n    gforget = {gforget}\n    M'      = {total}\n"
     return Variant("memory_update", about, (
-        ("**Memory update** (equations 4 to 6 of the paper).", "**Memory update.** One line is not the paper's."),
+        ("**Memory update** (equations 4 to 6 of the LM2 paper, Kang et al. 2025, arXiv:2502.06049).",
+         "**Memory update.** One line is not the paper's."),
         (GATES_SHEET, sheet),
-        (f"{WAYS}there, all\nothers one.", "Draw the arrows from each argument to M', and count the ways that each has "
+        (f"{WAYS}there,\nall others one.", "Draw the arrows from each argument to M', and count the ways that each has "
                                            "there: they are\nnot those of lesson 11."),
         (" and at M, each in one product.", " and at M.")),
         ((GATES_STUB, f"gin = {gin},   gforget = {gforget}\n    M' = {total}"), (REASON, "."),
@@ -183,7 +209,220 @@ OUTPUT_GATES = (
     _output_gate("the gate asks what is new", "(Emem - x)", lambda x, a, Emem: Emem - x),
 )
 
-CHOICES = {"a4": (OUTPUT_GATES,), "a5": (ADDRESSES, GATES)}
+# ------------------------------------------------------------------------------------------------ a2: loss and norm
+
+LOSS_SHEET = "    loss = - sum_r w_r log p_r[target_r] / sum_r w_r                   one number\n"
+LOSS_STUB = "    loss = -sum_r w_r log p_r[target_r] / total,   p = softmax(logits) over the last axis, V"
+LOSS_CHECK = "cross_entropy_forward of equal logits is ln V"
+ONE_LINE = "Both cases fit in one line."
+IN_YOUR_HEAD = "Over V, the gradient at a place must add up to zero: probabilities always add up to one. At a place"
+
+
+def _loss(about, loss, stub, of_a_place, hint, check, more=()):
+    """A variant of the cross-entropy.  of_a_place(logits, lse, target's logit) -> what the weights' mean is taken of"""
+    def forward(logits, *, targets, weights, total=None):
+        plain.check_shapes("cross_entropy", logits=(logits, "... V"))
+        if not logits.shape[:-1] == targets.shape == weights.shape:
+            raise ValueError("cross_entropy: targets and weights have not the shape of the places")
+        top = logits.real.max(-1, keepdims=True)
+        lse = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
+        picked = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        return (weights * of_a_place(logits, lse, picked)).sum() / (weights.sum() if total is None else total)
+
+    return Variant("cross_entropy", about, (
+        (LOSS_SHEET, f"    loss = {loss}\n"), ("**Cross-entropy.** ", "**A loss**, which is not the lessons'.\n"),
+        (ONE_LINE, hint), *more), ((LOSS_STUB, f"    loss = {stub}"),),
+        forward, check)
+
+
+LOSSES = (
+    _loss("a tenth of the target is spread over all tokens",
+          "- sum_r w_r (0.9 log p_r[target_r] + 0.1 mean_v log p_r[v]) / sum_r w_r",
+          "-sum_r w_r (0.9 log p_r[target_r] + 0.1 mean_v log p_r[v]) / total,   p = softmax(logits) over V",
+          lambda z, lse, picked: lse - 0.9 * picked - 0.1 * z.mean(-1), "Then add the mean of all log p.",
+          (("weights=np.array([2.0]))[0], 1000.0)", "weights=np.array([2.0]))[0], 950.0)"),)),
+    _loss("a price on the size of the logits",
+          "sum_r w_r (z_r^2 / 100 - log p_r[target_r]) / sum_r w_r        z_r = log sum_v e^(logits_r[v])",
+          "sum_r w_r (z_r^2 / 100 - log p_r[target_r]) / total,   p = softmax(logits) over the last axis, V\n"
+          "    z_r = log sum_v e^(logits_r[v])",
+          lambda z, lse, picked: lse**2 / 100 + lse - picked, "Then differentiate the price, `z_r^2 / 100`.",
+          ((f'{LOSS_CHECK}"', 'cross_entropy_forward of equal logits is ln V + (ln V)^2 / 100"'),
+           ("weights=weights)[0], np.log(5))", "weights=weights)[0],\n             np.log(5) + np.log(5)**2 / 100)"),
+           ("weights=np.array([2.0]))[0], 1000.0)", "weights=np.array([2.0]))[0], 11000.0)")),
+          ((IN_YOUR_HEAD, "Over V, the gradient at a place adds up to what the price alone gives. At a place"),)),
+    _loss("what is known counts less",
+          "- sum_r w_r (2 - p_r[target_r]) log p_r[target_r] / sum_r w_r",
+          "-sum_r w_r (2 - p_r[target_r]) log p_r[target_r] / total,   p = softmax(logits) over V",
+          lambda z, lse, picked: (2 - np.exp(picked - lse)) * (lse - picked), "Then use the product rule.",
+          ((f'{LOSS_CHECK}"', 'cross_entropy_forward of equal logits is 9/5 ln V"'),
+           ("weights=weights)[0], np.log(5))", "weights=weights)[0],\n             1.8 * np.log(5))"),
+           ("weights=np.array([2.0]))[0], 1000.0)", "weights=np.array([2.0]))[0], 2000.0)"))),
+)
+
+NORM_SHEET = "    r = 1 / sqrt(mean(x^2) + eps)       n = x r       y = g n          the mean runs over the last axis\n"
+NORM_STUB = "    y = g * n,   n = x * r,   r = 1 / sqrt(mean(x^2) + eps)          means run over the last axis, D"
+NORM_ABOUT = "Scale each row of x to root mean square one, then by the learned gain g (Zhang & Sennrich 2019, eq. 4)."
+TWO_WAYS = ("`x_j` moves `n_j` directly, by `r`. It also moves `r`, and `r` stands in every `n_i` of the row. What is "
+            "`dr/dx_j`?\nWrite it with `n` and `r` alone; two of the factors then meet again.")
+
+
+def _norm(about, r, n, y, normed, check, hint=TWO_WAYS, first="Scale each row of x to a size"):
+    """A variant of the norm.  normed(x, g, eps) -> y"""
+    def forward(x, g, *, eps=1e-5):
+        plain.check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))
+        return normed(x, g, eps)
+
+    return Variant("rmsnorm", about, (
+        (NORM_SHEET, f"    r = {r}       n = {n}       y = {y}\n\nAll means run over the last axis.\n"),
+        ("**RMSNorm.** ", "**A norm**, which is not the lessons', called `rmsnorm` all the same.\n"),
+        *(((TWO_WAYS, hint),) if hint != TWO_WAYS else ())),
+        ((NORM_STUB, f"    y = {y},   n = {n},   r = {r}          means run over the last axis, D"),
+         (NORM_ABOUT, f"{first}, then by the learned gain g.")),
+        forward, (("[[0.2, 14.0]]", check),))
+
+
+def _root_mean_square(x, eps):
+    return 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def _mean_is_mixed_in(x, g, eps):
+    n = x * _root_mean_square(x, eps)
+    return g * n + (1 - g) * n.mean(-1, keepdims=True)
+
+
+NORMS = (
+    _norm("the fourth power in the place of the square", "1 / (mean(x^4) + eps)^(1/4)", "x r", "g n",
+          lambda x, g, eps: g * x * ((x * x * x * x).mean(-1, keepdims=True) + eps) ** -0.25,
+          "np.array([[1.0, 70.0]]) / 1201**0.25"),
+    _norm("half of the mean is taken off", "1 / sqrt(mean(x^2) + eps)", "(x - mean(x)/2) r", "g n",
+          lambda x, g, eps: g * (x - x.mean(-1, keepdims=True) / 2) * _root_mean_square(x, eps), "[[-0.2, 10.0]]",
+          "`x_j` moves `n_j` directly, by `r`. It also moves `mean(x)` and `r`, and both stand in every `n_i` of the "
+          "row.\nWhat is `dr/dx_j`?", "Take half of its mean off each row of x, scale it"),
+    _norm("what the gain leaves is the row's mean", "1 / sqrt(mean(x^2) + eps)", "x r", "g n + (1 - g) mean(n)",
+          _mean_is_mixed_in, "[[0.2, 6.8]]", "`x_j` moves `n_j` directly, by `r`. It also moves `r`, and `r` stands in "
+          "every `n_i` of the row. And `n_j`\nstands in every `y_i`: begin with the gradient at `n`."),
+)
+
+# ------------------------------------------------------------------------------------------------------ a3: attention
+
+SCORES = "    S = q k' / sqrt(K)        P = softmax(S)        y = P v\n"
+SCORES_STUB = ("    y = P v,   P = softmax(q k' / sqrt(K))                              query head h uses key head "
+               "h // (H/G)")
+CITED = " (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023)."
+NO_SOFTMAX = (
+    ("Add minus infinity to the scores of what may not be seen, before the softmax. Draw",
+     "What may not be seen has A = 0. Draw"),
+    ("attend_backward: softmax", "attend_backward: the shares"),
+    ("`dP_u/dS_v = P_u (1[u = v] - P_v)`", "`dP_u/dA_v = (1[u = v] - P_u) / sum A`"),
+    ("What is P where the score was minus infinity?", "What is P where A was zero?"))
+
+
+def _attention(about, sheet, stub, shares, more=()):
+    """A variant of attention.  shares(q, k, hidden) -> (B, H, T, U), which are then divided by their sum"""
+    def forward(q, k, v, *, causal=False, pad=None):
+        plain.check_shapes("attend", q=(q, "B T H K"), k=(k, "B U G K"), v=(v, "B U G K"), pad=(pad, "B"))
+        (B, T, H, _), (U, G) = q.shape, k.shape[1:3]
+        place = np.arange(U)
+        own = place[U - T:, None]
+        hidden = np.zeros((B, T, U), bool) | (place > own if causal else False)
+        if pad is not None:
+            hidden |= (place < pad[:, None, None]) & ((place != own) if causal else True)
+        A = np.where(hidden[:, None], 0, shares(q, np.repeat(k, H // G, axis=2), hidden[:, None]))
+        P = A / A.sum(-1, keepdims=True)
+        return np.einsum("bhtu,buhk->bthk", P, np.repeat(v, H // G, axis=2))
+
+    return Variant("attend", about, (
+        (SCORES, f"    {sheet}\n"), ("**Attention.** ", "**Attention**, but not that of the lessons.\n"), *more),
+        ((SCORES_STUB, f"    y = P v,   {stub}          head h uses key head h // (H/G)"), (CITED, ".")), forward)
+
+
+def _products(q, k):
+    return np.einsum("bthk,buhk->bhtu", q, k)
+
+
+def _squares(q, k):
+    """|q - k|^2 of every query and key."""
+    return ((q[:, :, None] - k[:, None]) ** 2).sum(-1).transpose(0, 3, 1, 2)
+
+
+def _exponentials(scores):
+    """The parts of a softmax.  scores(q, k) -> (B, H, T, U)"""
+    def parts(q, k, hidden):
+        S = scores(q, k)
+        return np.exp(S - np.where(hidden, -np.inf, S.real).max(-1, keepdims=True))
+
+    return parts
+
+
+ATTENTIONS = (
+    _attention("scores are held between -4 and 4",
+               "S = 4 tanh(q k' / (4 sqrt(K)))        P = softmax(S)        y = P v",
+               "P = softmax(4 tanh(q k' / (4 sqrt(K))))",
+               _exponentials(lambda q, k: 4 * np.tanh(_products(q, k) / (4 * q.shape[-1] ** 0.5)))),
+    _attention("long keys are not preferred",
+               "S = (q k' - |k|^2 / 2) / sqrt(K)        P = softmax(S)        y = P v        |k|^2 = sum of k_i^2",
+               "P = softmax((q k' - |k|^2 / 2) / sqrt(K))",
+               _exponentials(lambda q, k: (_products(q, k) - (k * k).sum(-1).transpose(0, 2, 1)[:, :, None] / 2)
+                             / q.shape[-1] ** 0.5)),
+    _attention("shares fall with the distance, without a softmax",
+               "A = 1 / (1 + |q - k|^2 / sqrt(K))        P = A / sum A        y = P v        |q - k|^2 = sum of "
+               "(q_i - k_i)^2",
+               "P = A / sum A,   A = 1 / (1 + |q - k|^2 / sqrt(K))",
+               lambda q, k, hidden: 1 / (1 + _squares(q, k) / q.shape[-1] ** 0.5), NO_SOFTMAX),
+)
+
+# -------------------------------------------------------------------------------------------------- a6: the optimizer
+
+STEP_STUB = """    m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+    w = (1 - lr decay) w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+"""
+FIRST_STEP = ("After one step m is (1 - b1) g and v is (1 - b2) g^2. Both started at zero and are too small. Divide by "
+              "what they lack:\nthe first step then has the length lr, whatever the gradient's size.")
+
+
+def _optimizer(about, moments, step, rule, first, decayed):
+    """A variant of AdamW's step.  first, decayed: what the check expects of one step without and with decay"""
+    return Rule("AdamW", about, (
+        ("The equations stand in the docstring of the class.",
+         "The equations\nstand in the docstring of the class; they are not those of lesson 13."),
+        (FIRST_STEP, "Both moments started at zero and are too small: that is what the divisions by 1 - b1^t and "
+                     "1 - b2^t mend.")),
+        ((STEP_STUB, f"    {moments}\n    w = (1 - lr decay) w - lr {step}\n"),
+         ("Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), on",
+          "A step like Adam's, with decoupled weight decay, on")), rule,
+        (("the first one goes lr against the sign", "the first one"), ("after_a_step(0), [0.9, 1.1, 0.9]",
+                                                                    f"after_a_step(0), {first}"),
+         ("after_a_step(0.5), [0.85, 1.05, 0.9]", f"after_a_step(0.5), {decayed}")))
+
+
+def _looks_ahead(m, v, g, b1, b2, t, eps):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+    return m, v, (b1 * m + (1 - b1) * g) / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+
+def _trusts_what_it_expected(m, v, g, b1, b2, t, eps):
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * (g - m) ** 2
+    return m, v, m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+
+def _takes_sizes(m, v, g, b1, b2, t, eps):
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * abs(g)
+    return m, v, m / (1 - b1**t) / (v / (1 - b2**t) + eps)
+
+
+M, V, WAY = "m = b1 m + (1 - b1) g", "v = b2 v + (1 - b2) g^2", "m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)"
+OPTIMIZERS = (
+    _optimizer("the step looks one gradient ahead", f"{M},   {V},   n = b1 m + (1 - b1) g", f"n{WAY[1:]}", _looks_ahead,
+               "[0.81, 1.19, 0.81]", "[0.76, 1.14, 0.81]"),
+    _optimizer("large steps where the gradient is as expected", f"{M},   v = b2 v + (1 - b2) (g - m)^2, with the new m",
+               WAY, _trusts_what_it_expected, "[8 / 9, 10 / 9, 8 / 9]", "[0.95 - 1 / 9, 0.95 + 1 / 9, 8 / 9]"),
+    _optimizer("sizes in the place of squares", f"{M},   v = b2 v + (1 - b2) |g|",
+               "m / (1 - b1^t) / (v / (1 - b2^t) + eps)", _takes_sizes, "[0.9, 1.1, 0.9]", "[0.85, 1.05, 0.9]"),
+)
+
+CHOICES = {"a2": (LOSSES, NORMS), "a3": (ATTENTIONS,), "a4": (OUTPUT_GATES,), "a5": (ADDRESSES, GATES),
+           "a6": (OPTIMIZERS,)}
 
 
 def draw(assignment, seed):
@@ -197,13 +436,12 @@ def library(truth, assignment):
     """The library that knows what is right: `truth`, with the variants' pairs in their places."""
     if not assignment.variants:
         return truth
-    files, changed = {name.partition(".")[2]: name.partition(".")[0] for name in assignment.functions}, {}
+    files = {name.split(".")[1]: name.split(".")[0] for name in assignment.functions}
+    changed: dict[str, SimpleNamespace] = {}
     for variant in assignment.variants:
-        file = files[f"{variant.name}_forward"]
-        forward, backward = variant.pair()
-        space = changed.setdefault(file, SimpleNamespace(**vars(truth[file])))
-        setattr(space, f"{variant.name}_forward", forward)
-        setattr(space, f"{variant.name}_backward", backward)
+        for name, thing in variant.names().items():
+            space = changed.setdefault(files[name], SimpleNamespace(**vars(truth[files[name]])))
+            setattr(space, name, thing)
     found = type(truth)(truth)
     found.update(changed)
     return found

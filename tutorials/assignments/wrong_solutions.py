@@ -17,7 +17,6 @@ from pathlib import Path
 from tutorials.assignments import handout, slips
 from tutorials.assignments.grader import ASSIGNMENTS, grade
 
-PLAIN = (handout.HERE / "plain.py").read_text(encoding="utf-8")
 # What a line of feedback guesses at, beside what was computed: a guess that a mistake does not declare misleads.
 CLAIMS = re.compile(r"[^:;,]*\?|term dropped|one too many|points (roughly|another)|weight decay|started at zero")
 
@@ -27,16 +26,18 @@ def _solved(assignment):
     return handout.students_file(ASSIGNMENTS[assignment], solved=True)
 
 
-def plain(assignment):
-    """The lines of plain.py that solve an assignment."""
-    return re.search(rf"# -+ {assignment}\n(.*?)(?=\n# ---|\n__all__)", PLAIN, re.DOTALL)[1]
+@cache
+def lines_of(file, assignment):
+    """The lines of plain.py or of by_hand.py that solve an assignment."""
+    text = (handout.HERE / file).read_text(encoding="utf-8")
+    return re.search(rf"# -+ {assignment}\n(.*?)(?=\n# ---|\n__all__|\Z)", text, re.DOTALL)[1]
 
 
 @dataclass(frozen=True)
 class WrongSolution:
     """One mistake.
 
-    code: definitions that stand behind the right ones, or edits (old, new) of the lines of plain.py.  also: what may
+    code: definitions that stand behind the right ones, or edits (old, new) of the lines of `file`.  also: what may
     truly be said beside the symptom.
     """
 
@@ -47,6 +48,7 @@ class WrongSolution:
     symptom: str
     code: str | list
     also: str = "$^"
+    file: str = "plain.py"
 
     def __str__(self):
         return f"{self.assignment}, {self.function}: {self.mistake}"
@@ -60,10 +62,10 @@ class WrongSolution:
     def text(self):
         """The whole file of the solution."""
         if not isinstance(self.code, str):
-            lines = plain(self.assignment)
+            lines = lines_of(self.file, self.assignment)
             for old, new in self.code:
                 if old not in lines:
-                    raise ValueError(f"{self}: found no {old!r} in plain.py")
+                    raise ValueError(f"{self}: found no {old!r} in {self.file}")
                 lines = lines.replace(old, new)
             flat = "from tinylm2.flat import Flat\n" * (self.assignment == "a6")
             return f"{_solved(self.assignment)}\n\nimport math\nimport numpy as np\n{flat}{lines}"
@@ -824,7 +826,8 @@ FIRST = tuple(WrongSolution(f"a{number}", *mistake)
               for number, mistakes in enumerate((A1, A2, A3, A4, A5, A6), 1) for mistake in mistakes)
 EARLY, HELD_BACK, LATE = (tuple(WrongSolution(*slip) for slip in some)
                           for some in (slips.EARLY, slips.HELD_BACK, slips.LATE))
-WRONG_SOLUTIONS = FIRST + EARLY + HELD_BACK + LATE
+SECOND = tuple(WrongSolution(*slip, file="by_hand.py") for slip in slips.SECOND)
+WRONG_SOLUTIONS = FIRST + EARLY + HELD_BACK + LATE + SECOND
 
 
 def measure(some, *, seed=0, verbose=False, show=print):
@@ -849,7 +852,8 @@ def measure(some, *, seed=0, verbose=False, show=print):
 
 def main(argv=None):
     """`python -m tutorials.assignments.wrong_solutions early`: the share of right feedback."""
-    groups = {"first": FIRST, "early": EARLY, "held-back": HELD_BACK, "late": LATE, "all": WRONG_SOLUTIONS}
+    groups = {"first": FIRST, "early": EARLY, "held-back": HELD_BACK, "late": LATE,
+              "second": SECOND, "all": WRONG_SOLUTIONS}
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("group", choices=groups)
     parser.add_argument("--seed", type=int, default=0)
