@@ -164,7 +164,7 @@ def test_variants_name_what_there_is(registered):
 
 
 @pytest.mark.parametrize("name", ["parts", "horizon", "million", "blocks", "general", "rates", "table", "joint",
-                                  "alone", "gallery", "plateaus", "leaderboard"])
+                                  "alone", "gallery", "plateaus", "leaderboard", "repeated", "smollm2"])
 def test_an_experiment_runs_end_to_end(name, tmp_path):
     command = importlib.import_module(f"experiments.{name}").main
     assert command(["--quick", "--out", str(tmp_path)]) == 0

@@ -1,6 +1,7 @@
 """Runs as folders for transformers: the same logits and gradients in PyTorch, and an export comes back as the run."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -250,15 +251,64 @@ def test_a_damaged_entry_of_an_export_is_one_line(tmp_path, capsys, change):
     assert "found" in error
 
 
-def test_it_compiles_to_the_same_numbers(tmp_path):
-    """torch.compile's front end takes the whole file; its back end needs a compiler, so the graph runs as it is."""
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")          # of torch's own files
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_it_compiles_to_the_same_numbers(tmp_path, backend):
+    """A whole segment is one graph, and its gradients too: eager checks the front end, inductor makes C++ of it (which
+    takes a compiler minutes on a busy machine, so it is a long test)."""
+    if backend == "inductor" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("inductor needs a C++ compiler, and none is installed")
+    theirs = loaded(export_model(run("float32", L=1), tmp_path / "hf"), torch.float32)
+    ids = torch.tensor(ids_of(run())[:, :6])
+    compiled, found = torch.compile(theirs.segment, backend=backend, fullgraph=True), []
+    for segment in (theirs.segment, compiled):
+        logits, banks = segment(ids, theirs.first_banks(3), None, True)
+        (logits.sum() + sum(bank.square().sum() for bank in banks)).backward()
+        found.append((logits, *banks, *(W.grad for W in theirs.parameters())))
+        theirs.zero_grad(set_to_none=True)
+    for expected, same in zip(*found, strict=True):
+        assert torch.allclose(expected, same, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_autocast_gives_nearly_the_same_loss_and_gradients(tmp_path):
+    """The parameters stay float32, and what autocast rounds are the products."""
     theirs = loaded(export_model(run("float32"), tmp_path / "hf"), torch.float32)
-    ids = torch.tensor(ids_of(run()))
-    compiled = torch.compile(theirs.segment, backend="eager")
-    expected, banks = theirs.segment(ids[:, :6], theirs.first_banks(3), None, True)
-    found, same = compiled(ids[:, :6], theirs.first_banks(3), None, True)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(banks, same, strict=True))
+    ids, found = torch.tensor(ids_of(run())), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = theirs(ids, labels=ids)
+        out.loss.backward()
+        grads = torch.cat([W.grad.flatten() for W in theirs.parameters()])
+        theirs.zero_grad(set_to_none=True)
+        found.append((out, grads))
+    (exact, g), (rounded, h) = found
+    assert rounded.logits.dtype == torch.bfloat16
+    assert rounded.loss.dtype == h.dtype == torch.float32
+    assert 0 < abs(rounded.loss - exact.loss) < 0.02 * exact.loss
+    assert torch.nn.functional.cosine_similarity(g, h, dim=0) > 0.99
+
+
+def test_accelerate_trains_it_in_bfloat16(tmp_path):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed (pip install accelerate)")
+    folder = export_model(run("float32"), tmp_path / "hf")
+    theirs = loaded(folder, torch.float32)
+    ids = torch.tensor(ids_of(run(), B=8))
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    model, optimizer, batches = accelerator.prepare(
+        theirs, torch.optim.AdamW(theirs.parameters(), lr=1e-2), torch.utils.data.DataLoader(ids, batch_size=4))
+    losses = []
+    for _ in range(5):
+        for batch in batches:
+            loss = model(batch, labels=batch).loss
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1
+    accelerator.unwrap_model(model).save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained/tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    back = import_model(tmp_path / "trained")
+    assert (back.params["blocks.0.mem.Wq"] == theirs.blocks[0].mem.Wq.detach().numpy()).all()
 
 
 def test_the_pytorch_file_is_at_most_300_lines():

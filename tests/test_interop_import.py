@@ -15,9 +15,10 @@ from tests.support.llamas import LLAMA3, TEXT, VARIANTS, torch
 from tinylm2.__main__ import main
 from tinylm2.data import PublishedTokenizer
 from tinylm2.errors import BadInput
-from tinylm2.interop.import_model import SHUT, import_model
+from tinylm2.interop.import_model import import_model
 from tinylm2.interop.llama import halved, paired
 from tinylm2.interop.tensors import Safetensors, write_safetensors
+from tinylm2.model import init_params
 from tinylm2.recurrence import story_backward, story_forward
 from tinylm2.training import run_dir
 
@@ -91,14 +92,18 @@ def test_rows_in_pairs_and_in_halves_are_the_same_rows():
 # ---------------------------------------------------------------------------------------------------- a memory is added
 
 
-@pytest.mark.parametrize("blocks", [None, (1,)])
-def test_a_memory_that_is_added_moves_no_logit_by_a_thousandth(folder, blocks):
+@pytest.mark.parametrize(("memory", "blocks"), [
+    ("lm2", None), ("lm2", (1,)), ("pooled", None), ("memformer", None), ("armt", None), ("titans", None)])
+def test_a_memory_that_is_added_moves_no_logit_by_a_thousandth(folder, memory, blocks):
     plain = import_model(folder, segment=8)
-    found = import_model(folder, memory="lm2", slots=4, segment=8, memory_blocks=blocks)
-    assert np.abs(ours(found) - ours(plain)).max() < 1e-3
+    found = import_model(folder, memory=memory, slots=4, segment=8, memory_blocks=blocks)
+    assert np.abs(ours(found) - ours(plain)).max() < 1e-3            # what is promised
+    assert (ours(found) == ours(plain)).all()            # what is done: the values are zero
     names = {name for name in found.params if ".mem." in name}
     assert {name.split(".")[1] for name in names} == ({"0", "1"} if blocks is None else {"1"})
-    assert (found.params["blocks.1.mem.bout"] == SHUT).all()
+    fresh = init_params(found.cfg, 0)
+    for name in names:
+        assert (found.params[name] == (0 if name.endswith("Wv") else fresh[name])).all(), name
     for name, W in plain.params.items():
         assert (found.params[name] == W).all(), name
 
@@ -122,7 +127,8 @@ def test_the_memory_starts_from_its_seed(folder):
 
 
 @pytest.mark.parametrize(("asked", "said"), [
-    ({"memory": "rmt"}, "--memory: found rmt, expected one with an output gate"),
+    ({"memory": "rmt"}, "--memory: found rmt, expected one with values of its own"),
+    ({"memory": "infini"}, "--memory: found infini, expected one with values of its own"),
     ({"memory": "lm2", "slots": 49}, "N=49 slots, expected at most D=48"),
     ({"memory": "lm2", "memory_blocks": (2,)}, "memory_blocks (2,), expected numbers in 0..1"),
     ({"segment": 65}, "--segment: found 65, expected at most 64"),

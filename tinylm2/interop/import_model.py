@@ -20,7 +20,6 @@ from tinylm2.model import Config, count_params, init_params, param_shapes
 from tinylm2.training.settings import Settings
 from tinylm2.training.trained_model import TrainedModel, machine_memory
 
-SHUT = -4.0                                              # the output gate's bias: sigmoid(-4) lets 2 % through
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 OFFSETS = "tinylm2.safetensors"                          # beside a Llama that `export` wrote
 OWN = "tinylm2"                                          # model_type of an exported LM2, and the run's entry everywhere
@@ -31,8 +30,8 @@ def import_model(source: Any, *, memory: str = "none", slots: int = 16, segment:
                  memory_blocks: Any = None, seed: int = 0) -> TrainedModel:
     """A Hugging Face Llama folder, a folder that `export` wrote, or a GGUF file as a TrainedModel.
 
-    memory: a bank is added to each block (or to memory_blocks). It starts from `seed`, its output gate nearly shut and
-    its values zero, so the logits stay those of the source. segment: tokens per segment (None: 256 with a memory, else
+    memory: a bank is added to each block (or to memory_blocks). It starts from `seed`, but its values are zero, so the
+    logits stay those of the source. segment: tokens per segment (None: 256 with a memory, else
     as many as the model was made for). BadInput, one line, for a source that is damaged or that cannot be represented.
     """
     source, asked = Path(source), {"memory": memory, "slots": slots, "segment": segment, "memory_blocks": memory_blocks}
@@ -144,9 +143,10 @@ def _model(cfg, tokenizer, read, spelling, path, asked):
 def with_memory(cfg: Config, asked: Any) -> Config:
     """The Config with the memory that was asked for.  BadInput where it does not fit."""
     memory = MEMORIES[asked.memory]
-    if memory is not None and "mem.bout" not in memory.VECTORS:
-        gated = ", ".join(name for name, one in MEMORIES.items() if one is not None and "mem.bout" in one.VECTORS)
-        raise BadInput(f"--memory: found {asked.memory}, expected one with an output gate, which starts shut: {gated}")
+    if memory is not None and "mem.Wv" not in memory.param_shapes(cfg):
+        fit = ", ".join(name for name, one in MEMORIES.items() if one is not None and "mem.Wv" in one.param_shapes(cfg))
+        raise BadInput(f"--memory: found {asked.memory}, expected one with values of its own, which start at zero: "
+                       f"{fit}")
     segment = asked.segment or (cfg.T if memory is None else min(256, cfg.T))
     if segment > cfg.T:
         raise BadInput(f"--segment: found {segment}, expected at most {cfg.T}, the positions that the model knows")
@@ -158,17 +158,17 @@ def with_memory(cfg: Config, asked: Any) -> Config:
 
 
 def start_memory(params: dict, cfg: Config, seed: int) -> None:
-    """The memory's parameters as `init_params` draws them, but its output gate nearly shut, and its values zero.
+    """The memory's parameters as `init_params` draws them, but for its values, which are zero.
 
-    The gate alone would have to be shut so far (-14 for SmolLM2) that its gradients drown in AdamW's eps and it never
-    opens. With values of zero the logits are the source's, bit for bit, and the values themselves learn from step one.
+    So the logits are the source's, bit for bit, and the values learn from step one through a gate that is as open as in
+    every LM2. The gate alone would have to be shut so far (-14 for SmolLM2) that its gradients drown in AdamW's eps and
+    it never opens; a gate shut to -4 beside values of zero learns more slowly (docs/results/repeated.md).
     """
     mine = [name for name in params if ".mem." in name]
     if mine:
         fresh = init_params(replace(cfg, V=1, F=1), seed)                # a tensor's numbers depend on its name alone
         for name in mine:
-            start = {"Wv": 0.0, "bout": SHUT}.get(name.rpartition(".")[2])
-            params[name][...] = fresh[name] if start is None else start
+            params[name][...] = 0.0 if name.endswith(".Wv") else fresh[name]
 
 
 def settings_of(cfg: Config, seed: int) -> Settings:

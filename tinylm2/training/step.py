@@ -38,7 +38,7 @@ def train_step(params: Flat, optimizer: Any, *shards: Any, lr: float, limit: flo
                 for shard in shards]
 
     losses, correct, grads = zip(*compute(), strict=True)
-    grads = params.like(comm.sum_shards([part.buffer for part in grads]))
+    grads = grads[0].like(comm.sum_shards([part.buffer for part in grads]))
     norm = clip(grads, limit)
     numbers = xp.concatenate((xp.stack((*losses, norm)), *(part.astype(norm.dtype) for part in correct)))
     meanwhile()

@@ -60,12 +60,17 @@ class Trainer:
 
     def restore(self, moments: Any, progress: Any) -> None:
         """Continue from the moments and the progress of a checkpoint."""
-        self.optimizer.m[...], self.optimizer.v[...] = moments["m"], moments["v"]
+        if isinstance(self.optimizer, FrozenBase):
+            self.optimizer.restore(self.params, moments)
+        else:
+            self.optimizer.m[...], self.optimizer.v[...] = moments["m"], moments["v"]
         self.optimizer.t = progress["step"]
         self.progress = Progress(**progress)
 
     @property
     def moments(self) -> dict:
+        if isinstance(self.optimizer, FrozenBase):
+            return self.optimizer.moments_like(self.params)
         return {"m": self.optimizer.m, "v": self.optimizer.v}
 
     @property
