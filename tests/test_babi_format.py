@@ -1,6 +1,8 @@
 """The official file format and BABILong's: what is written is read back, and a broken file is told by file and line."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ from tinylm2.data import (
     word_tokenizer,
     write_stories,
 )
-from tinylm2.data.babi import task_of
+from tinylm2.data.babi import FileTask, task_of
 
 STORY = """1 Mary moved to the bathroom.
 2 John went to the hallway.
@@ -187,3 +189,17 @@ def test_an_unknown_word_of_babilong_is_named_with_its_entry(tmp_path):
     path = write(tmp_path, json.dumps([ENTRY, {**ENTRY, "input": "Bob went to the pub."}]), "qa1_0k.json")
     with pytest.raises(BadInput, match="entry 2: found bob, pub, expected"):
         read_babilong(path, tokenizer=word_tokenizer())
+
+
+def test_the_guides_own_world_is_a_folder_that_can_be_trained_on(tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[1] / "docs" / "DATA.md").read_text(encoding="utf-8")
+    code = guide.split("## Three walks")[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.setattr(sys, "argv", ["harbour.py", str(tmp_path / "harbour")])
+    exec(code, {})
+    task = FileTask.of(tmp_path / "harbour", "qa1")
+    asked = read_examples(find_file(tmp_path / "harbour", "qa1"))
+    assert (len(task.stories), len(asked)) == (1000, 1000)
+    for example in asked:                                # the place in the last fact about the thing
+        thing = example.question.rstrip("?").split()[-1]
+        last = [fact for fact in example.facts if f" {thing} " in fact][-1]
+        assert last.rstrip(".").split()[-1] == example.answer
