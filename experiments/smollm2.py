@@ -144,7 +144,7 @@ EXPERIMENT = Experiment(
     name="smollm2", question=QUESTION, measure=measure, report=report, draw=draw, variants=lambda budget: [NAME],
     budgets={
         "small": {"smollm2": True, "memory blocks": [16, 20, 24], "slots": 16, "segment": 16, "segments": 4, "rows": 6,
-                  "records": 3000, "lr": 2e-3, "warmup": 20, "steps": 200, "every": 20, "test rows": 24, "minutes": 6},
+                  "records": 3000, "lr": 2e-3, "warmup": 20, "steps": 200, "every": 20, "test rows": 24, "minutes": 3},
         "quick": {"smollm2": False, "memory blocks": [1], "slots": 4, "segment": 8, "segments": 3, "rows": 2,
                   "records": 60, "lr": 1e-2, "warmup": 1, "steps": 2, "every": 1, "test rows": 4, "minutes": 1},
     })

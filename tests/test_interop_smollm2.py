@@ -61,23 +61,25 @@ def continued(theirs, ids, tokens):
 
 @pytest.mark.filterwarnings("ignore")
 def test_logits_and_greedy_text_are_those_of_transformers(ours, theirs):
+    """transformers reads our greedy text once: where each token is its likeliest, too, its own greedy text is ours."""
     import torch
 
-    ours.tokenizer.end = -1                              # both go on for all tokens
+    ours.tokenizer.end = -1                              # it goes on for all tokens
     for prompt in PROMPTS:
         ids = ours.tokenizer.encode(prompt)
-        logits, _ = story_forward(ours.params, ids=np.array([ids]), cfg=ours.cfg)
+        text = ids + list(ours.generate_tokens(prompt, 32))
         with torch.no_grad():
-            expected = theirs(torch.tensor([ids])).logits.numpy()
+            expected = theirs(torch.tensor([text])).logits.numpy()
+        assert expected[0, len(ids) - 1:-1].argmax(-1).tolist() == text[len(ids):], prompt
+        logits, _ = story_forward(ours.params, ids=np.array([text]), cfg=ours.cfg)
         assert np.abs(logits - expected).max() < 5e-4
-        assert list(ours.generate_tokens(prompt, 32)) == continued(theirs, ids, 32), prompt
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_it_generates_at_least_as_fast_as_transformers(ours, theirs):
-    """Tokens per second of processor time behind a short prompt, the better of three rounds each, taken in turns."""
+    """Tokens per second of processor time behind a short prompt, the better of two rounds each, taken in turns."""
     ids, rates = ours.tokenizer.encode(PROMPTS[0]), {"ours": [], "theirs": []}
-    for _ in range(3):
+    for _ in range(2):
         stream = ours.generate_tokens(PROMPTS[0], 33)
         next(stream)
         began = time.process_time()

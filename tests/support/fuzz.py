@@ -26,7 +26,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from tests.support import small, toy_experiment
+from tests.support import small, sources, toy_experiment
 from tinylm2 import gpu
 from tinylm2.__main__ import COMMANDS, main
 from tinylm2.cli import plot, train
@@ -394,6 +394,94 @@ def from_resumed_metrics(ground):
     argv = ["train", "--out", "{home}", "--resume", "--device", "cpu", "--eval-segments", "1"]
     return damaged(ground.good["metrics.jsonl"]).map(lambda raw: Case("resumed metrics", main, argv, {
         "model.npz": ground.good["model.npz"], "metrics.jsonl": raw}))
+
+
+# ----------------------------------------------------------------------------------------------------- published models
+
+HUGE = (0, 1, 2, 3, 8, 2**31, 2**48, 2**62, 2**64 - 1)
+
+
+@st.composite
+def from_import(draw):
+    """`import` of a folder or a GGUF file of which one part is damaged, bent, missing or says too much."""
+    if draw(st.integers(0, 2)) == 0:
+        return Case("import", main, ["import", "{home}/x.gguf", "--out", "{home}/run"],
+                    {"x.gguf": draw(gguf_files())})
+    files = dict(sources.folder(draw(st.sampled_from(("none", "lm2")))))
+    name = draw(st.sampled_from(sorted(files)))
+    if draw(st.integers(0, 9)) == 0:
+        del files[name]
+    elif name.endswith(".json"):
+        files[name] = draw(jsons(json.loads(files[name])))
+    elif name.endswith(".safetensors"):
+        files[name] = draw(safetensors_files(files[name]))
+    if draw(st.integers(0, 9)) == 0:
+        home = {one: draw(values | st.sampled_from(sorted(files))) for one in ("a", "model.norm.weight")}
+        files["model.safetensors.index.json"] = draw(jsons({"weight_map": home}))
+    if not all(affordable_sizes(raw) for one, raw in files.items() if one.endswith("config.json")):
+        files["config.json"] = b"{}"
+    return Case("import", main, ["import", "{home}/hf", "--out", "{home}/run",
+                                 *draw(st.sampled_from(([], ["--memory", "lm2", "--slots", "2", "--segment", "4"])))],
+                {f"hf/{name}": raw for name, raw in files.items()} | {"hf/kept": b"mine"})
+
+
+@st.composite
+def safetensors_files(draw, raw):
+    """A safetensors file whose header is bent, whose numbers are no numbers, or whose length is another."""
+    header, numbers = sources.header_of(raw)
+    deed = draw(st.sampled_from(("damaged", "bent", "bent", "length", "nan", "place", "shape", "twice")))
+    if deed == "bent":
+        return sources.safetensors(draw(bent(header)), numbers)
+    if deed == "length":
+        return sources.safetensors(header, numbers, draw(st.sampled_from(HUGE)))
+    if deed == "nan":
+        return sources.safetensors(header, draw(st.sampled_from((b"\xff", b"\x7f"))) * len(numbers))
+    if deed in ("place", "shape"):
+        entry = header[draw(st.sampled_from(sorted(header.keys() - {"__metadata__"})))]
+        where, size = ("data_offsets", 2) if deed == "place" else ("shape", 3)
+        entry[where] = draw(st.lists(st.sampled_from(HUGE) | st.integers(-9, 99), max_size=size))
+        return sources.safetensors(header, numbers)
+    return draw(damaged(raw)) if deed == "damaged" else raw + raw
+
+
+@st.composite
+def gguf_files(draw):
+    """A GGUF file with a setting bent, a tensor of another shape or at another place, or numbers of things too large."""
+    settings_, tensors = sources.gguf_parts()
+    settings_, tensors = dict(settings_), dict(tensors)
+    key, name = draw(st.sampled_from(sorted(settings_))), draw(st.sampled_from(sorted(tensors)))
+    deed = draw(st.sampled_from(("damaged", "setting", "setting", "shape", "nan", "counts", "entry", "missing")))
+    counts = entry = None
+    if deed == "setting":
+        settings_[key] = draw(st.sampled_from((*HUGE, "x", "", 0.0, math.nan, math.inf, [], ["x"], [1] * 300)))
+        if "ggml" not in key and not affordable_number(settings_[key]):
+            settings_[key] = "x"
+    elif deed == "shape":
+        tensors[name] = np.zeros(draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)), "<f4")
+    elif deed == "nan":
+        tensors[name] = np.full_like(tensors[name], draw(st.sampled_from([math.nan, math.inf, 3e38])))
+    elif deed == "counts":
+        counts = draw(st.tuples(st.sampled_from(HUGE), st.sampled_from(HUGE)))
+    elif deed == "entry":
+        shape = draw(st.lists(st.sampled_from(HUGE), max_size=5))
+        entry = draw(st.sampled_from((name, "x"))), shape, draw(st.integers(0, 40)), draw(st.sampled_from(HUGE))
+    elif deed == "missing":
+        del tensors[name], settings_[key]
+    raw = sources.gguf(settings_, tensors, counts, entry)
+    return draw(damaged(raw)) if deed == "damaged" else raw
+
+
+def affordable_sizes(raw):
+    """Whether no size of a config.json is large and yet allowed: that would be a long job, not bad input."""
+    try:
+        found = json.loads(raw)
+        return all(map(affordable_number, [*found.values(), *found.get("tinylm2", {}).get("config", {}).values()]))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return True
+
+
+def affordable_number(x):
+    return not isinstance(x, int) or not 10**4 < x < 2**31
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
