@@ -148,20 +148,20 @@ def test_odd_numbers_in_a_file_of_an_experiment_are_one_line(refused, tmp_path):
 # --------------------------------------------------------------------------------------------------- devices and pipes
 
 
-TELLS = 'self.tell(f"{person} {self.went_to(place)}.", place)'
+TELLS = 'self.tell(f"{person} hid the {thing} in the {place}.", thing)'
 
 
 @pytest.mark.parametrize(("old", "new", "found"), [
     ("def happen(self)", "def happen(self", ":12: found code that fails (SyntaxError"),
-    ("person = self.rng", "raise KeyError(5)\n        person = self.rng", ":13: found code that fails (KeyError: 5)"),
-    ("class WhoIsThere", "exit(3)\nclass WhoIsThere", "SyntaxError"),
-    ("print(", "exit(3)\nprint(", ":25: found code that fails (SystemExit: 3)"),
-    ("questions = 3 ", "questions = 0 ", "no question in it"),
-    ("return bool(there)", "return False", "10,000 events in one story"),
-    ("line = self.tell", "return False\n        line = self.tell", "nothing could be asked in 10,000 stories"),
-    (TELLS, "self.tell(5, place)", "5 as its line 1, expected text"),
-    ('",".join(there)', "3", "the answer 3"), ('",".join(there)', "' '", "the answer ' '"),
-    ("*lines)", "99)", "the support (99,)"),
+    ("person, thing, place = ", "raise KeyError(5)\n        ", ":13: found code that fails (KeyError: 5)"),
+    ("class HiddenThings", "exit(3)\nclass HiddenThings", "SyntaxError"),
+    ("if __name__", "exit(3)\nif __name__", ":21: found code that fails (SystemExit: 3)"),
+    ("    things =", "    questions = 0\n    things =", "no question in it"),
+    ("return self.ask", "return False and self.ask", "10,000 events in one story"),
+    ("person, thing", "return False\n        person, thing", "nothing could be asked in 10,000 stories"),
+    (TELLS, "self.tell(5, thing)", "5 as its line 1, expected text"),
+    ('?", place, line)', '?", 3, line)', "the answer 3"), ('?", place, line)', '?", " ", line)', "the answer ' '"),
+    ('?", place, line)', '?", place, 99)', "the support (99,)"),
 ])
 def test_a_task_file_that_is_wrong_is_one_line_before_any_training(refused, tmp_path, old, new, found):
     """Its line where its code fails; a world in which nothing is ever asked ends, too."""

@@ -296,7 +296,7 @@ def of_a_task_file(argv):
 
 TASK_FILE = re.search(r"```python\n(from tinylm2.data import Rng, story_text\n.*?)```",
                       (Path(__file__).parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8"), re.DOTALL)[1]
-NAMES = ("person", "place", "line", "there", "lines", "self", "self.rng", "self.seen", "self.people", "None", "3", "-1",
+NAMES = ("person", "place", "line", "thing", "things", "self", "self.rng", "self.seen", "self.people", "None", "3", "-1",
          "[]", "True", "False", "print", "''", "'zebra'", "Walk", "object", "1 / 0", "exit(3)", "lambda: 0", "return")
 
 
@@ -446,7 +446,7 @@ def safetensors_files(draw, raw):
 
 @st.composite
 def gguf_files(draw):
-    """A GGUF file with a setting bent, a tensor of another shape or at another place, or numbers of things too large."""
+    """A GGUF file with a setting bent, a tensor of another shape or at another place, or huge numbers."""
     settings_, tensors = sources.gguf_parts()
     settings_, tensors = dict(settings_), dict(tensors)
     key, name = draw(st.sampled_from(sorted(settings_))), draw(st.sampled_from(sorted(tensors)))
