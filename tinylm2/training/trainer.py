@@ -133,5 +133,6 @@ class Trainer:
             return
         if stage.required and not passed:
             raise NotLearned(f"binding was not learned: stage {stage.name} stands at a loss of "
-                             f"{sum(p.losses) / len(p.losses):.2f} after {stage.steps} steps, expected {threshold}")
+                             f"{sum(p.losses) / len(p.losses):.2f} after {stage.steps} steps, expected {threshold}: "
+                             "another --seed or a larger --hidden-size may do")
         p.stage, p.first, p.losses = p.stage + 1, p.step, []
