@@ -285,6 +285,21 @@ def test_the_pages_escape_what_students_wrote_and_load_nothing(graded):
         assert (folder / target).is_file()
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_pages_fit_a_screen_and_a_phone_in_light_and_dark(width, dark, graded, tab):
+    tab.size(width, dark=dark)
+    for path in sorted((graded[1] / "report").rglob("*.html")):
+        tab.open(path.read_text(encoding="utf-8"))
+        assert tab.run("return document.documentElement.scrollWidth") <= width, path.name
+        ink, paper = tab.run("""
+            const style = getComputedStyle(document.body), sum = text => text.match(/\\d+/g).reduce((a, b) => a + +b, 0)
+            return [sum(style.color), sum(style.backgroundColor)]""")
+        assert (ink > paper) == dark
+        assert abs(ink - paper) > 400
+    assert not tab.complaints()
+
+
 def test_a_students_page_names_nobody_else(graded):
     folder = graded[1] / "report" / "students"
     for path in folder.glob("*.html"):

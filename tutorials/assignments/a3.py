@@ -53,6 +53,7 @@ def _asked(*, causal=False, padded=False, grouped=False, last=False, sharp=False
     def draw(d):
         B, T, G, K = d.lengths("BTGK")
         U, H = T if causal and not last else T + d.number(1, 3), G * (2 if grouped else 1)
+        d.letters.update({"U": U} if U != T else {})
         constants = {"causal": True} if causal else {}
         if padded:
             constants["pad"] = np.array([T - 1, 0, *d.rng.integers(0, T, B)])[:B]

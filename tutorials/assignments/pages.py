@@ -16,16 +16,23 @@ from tutorials.assignments.feedback import printable
 FORMULA = tuple("=+-@\t\r\n|%＝＋－＠")                     # how a cell begins that a spreadsheet computes
 SHOWN = 40                                               # similar pairs on the page of a class; the JSON has them all
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; background: #fff; max-width: 62rem;
-       margin: 2rem auto; padding: 0 1rem }
+:root { color-scheme: light dark; --ink: #1d2733; --paper: #fff; --quiet: #56657a; --line: #dde3ea; --empty: #e6ebf1;
+       --full: #2f6db5; --lost: #a4262c; --link: #1f5fa8 }
+@media (prefers-color-scheme: dark) { :root { --ink: #dbe2ea; --paper: #14191f; --quiet: #9dabba; --line: #2e3843;
+       --empty: #2a343f; --full: #5b95d6; --lost: #f19a9a; --link: #8dbbf2 } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
+       margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word }
 h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin-top: 2rem } p { margin: .4rem 0 }
+a { color: var(--link) } .wide { overflow-x: auto }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top; padding: .3rem .6rem;
-       border-bottom: 1px solid #dde3ea } th { color: #56657a; font-weight: 600 }
-.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums } .quiet { color: #56657a }
-.bar { display: inline-block; width: 12rem; max-width: 30vw; height: .8rem; background: #e6ebf1 }
-.bar span { display: block; height: 100%; background: #2f6db5 } .lost { color: #a4262c } ul { margin: 0;
-       padding-left: 1.1rem } code { font: .92em ui-monospace, monospace; overflow-wrap: anywhere }
-svg text { font: 11px system-ui, sans-serif; fill: #56657a }
+       border-bottom: 1px solid var(--line) } th { color: var(--quiet); font-weight: 600 }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums } .quiet { color: var(--quiet) }
+.bar { display: inline-block; width: 12rem; max-width: 25vw; height: .8rem; background: var(--empty) }
+.bar span { display: block; height: 100%; background: var(--full) } .lost { color: var(--lost) } ul { margin: 0;
+       padding-left: 1.1rem } code { font: .92em ui-monospace, monospace }
+svg { max-width: 100%; height: auto } svg rect { fill: var(--full) }
+svg text { font: 11px system-ui, sans-serif; fill: var(--quiet) }
+@media (max-width: 500px) { td, th { padding: .3rem .35rem } svg text { font-size: 15px } }
 """
 
 
@@ -110,7 +117,7 @@ def class_page(klass, names):
              f'<p class="quiet">Seed {klass["seed"]}. {klass["graded"]} graded'
              + (f", {klass['students'] - klass['graded']} not graded" if klass["graded"] < klass["students"] else "")
              + (f". Mean {klass['mean']:g}, median {klass['median']:g} points" if klass["graded"] else "")
-             + (f". Due {_text(klass['due'])}, {sum(report['late'] is True for report in reports)} late"
+             + (f". Due {_moment(klass['due'])}, {sum(report['late'] is True for report in reports)} late"
                 if klass["due"] else "") + ".</p>",
              _histogram([report for report in reports if not report["problem"]]), "<h2>Points by function</h2>",
              _rows(("function", "mean", ">", ">all points", ">no points"), (
@@ -137,8 +144,9 @@ def _similar(klass):
     about = ("<h2>Similar functions</h2><p>The share of the pieces of two syntax trees that both have: renaming, "
              "comments and the order of lines change nothing. It changes no mark. Right solutions of a short function "
              f"are similar without copying, so compare with the median, and read both.{median}</p>")
+    published = klass["published"]
     return about + "".join((_pairs("another student", klass["similar"], klass["similar_pairs"]),
-                            _pairs("the library or a lesson", klass["published"], len(klass["published"]))))
+                            _pairs("the library, a lesson or the assignments", published, len(published))))
 
 
 def _pairs(what, pairs, number):
@@ -172,7 +180,7 @@ def _stopped(reports):
 
 def _facts(report):
     facts = [report["assignment"], report["subject"], report["file"], f"seed {report['seed']}"]
-    facts += [f"submitted {report['time']}"] if report["time"] else []
+    facts += [f"submitted {_moment(report['time'])}"] if report["time"] else []
     facts += ["late" if report["late"] else "in time"] if report["late"] is not None else []
     return f'<p class="quiet">{_text(", ".join(filter(None, facts)))}</p>'
 
@@ -184,13 +192,13 @@ def _histogram(reports):
     bars = []
     for tenth in range(11):
         height, x = 60 * counts[tenth] / most, 10 + 48 * tenth
-        label = "all" if tenth == 10 else f"{10 * tenth}-{10 * tenth + 9}"
-        bars.append(f'<rect x="{x}" y="{80 - height:.1f}" width="40" height="{height:.1f}" fill="#2f6db5"/>'
+        label = "all" if tenth == 10 else 10 * tenth
+        bars.append(f'<rect x="{x}" y="{80 - height:.1f}" width="40" height="{height:.1f}"/>'
                     f'<text x="{x + 20}" y="96" text-anchor="middle">{label}</text>'
                     + (f'<text x="{x + 20}" y="{75 - height:.1f}" text-anchor="middle">{counts[tenth]}</text>'
                        if counts[tenth] else ""))
     return (f'<svg viewBox="0 0 540 100" width="540" role="img" aria-label="students by percent of the points">'
-            f'{"".join(bars)}</svg><p class="quiet">Students by percent of the points.</p>')
+            f'{"".join(bars)}</svg><p class="quiet">Students by percent of the points, in steps of 10.</p>')
 
 
 def _bar(points, most):
@@ -214,11 +222,17 @@ def _rows(header, rows):
                        for text, to_the_right in zip(cells, right, strict=True))
 
     body = "".join(f"<tr>{one('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{one('th', [text.removeprefix('>') for text in header])}</tr>{body}</table>"
+    head = one("th", [text.removeprefix(">") for text in header])
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _code(name):
-    return f"<code>{_text(name)}</code>"
+    return f"<code>{_text(name).replace('_', '_<wbr>')}</code>"          # a long name may go on in a new line there
+
+
+def _moment(iso):
+    """A time of ISO 8601 as people write it: 2026-11-24 00:00."""
+    return _text(re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*", r"\1 \2", iso))
 
 
 def _text(value):

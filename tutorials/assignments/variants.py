@@ -197,7 +197,7 @@ def _output_gate(about, asked, ask):
          "**Output gate.** What was read passes a gate, which is not the paper's, into the residual stream:"),
         (ASKS, gate),
         ("`Emem` is multiplied by the gate, and it makes the gate. Take",
-         "`Emem` is multiplied by the gate, and it makes the gate, but not alone: who else does? Take")), (
+         "`Emem` is multiplied by the gate, and it makes the gate, but not alone: who else does?\nTake")), (
         (ASKS, gate), ("                               LM2, equations 2 and 3", ""),
         (" Equation 3 is printed with the bank where Emem must\n    stand. The gate is asked what was read, not who "
          "asks.", "")), forward)
