@@ -297,7 +297,8 @@ def of_a_task_file(argv):
 TASK_FILE = re.search(r"```python\n(from tinylm2.data import Rng, story_text\n.*?)```",
                       (Path(__file__).parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8"), re.DOTALL)[1]
 NAMES = ("person", "place", "line", "thing", "things", "self", "self.rng", "self.seen", "self.people", "None", "3",
-         "-1", "[]", "True", "False", "print", "''", "'zebra'", "Walk", "object", "1 / 0", "exit(3)", "lambda: 0", "return")
+         "-1", "[]", "True", "False", "print", "''", "'zebra'", "Walk", "object", "1 / 0", "exit(3)", "lambda: 0",
+         "return")
 
 
 @st.composite
