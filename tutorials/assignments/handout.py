@@ -18,7 +18,7 @@ from tinylm2.errors import BadInput
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parents[1] / "tinylm2"
 # what docstrings say about files that students do not get
-ELSEWHERE = re.compile(r"; docs/\w+\.md says why| \(docs/\w+\.md\)|; data/rng\.py has the others"
+ELSEWHERE = re.compile(r";? docs/\w+\.md says why\.?| \(docs/\w+\.md\)|; data/rng\.py has the others"
                        r"|\s+PAGE_WRITE names the write of[^.]*\.js`[^.]*\.")
 HEADING = re.compile(r"# -{20,}.*")                      # "# ------------ attend": the title of a part of a file
 RULES = """Rules for every function here. Arrays are NumPy's: `Array` is a hint for the reader, `get_xp(x)` gives numpy.

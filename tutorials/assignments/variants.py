@@ -101,9 +101,9 @@ GATES_SHEET = """    gin     = sigmoid(R Win + bin)
 """
 GATES_STUB = "gin = sigmoid(R Win + bin),   gforget = sigmoid(R Wforget + bforget),   M' = gin * tanh(R) + gforget * M"
 WAYS = "Six arguments, three sums, two products. Draw the arrows from each argument to M', and count: R has three ways "
-REASON = """. Both gates ask what arrives, not
-    what they would overwrite: gates that see the bank, too, as an LSTM's do, forget sooner. The paper
-    has no b, with which a new bank begins by keeping."""
+REASON = """. Both gates see R, not the
+    bank: gates that see the bank, too, as in an LSTM, forget sooner. The paper has no b; bforget > 0
+    makes an untrained bank keep what it holds."""
 
 
 def _gates(about, gin, gforget, total, forward):
@@ -198,9 +198,9 @@ def _output_gate(about, asked, ask):
         (ASKS, gate),
         ("`Emem` is multiplied by the gate, and it makes the gate. Take",
          "`Emem` is multiplied by the gate, and it makes the gate, but not alone: who else does?\nTake")), (
-        (ASKS, gate), ("                               LM2, equations 2 and 3", ""),
-        (" Equation 3 is printed with the bank where Emem must\n    stand. The gate is asked what was read, not who "
-         "asks.", "")), forward)
+        (ASKS, gate), ("                                 LM2, equations 2 and 3", ""),
+        (" Equation 3 is printed with the bank where Emem must\n    stand. The gate sees what was read, not the "
+         "token that reads.", "")), forward)
 
 
 OUTPUT_GATES = (
