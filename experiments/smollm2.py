@@ -82,7 +82,8 @@ def measure(name, seed, budget, show):
     return {"curve": log, "loss": {"alone": alone[0], "with": log[-1][2], "unwritten": unwritten[0],
                                    "all, alone": alone[1], "all, with": log[-1][3], "all, unwritten": unwritten[1]},
             "earlier_s": (passed, spent), "memory": int(trainer.optimizer.part.buffer.size),
-            "parameters": int(params.buffer.size), "tokens": trainer.progress.step * budget["rows"] * budget["segments"] * cfg.T}
+            "parameters": int(params.buffer.size),
+            "tokens": trainer.progress.step * budget["rows"] * budget["segments"] * cfg.T}
 
 
 def save(path, trainer, log, wall):
