@@ -63,10 +63,10 @@ def measure(name, seed, budget, show):
                       stages=(Stage("text", text, budget["rows"], budget["steps"]),), max_lr=budget["lr"],
                       warmup=budget["warmup"])
     kept = KEPT / f"{zlib.crc32(str(budget).encode()):08x}-{seed}.npz"
-    log, spent = [], 0.0
+    log, spent, passed = [], 0.0, 0.0
     if budget["smollm2"] and kept.exists():
-        log, spent = restore(kept, trainer)
-    began = time.process_time()
+        log, spent, passed = restore(kept, trainer)
+    began, clock = time.process_time(), time.monotonic()
     alone = losses(params, cfg, words, frozen=True, **test) if not log else log[0][2:]
     log = log or [[0, 0.0, *alone]]                      # its values are zero: it begins as the Llama alone
     for metrics in trainer.steps() if log[-1][1] < 60 * budget["minutes"] else ():
@@ -75,29 +75,30 @@ def measure(name, seed, budget, show):
             log.append([metrics["step"] + 1, spent + time.process_time() - began,
                         *losses(params, cfg, words, **test)])
             if budget["smollm2"]:
-                save(kept, trainer, log)
+                save(kept, trainer, log, passed + time.monotonic() - clock)
             if log[-1][1] >= 60 * budget["minutes"]:
                 break
     unwritten = losses(params, cfg, words, frozen=True, **test)
     return {"curve": log, "loss": {"alone": alone[0], "with": log[-1][2], "unwritten": unwritten[0],
                                    "all, alone": alone[1], "all, with": log[-1][3], "all, unwritten": unwritten[1]},
-            "memory": int(trainer.optimizer.part.buffer.size), "parameters": int(params.buffer.size),
+            "earlier_s": (passed, spent), "memory": int(trainer.optimizer.part.buffer.size),
+            "parameters": int(params.buffer.size),
             "tokens": trainer.progress.step * budget["rows"] * budget["segments"] * cfg.T}
 
 
-def save(path, trainer, log):
+def save(path, trainer, log, wall):
     """The memory and its moments: the Llama's parameters stand in the package."""
     optimizer = trainer.optimizer
     part = np.concatenate([trainer.params[name].ravel() for name in optimizer.part])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        np.savez(file, part=part, m=optimizer.m, v=optimizer.v, log=np.array(log))
+        np.savez(file, part=part, m=optimizer.m, v=optimizer.v, log=np.array(log), wall=wall)
 
 
 def restore(path, trainer):
-    """Go on from a file of `save`: the curve so far, and its seconds."""
+    """Go on from a file of `save`: the curve so far, its processor seconds and those of the clock."""
     with np.load(path) as file:
-        part, log = file["part"], file["log"].tolist()
+        part, log, wall = file["part"], file["log"].tolist(), float(file["wall"])
         trainer.optimizer.m[...], trainer.optimizer.v[...] = file["m"], file["v"]
     start = 0
     for name in trainer.optimizer.part:
@@ -105,7 +106,7 @@ def restore(path, trainer):
         W[...] = part[start:start + W.size].reshape(W.shape)
         start += W.size
     trainer.progress.step = trainer.optimizer.t = int(log[-1][0])
-    return [[int(step), *rest] for step, *rest in log], log[-1][1]
+    return [[int(step), *rest] for step, *rest in log], log[-1][1], wall
 
 
 def report(results):
