@@ -209,6 +209,15 @@ def test_each_pair_of_a_head_turns_at_its_own_speed(start, step):
         np.testing.assert_allclose(y[b, t, h], turned(x[b, t, h], start + step * t), rtol=1e-12, atol=1e-14)
 
 
+def test_slow_pairs_turn_slower_by_llama_3s_rule():
+    """Of four pairs one keeps its speed, one is a factor slower, and two lie between."""
+    cfg = replace(small.CFG, base=30.0, scaling=(8.0, 0.5, 4.0, 32))
+    x = np.random.default_rng(0).standard_normal((1, 5, 2, 8))
+    y, _ = ops.rope_forward(x, base=cfg.base, scaling=cfg.scaling)
+    for t, h in np.ndindex(5, 2):
+        np.testing.assert_allclose(y[0, t, h], turned(x[0, t, h], t, cfg), rtol=1e-12, atol=1e-14)
+
+
 def test_positions_start_at_zero_by_default():
     x = np.random.default_rng(0).standard_normal((1, 3, 2, 4))
     np.testing.assert_array_equal(ops.rope_forward(x)[0][:, 0], x[:, 0])
@@ -221,6 +230,17 @@ def test_query_heads_ask_the_key_head_of_their_group():
     y, _ = ops.attend_forward(q, k, v)
     for t in range(5):
         np.testing.assert_allclose(y[0, t].ravel(), gathered(q[0, t], k[0], v[0], range(5)), rtol=1e-12)
+
+
+def test_the_weights_of_attention_are_the_softmax_of_its_scores():
+    """Fewer queries than keys, two query heads per group: every axis has a length of its own."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 5, 4, 6)), *rng.standard_normal((2, 3, 7, 2, 6))
+    _, cache = ops.attend_forward(q, k, v)
+    weights = ops.attention_weights(cache)
+    assert weights.shape == (3, 4, 5, 7)
+    for b, h, t in np.ndindex(3, 4, 5):
+        np.testing.assert_allclose(weights[b, h, t], softmax(k[b, :, h // 2] @ q[b, t, h] / 6**0.5), rtol=1e-12)
 
 
 def test_heads_together_may_be_smaller_than_the_hidden_size():
