@@ -120,8 +120,8 @@ def report(results):
                       "all tokens: SmolLM2 alone", "with its memory", "memory not written", "tokens of training"], rows)
     return (f"{table}\n\nLosses are in nats per token, on a text that was not trained on; the first telling of each "
             f"repeated word stands in an earlier segment. A model that knows the eight words but not the fact has "
-            f"{GUESS:.2f}. \"memory not written\" is the same trained model whose banks stay as they began: what lies "
-            "between it and \"with its memory\" was read from the banks.")
+            f"{GUESS:.2f}. \"memory not written\" is the same trained model with banks that are never written. The "
+            "difference between the two columns is the effect of the banks, and not only of the facts in them.")
 
 
 def draw(results, plt):

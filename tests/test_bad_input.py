@@ -159,9 +159,12 @@ TELLS = 'self.tell(f"{person} hid the {thing} in the {place}.", thing)'
     ("    things =", "    questions = 0\n    things =", "no question in it"),
     ("return self.ask", "return False and self.ask", "10,000 events in one story"),
     ("person, thing", "return False\n        person, thing", "nothing could be asked in 10,000 stories"),
-    (TELLS, "self.tell(5, thing)", "5 as its line 1, expected text"),
+    (TELLS, "self.tell(5, thing)", "5 as its line 1, expected words"),
     ('?", place, line)', '?", 3, line)', "the answer 3"), ('?", place, line)', '?", " ", line)', "the answer ' '"),
     ('?", place, line)', '?", place, 99)', "the support (99,)"),
+    ('?", place, line)', '?", place, [line])', "the support (["),
+    ('?", place, line)', '?", "+", line)', "the answer '+'"),
+    ("return self.ask", "return len(self.lines) > 2 and self.ask", "after 2 facts: `least` says how many"),
 ])
 def test_a_task_file_that_is_wrong_is_one_line_before_any_training(refused, tmp_path, old, new, found):
     """Its line where its code fails; a world in which nothing is ever asked ends, too."""

@@ -1,19 +1,23 @@
 """`train --from RUN --text FILE --freeze base`: a memory learns inside a model that stays as it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.support import llamas
+from tests.support import llamas, small
 from tinylm2.__main__ import main
 from tinylm2.data import Rng, Stories, TextSampler
 from tinylm2.errors import BadInput
 from tinylm2.flat import Flat
 from tinylm2.interop.import_model import import_model
+from tinylm2.memories import MEMORIES
+from tinylm2.model import init_params, param_shapes
 from tinylm2.optim import AdamW
 from tinylm2.recurrence import story_backward, story_forward
 from tinylm2.training import run_dir
 from tinylm2.training.frozen import FrozenBase, memory_names, only_memories
-from tinylm2.training.step import train_step
+from tinylm2.training.step import NotFinite, train_step
 
 TEXT = "Mary moved to the garden. John went to the office. Where is Mary? Sandra got the milk there. " * 12
 
@@ -86,6 +90,39 @@ def test_frozen_gradients_are_the_memory_s_own(folder, blocks):
     for name in names:
         assert np.abs(found[name] - expected[name]).max() <= 1e-6 * np.abs(expected[name]).max(), name
     assert (story_backward(upstream, cache).buffer == expected.buffer).all()     # outside, everything is as before
+
+
+@pytest.mark.parametrize("options", [{}, {"truncate": 1}, {"truncate": 2, "recompute": True}], ids=str)
+@pytest.mark.parametrize("name", [name for name, memory in MEMORIES.items() if memory and name != "window"])
+def test_frozen_gradients_of_every_memory_are_those_of_the_whole_backward(name, options):
+    cfg = replace(small.CFG, memory=name, L=3, memory_blocks=None if name == "rmt" else (1,), T=4)
+    if not any(".mem." in one or one.startswith("memory.") for one in param_shapes(cfg)):
+        pytest.skip(f"{name} has no parameters of its own")
+    params = init_params(cfg, 0, dtype="float64")
+    rng = np.random.default_rng(0)
+    params.buffer += 0.1 * rng.standard_normal(params.buffer.size)
+    ids = rng.integers(0, cfg.V, (2, 11))
+    logits, cache = story_forward(params, ids=ids, cfg=cfg, **options)
+    upstream = rng.standard_normal(logits.shape)
+    expected = story_backward(upstream, cache)
+    with only_memories(params):
+        from tinylm2 import recurrence
+
+        found = recurrence.story_backward(upstream, cache)
+    assert list(found) == memory_names(params)
+    for one, W in found.items():
+        np.testing.assert_allclose(W, expected[one], rtol=1e-9, atol=1e-12)
+
+
+def test_a_frozen_step_that_is_not_finite_says_so_and_moves_nothing(folder):
+    model = import_model(folder, memory="lm2", slots=4, segment=8)
+    params = model.params
+    params["blocks.0.mem.Wv"][0, 0] = np.inf
+    before = params.buffer.copy()
+    batch = TextSampler(2, 8, np.arange(100)).batch(Stories((), tokenizer=None, filler=None, seed=5), 3, 4)
+    with np.errstate(all="ignore"), only_memories(params), pytest.raises(NotFinite, match="first not finite: "):
+        train_step(params, FrozenBase(params), batch, lr=1e-2, cfg=model.cfg)
+    assert (params.buffer == before).all()
 
 
 def test_a_frozen_step_is_adamw_s_on_the_memory_alone(folder):

@@ -734,5 +734,5 @@ def cases(ground):
              from_checkpoint(ground), from_resumed_checkpoint(ground), from_main_line(), from_command_line(),
              from_questions(), from_words(), from_official_stories(), from_metrics(ground), from_evaluation(ground),
              from_experiment(), from_resumed_metrics(ground), from_course_line(),
-             from_task_file())
+             from_task_file(), from_import())
     return st.sampled_from(range(len(kinds))).flatmap(kinds.__getitem__)

@@ -87,4 +87,4 @@ def finite(tree: Any) -> Any:
         return all(map(finite, tree))
     if tree is None:
         return True
-    return bool(np.isfinite(tree if isinstance(tree, np.generic) else to_host(tree)).all())      # NumPy's 0-d: scalars
+    return bool(np.isfinite(tree if isinstance(tree, np.generic | float) else to_host(tree)).all())      # 0-d: scalars

@@ -30,7 +30,7 @@ def main(args: Namespace) -> None:
     if len(args.text) not in ((0, 1) if args.story else (2,)):
         raise BadInput(f"found {len(args.text)} texts{' and --story' if args.story else ''}, expected a story and a "
                        "question, or --story FILE and at most a question")
-    model, args.task = model_of(args), None
+    model, args.task = model_of(args, args.length > 0), None
     if args.text:
         story = [read_facts(args.story)] if args.story else []
         row = model.encoded(*story, *args.text, length=args.length, seed=args.seed)

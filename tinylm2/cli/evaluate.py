@@ -42,7 +42,7 @@ def main(args: Namespace) -> None:
         raise BadInput(f"lengths: found {args.questions} questions of {max(lengths)} tokens, expected at most "
                        f"{AT_ONCE:,} tokens in all")
     outputs = output_paths(args)                         # before hours of work, refuse what cannot be written
-    model = model_of(args)
+    model = model_of(args, any(lengths) and not args.babilong)
     sources = babilong_sources(args, model) if args.babilong else task_sources(args, model)
     if args.babilong:
         lengths = [0]
@@ -85,10 +85,11 @@ def token_lengths(text: str) -> list[int]:
 
 
 def task_sources(args: Namespace, model: Any) -> dict:
-    if args.stories and not model.settings.task.endswith(".py"):         # the names alone are asked for
-        tasks = tasks_of(args.tasks or model.settings.task)
+    name = args.tasks or model.settings.task
+    if args.stories and not name.endswith(".py"):        # the names alone are asked for
+        tasks = tasks_of(name)
     else:
-        tasks = named_tasks(args.tasks, model.settings, ("--tasks", "--stories"))
+        tasks = named_tasks(args.tasks, model.settings, "--tasks" if args.stories else "--tasks, or --stories")
     if not args.stories:
         return {task.name: generated_examples(task, args.questions, seed=args.seed) for task in tasks}
     return {task.name: read_examples(find_file(args.stories, task.name), task.name, model.tokenizer)[:args.questions]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm2.cli.console import place
-from tinylm2.cli.story import add_story_arguments, model_of, story_of
+from tinylm2.cli.story import add_story_arguments, length_of, model_of, story_of
 from tinylm2.files import replacing
 from tinylm2.inspect.explore import page
 from tinylm2.training.run_dir import output_path
@@ -18,7 +18,7 @@ def add_arguments(parser: Any) -> None:
 
 def main(args: Namespace) -> None:
     out = output_path(args.out or Path(args.run) / "explore.html", inputs=[args.story, args.filler, args.task])
-    model = model_of(args)
+    model = model_of(args, length_of(args) > 0)
     row = story_of(args, model)
     live, frozen = (model.traced(row, frozen=frozen) for frozen in (False, True))
     text = page(row, live, frozen, cfg=model.cfg, tokenizer=model.tokenizer, about=about(model, row, args),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylm2.cli.console import place
-from tinylm2.cli.story import add_story_arguments, model_of, story_of
+from tinylm2.cli.story import add_story_arguments, length_of, model_of, story_of
 from tinylm2.errors import BadInput, parse_json, read_lines
 from tinylm2.inspect import plots, terminal
 from tinylm2.inspect.trace import pieces
@@ -28,7 +28,7 @@ def main(args: Namespace) -> None:
     if args.terminal:
         print(terminal.curves(read_metrics(run / "metrics.jsonl"), width=shutil.get_terminal_size().columns))
         return
-    model = model_of(args)
+    model = model_of(args, length_of(args) > 0)
     row = story_of(args, model)
     try:
         out.mkdir(parents=True, exist_ok=True)

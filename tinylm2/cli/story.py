@@ -36,22 +36,27 @@ def add_story_arguments(parser: Any) -> None:
                                                                f"({LENGTH}; with --story: no filler)")
 
 
-def model_of(args: Namespace) -> Any:
-    """The TrainedModel that the arguments name."""
+def model_of(args: Namespace, filled: bool) -> Any:
+    """The TrainedModel that the arguments name. filled: whether filler will stand between the facts."""
     model, _, _ = run_dir.load(args.run, xp=array_module(args.device))
     if args.filler:
         model.filler = BookFiller(args.filler, model.tokenizer)
-    elif model.settings.filler and getattr(args, "length", None) != 0:
+    elif model.settings.filler and filled:
         print(f"the filler is the built-in grammar; this run was trained with --filler {model.settings.filler!r:.80}",
               file=sys.stderr)
     return model
+
+
+def length_of(args: Namespace) -> int:
+    """--length, or its default: stories of one's own have no filler."""
+    return args.length if args.length is not None else 0 if args.story else LENGTH
 
 
 def story_of(args: Namespace, model: Any) -> Any:
     """The EncodedExample that the arguments name.  BadInput where the story does not fit."""
     if args.story and args.task:
         raise BadInput("found --story and --task, expected one of them")
-    length = args.length if args.length is not None else 0 if args.story else LENGTH
+    length = length_of(args)
     found = read_story(args.story, model) if args.story else generated_story(args, model)
     model.answer_len = max([model.answer_len, *(len(model.tokenizer.encode(example.answer)) for example in found)])
     rows, _ = encode_examples(found, -(-length // model.cfg.T), tokenizer=model.tokenizer, filler=model.filler,
@@ -61,35 +66,44 @@ def story_of(args: Namespace, model: Any) -> Any:
     return max(rows, key=lambda row: row.distance or 0)
 
 
-def named_tasks(given: str | None, settings: Any, options: tuple) -> list:
-    """The tasks that the command line names, else those of the run.  BadInput where a run's own are in files."""
+def named_tasks(given: str | None, settings: Any, options: str) -> list:
+    """The tasks that the command line names, else those of the run.  BadInput where a run's own are in files.
+
+    options: those that could name them, such as "--tasks, or --stories".
+    """
     name = given or settings.task
     if not given and (name.endswith(".py") or settings.train_on):
         file = settings.train_on or name
-        raise BadInput(f"{options[0]}: found a run that was trained with {file!r:.80}, expected this option, or "
-                       f"{options[1]}: files are opened only where the command line names them")
+        raise BadInput(f"found a run that was trained with {file!r:.80}, expected {options}: files are opened only "
+                       "where the command line names them")
     return load_tasks(name) if name.endswith(".py") else tasks_of(name)
 
 
 def generated_story(args: Namespace, model: Any) -> list:
     """The questions of a generated story. `story_of` takes the one whose facts lie farthest back."""
-    (task, *_) = named_tasks(args.task, model.settings, ("--task", "--story"))
+    (task, *_) = named_tasks(args.task, model.settings, "--task, or --story")
     return list(examples(task.story(Rng(args.seed, EVALUATION, task.number, 0)), task.name))
 
 
 def read_facts(path: Any) -> str:
     """The text of a file that holds a story alone.  BadInput where it asks something itself."""
     lines = read_lines(path)
-    *_, last = list(sentences("\n".join(lines))) or [""]
-    if re.match(r"\d+ ", lines[0]) or last.endswith("?"):
+    if _official(lines):
+        raise BadInput(f"{path}: found numbered lines and a question beside them, expected plain sentences")
+    if any(sentence.endswith("?") for sentence in sentences("\n".join(lines))):
         raise BadInput(f"{path}: found a question in it and one beside it, expected one of them")
     return "\n".join(lines)
+
+
+def _official(lines):
+    """Are these the lines of an official file, each with its number?"""
+    return re.match(r"\d+ ", lines[0]) is not None
 
 
 def read_story(path: Any, model: Any) -> Any:
     """The first question of a file in the official format, or the question at the end of a plain text."""
     lines = read_lines(path)
-    if re.match(r"\d+ ", lines[0]):
+    if _official(lines):
         return read_examples(path, "a file", model.tokenizer)[:1]
     *facts, question = list(sentences("\n".join(lines))) or [""]
     if not question.endswith("?"):

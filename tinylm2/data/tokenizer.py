@@ -152,7 +152,7 @@ def _by_words(library):
 def _by_pairs(library):
     # the last token of a question is then the name that it asks about, as with words: behind a "?" as a token of its
     # own, the default model does not learn to bind names to places
-    library.normalizer = normalizers.Replace(Regex(r"[.?!]+(?=\s|$)"), "")
+    library.normalizer = normalizers.Replace(Regex(r"(?<![.?!])[.?!]++(?=\s|$)"), "")
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     library.decoder = decoders.ByteLevel()
     return library

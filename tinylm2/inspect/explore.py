@@ -33,7 +33,7 @@ def page(row: Any, live: Any, frozen: Any, *, cfg: Any, tokenizer: Any, about: s
     """The page of an EncodedExample, as text.
 
     params: the weights, with which the page computes answers of at most `answer_len` tokens. filler: sentences for a
-    reader who makes the story longer. live, frozen: the row's `traced_answer`s with and without writes, shown where
+    reader who makes the story longer. live, frozen: the traced answers of the row with and without writes, shown where
     there are no params or the page cannot compute this run. about: a line under the title.  BadInput where the page
     would be larger than 3 MB.
     """

@@ -232,10 +232,11 @@ class RunDir:
 
     def save(self, model: Any, trainer: Any) -> None:
         """Write model.npz.  NotFinite where a parameter or moment is not finite: the last good checkpoint stays."""
-        for name, W in (*trainer.params.items(), *trainer.moments.items()):
+        moments = trainer.moments
+        for name, W in (*trainer.params.items(), *moments.items()):
             if not finite(W):
                 raise NotFinite(f"step {trainer.progress.step}: {name} is not finite; the last checkpoint stays")
-        self._save(model, trainer.moments, trainer.progress)
+        self._save(model, moments, trainer.progress)
 
     def save_imported(self, model: Any) -> None:
         """Write the run of an imported model. It has no moments, because no step was taken."""

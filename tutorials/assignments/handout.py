@@ -23,9 +23,10 @@ ELSEWHERE = re.compile(r";? docs/\w+\.md says why\.?| \(docs/\w+\.md\)|; data/rn
 HEADING = re.compile(r"# -{20,}.*")                      # "# ------------ attend": the title of a part of a file
 RULES = """Rules for every function here. Arrays are NumPy's: `Array` is a hint for the reader, `get_xp(x)` gives numpy.
 Of the imports use what you need, and `import numpy as np` if you like. What you return has the dtype of the arguments:
-x / 8**0.5 keeps float32, x / np.sqrt(8) does not. Arguments are left as they came, and may have any layout in memory.
-A backward returns a tuple with one gradient for each argument before the star, in their order. All that it needs of its
-forward goes into the cache: two calls may be under way at once.
+x / 8**0.5 keeps float32, x / np.sqrt(8) does not. Arguments may have any layout in memory, and are left as they came.
+A backward returns a tuple with one gradient for each argument of its forward that stands before the `*`, in order.
+All that it needs of its forward goes into the cache: two calls may be under way at once. Where the sheet asks for
+something else (in place, a `Flat`), the sheet is right.
 """
 
 

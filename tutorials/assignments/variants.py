@@ -239,7 +239,8 @@ LOSSES = (
     _loss("a tenth of the target is spread over all tokens",
           "- sum_r w_r (0.9 log p_r[target_r] + 0.1 mean_v log p_r[v]) / sum_r w_r",
           "-sum_r w_r (0.9 log p_r[target_r] + 0.1 mean_v log p_r[v]) / total,   p = softmax(logits) over V",
-          lambda z, lse, picked: lse - 0.9 * picked - 0.1 * z.mean(-1), "Then add the mean of all log p.",
+          lambda z, lse, picked: lse - 0.9 * picked - 0.1 * z.mean(-1), "Multiply it by 0.9. Then add the "
+          "gradient of `-0.1 mean_v log p_v`; every `j` has a share of it.",
           (("weights=np.array([2.0]))[0], 1000.0)", "weights=np.array([2.0]))[0], 950.0)"),)),
     _loss("a price on the size of the logits",
           "sum_r w_r (z_r^2 / 100 - log p_r[target_r]) / sum_r w_r        z_r = log sum_v e^(logits_r[v])",
@@ -266,7 +267,8 @@ TWO_WAYS = ("`x_j` moves `n_j` directly, by `r`. It also moves `r`, and `r` stan
             "`dr/dx_j`?\nWrite it with `n` and `r` alone; two of the factors then meet again.")
 
 
-def _norm(about, r, n, y, normed, check, hint=TWO_WAYS, first="Scale each row of x to a size"):
+def _norm(about, r, n, y, normed, check, hint=TWO_WAYS,
+          first="Scale each row of x, then multiply it by the learned gain g"):
     """A variant of the norm.  normed(x, g, eps) -> y"""
     def forward(x, g, *, eps=1e-5):
         plain.check_shapes("rmsnorm", x=(x, "... D"), g=(g, "D"))
@@ -277,7 +279,7 @@ def _norm(about, r, n, y, normed, check, hint=TWO_WAYS, first="Scale each row of
         ("**RMSNorm.** ", "**A norm**, which is not the lessons', called `rmsnorm` all the same.\n"),
         *(((TWO_WAYS, hint),) if hint != TWO_WAYS else ())),
         ((NORM_STUB, f"    y = {y},   n = {n},   r = {r}          means run over the last axis, D"),
-         (NORM_ABOUT, f"{first}, then by the learned gain g.")),
+         (NORM_ABOUT, f"{first}.")),
         forward, (("[[0.2, 14.0]]", check),))
 
 
@@ -297,10 +299,12 @@ NORMS = (
     _norm("half of the mean is taken off", "1 / sqrt(mean(x^2) + eps)", "(x - mean(x)/2) r", "g n",
           lambda x, g, eps: g * (x - x.mean(-1, keepdims=True) / 2) * _root_mean_square(x, eps), "[[-0.2, 10.0]]",
           "`x_j` moves `n_j` directly, by `r`. It also moves `mean(x)` and `r`, and both stand in every `n_i` of the "
-          "row.\nWhat is `dr/dx_j`?", "Take half of its mean off each row of x, scale it"),
+          "row.\nWhat is `dr/dx_j`?", "Take half of its mean off each row of x, scale the row, then multiply it by the "
+          "learned gain g"),
     _norm("what the gain leaves is the row's mean", "1 / sqrt(mean(x^2) + eps)", "x r", "g n + (1 - g) mean(n)",
           _mean_is_mixed_in, "[[0.2, 6.8]]", "`x_j` moves `n_j` directly, by `r`. It also moves `r`, and `r` stands in "
-          "every `n_i` of the row. And `n_j`\nstands in every `y_i`: begin with the gradient at `n`."),
+          "every `n_i` of the row. And `n_j`\nstands in every `y_i`: begin with the gradient at `n`.",
+          "Scale each row of x, then mix it with its mean by the learned gain g"),
 )
 
 # ------------------------------------------------------------------------------------------------------ a3: attention
@@ -314,7 +318,9 @@ NO_SOFTMAX = (
      "What may not be seen has A = 0. Draw"),
     ("attend_backward: softmax", "attend_backward: the shares"),
     ("`dP_u/dS_v = P_u (1[u = v] - P_v)`", "`dP_u/dA_v = (1[u = v] - P_u) / sum A`"),
-    ("What is P where the score was minus infinity?", "What is P where A was zero?"))
+    ("What is P where the score was minus infinity?", "What is P where A was zero?"),
+    ("its softmax has something to add up", "its shares have something to add up"),
+    ("Scores of a\nthousand must not overflow.", "Large q and k must not overflow."))
 
 
 def _attention(about, sheet, stub, shares, more=()):

@@ -40,7 +40,8 @@ class Task:
             world = self.world(rng)
             if world.run(questions or self.world.questions, facts):
                 return tuple(world.lines)
-        raise ValueError(f"{self.name}: nothing could be asked in {MOST:,} stories")
+        raise ValueError(f"{self.name}: nothing could be asked in {MOST:,} stories" + (
+            f" after {facts} facts: `least` says how many its world needs" if facts else ""))
 
 
 TASKS: dict[str, Task] = {}

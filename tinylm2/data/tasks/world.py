@@ -71,6 +71,9 @@ class World:
                 raise ValueError(f"{MOST:,} events in one story, and still nothing to ask")
         return len(self.lines) > start
 
-    def inquire(self) -> Any:
+    def inquire(self) -> bool:
         """Ask one question about one of the recent topics. Return False when none of them allows one."""
-        return any(map(self.question, self.rng.shuffled(self.topics[-self.recent:])))
+        if not any(map(self.question, self.rng.shuffled(self.topics[-self.recent:]))):
+            return False
+        self.happened = 0
+        return True
